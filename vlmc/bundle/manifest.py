@@ -1,0 +1,113 @@
+"""What a bundle says of itself: the one contract between compiler and runtime."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from vlmc.schema import Frozen, Json, Split
+
+SCHEMA_VERSION: Literal[1] = 1
+
+ElementType = Literal["int64", "int32", "bool", "uint8", "int8", "float16", "float32"]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class TensorSpec(Frozen):
+    """One input or output of a program; a dimension is a size or the name of a free one."""
+
+    name: str
+    dtype: ElementType
+    shape: tuple[int | str, ...]
+
+
+class ProgramSpec(Frozen):
+    """One ONNX program; every path is relative to the bundle's folder."""
+
+    file: str
+    weights: tuple[str, ...]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+class Limits(Frozen):
+    """The envelope the bundle was compiled for; requests outside it are refused."""
+
+    prefill_seq_len: int
+    ctx_len: int
+    batch_size: int
+    max_images: int
+
+
+class ImageSpec(Frozen):
+    """``processor/images.json``: how a picture becomes the vision program's inputs.
+
+    ``geometry`` is a row of ``vlmc.runtime.images.GEOMETRIES``; ``options`` are its constants.
+    """
+
+    geometry: str
+    options: Json
+
+
+class PromptSpec(Frozen):
+    """``processor/prompt.json``: how messages become token ids."""
+
+    image_token: str
+    image_token_id: int
+    chat_template: str | None  # path in the bundle; None: the plain format below
+    plain_image: str  # what one image becomes in the plain format, e.g. "<image>\n"
+    special_tokens: dict[str, str | list[str]]  # bos_token, eos_token, ...: template variables
+    vocab_size: int
+
+
+class PositionSpec(Frozen):
+    """``scheme`` is a row of ``vlmc.runtime.positions.POSITIONS``."""
+
+    scheme: str
+    options: Json = Field(default_factory=dict)
+
+
+class GenerationSpec(Frozen):
+    """End tokens and the sampling values the model's authors suggest (used when asked for)."""
+
+    eos_token_ids: tuple[int, ...]
+    suggested: Json = Field(default_factory=dict)
+
+
+class Source(Frozen):
+    """Where the weights came from; local folders are known by content, never by path."""
+
+    model: str
+    revision: str | None
+    files: dict[str, Sha256]
+
+
+class FileEntry(Frozen):
+    """Digest and size in bytes of one file of the bundle."""
+
+    sha256: Sha256
+    size: int
+
+
+class Manifest(Frozen):
+    """``manifest.json``.
+
+    ``digest`` is the sha256 over the sorted lines ``<sha256>  <path>`` of ``files`` and the
+    canonical JSON of everything else here; ``version`` is its first 12 digits.
+    """
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    name: str
+    version: str
+    digest: Sha256
+    family: str
+    split: Split
+    programs: dict[str, ProgramSpec]  # dual: vision, language; single: model
+    limits: Limits
+    positions: PositionSpec
+    generation: GenerationSpec
+    backend: str
+    target: Json  # machine-specific choices, recorded as such
+    source: Source
+    recipe: Json  # as resolved
+    tools: dict[str, str]
+    files: dict[str, FileEntry]

@@ -1,0 +1,77 @@
+"""What a family is: data, and a few small functions. One page to read before adding one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vlmc.bundle.manifest import ImageSpec, PositionSpec, TensorSpec
+from vlmc.schema import Json
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class TextFacts:
+    """Sizes of the decoder, read from ``text_config`` with transformers' defaults filled in."""
+
+    model_type: str
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab: int
+    max_positions: int | None
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """All a plan needs to know of a checkpoint, from its JSON files alone (no torch)."""
+
+    text: TextFacts
+    image_token_id: int
+    images: ImageSpec
+    positions: PositionSpec
+    vision_inputs: tuple[TensorSpec, ...]  # of one image; free dimensions are named
+    image_tokens: Callable[[int, int], int]  # (height, width) in pixels -> placeholder tokens
+    min_image_tokens: int
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The JSON files of a model folder, parsed; absent files are empty mappings."""
+
+    config: Json
+    processor: Json  # processor_config.json
+    image_processor: Json  # preprocessor_config.json, or its section of processor_config.json
+    generation: Json
+    tokenizer_config: Json
+
+
+@dataclass(frozen=True)
+class Family:
+    """One row of ``FAMILIES``.
+
+    Attributes:
+        name: The key of the row and the word users read.
+        title: What people call it.
+        model_types: Values of ``model_type`` in ``config.json`` that it serves.
+        facts: Reads a checkpoint's JSON; raises ``VlmcError`` for a variant it cannot serve.
+        vision: Wraps the loaded module for export: an ``nn.Module`` whose ``forward`` takes
+            the tensors of ``ModelFacts.vision_inputs`` (one image) in order, and returns
+            ``image_features [tokens, hidden]``.
+        decoder: The module that takes ``inputs_embeds``, ``position_ids`` and
+            ``past_key_values``.
+        example: Sizes for the free dimensions of ``vision_inputs`` when tracing.
+    """
+
+    name: str
+    title: str
+    model_types: tuple[str, ...]
+    facts: Callable[[Checkpoint], ModelFacts]
+    vision: Callable[[nn.Module], nn.Module]
+    decoder: Callable[[nn.Module], nn.Module]
+    example: dict[str, int]

@@ -1,0 +1,46 @@
+"""What a quantizer is: a storage format for the weight of one linear layer or embedding."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One stored tensor of a format.
+
+    Attributes:
+        suffix: Appended to the weight's name; "" for the main tensor.
+        dtype: numpy name of the stored elements.
+        shape: Shape of the whole tensor.
+        row_axis: The axis along which the weight's rows (output channels) lie, so that a
+            block of rows can be written alone.
+    """
+
+    suffix: str
+    dtype: str
+    shape: tuple[int, ...]
+    row_axis: int = 0
+
+
+@dataclass(frozen=True)
+class Quantizer:
+    """One row of ``QUANTIZERS``; rows of a weight are quantized independently.
+
+    Attributes:
+        name: The storage format, and the key of the row; backends say which they accept.
+        parts: ``(rows N, columns K, block) -> Part...`` stored for a weight [N, K].
+        quantize: ``(float32 [n, K], block) -> one array per part`` for n of the N rows.
+        restore: The inverse, ``(arrays, K, block) -> float32 [n, K]``; tests and checks use it.
+        bits: Bits per element, scales left out.
+    """
+
+    name: str
+    bits: int
+    parts: Callable[[int, int, int], tuple[Part, ...]]
+    quantize: Callable[[Array, int], tuple[Array, ...]]
+    restore: Callable[[tuple[Array, ...], int, int], Array]

@@ -1,0 +1,50 @@
+"""Values that flow through the runtime."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class PreparedImage:
+    """One picture, ready for the vision program.
+
+    Attributes:
+        tensors: Inputs of the vision program by name (this image alone).
+        tokens: Placeholder tokens it takes in the prompt: rows of its image features.
+        grid: Feature rows as (time, height, width); M-RoPE and row breaks read it.
+    """
+
+    tensors: dict[str, Array]
+    tokens: int
+    grid: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class ImageSpan:
+    """Where an image's placeholders stand in the prompt: ``tokens[start : start + length]``."""
+
+    start: int
+    length: int
+    image: int
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt as the language program reads it.
+
+    Attributes:
+        token_ids: int64 [L], placeholders expanded.
+        feature_index: int64 [L], row of the prompt's concatenated image features, -1 for text.
+        spans: The images' places, in order of appearance.
+        images: The prepared images, same order.
+    """
+
+    token_ids: NDArray[np.int64]
+    feature_index: NDArray[np.int64]
+    spans: tuple[ImageSpan, ...] = ()
+    images: tuple[PreparedImage, ...] = field(default=(), repr=False)
