@@ -57,6 +57,7 @@ class PromptSpec(Frozen):
     plain_image: str  # what one image becomes in the plain format, e.g. "<image>\n"
     special_tokens: dict[str, str | list[str]]  # bos_token, eos_token, ...: template variables
     vocab_size: int
+    clean_up_tokenization_spaces: bool = False  # transformers' flag, when texts are decoded
 
 
 class PositionSpec(Frozen):

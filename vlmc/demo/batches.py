@@ -23,13 +23,24 @@ from vlmc.demo.folder import (
     USER,
 )
 from vlmc.demo.questions import KINDS, NO_PICTURE, Question, questions
-from vlmc.demo.world import ADVANCE_UNITS, DOT_UNITS, COLOURS, LETTERS, SHAPES, Dice, Scene
-from vlmc.demo.world import render, scene
+from vlmc.demo.world import (
+    ADVANCE_UNITS,
+    COLOURS,
+    DOT_UNITS,
+    LETTERS,
+    SHAPES,
+    Dice,
+    Scene,
+    render,
+    scene,
+)
 
-_SYSTEM_TEXTS = (
+SYSTEM_TEXTS = (
     "You are a helpful assistant.",
     "You answer questions about pictures in a few words.",
 )
+"""What a tenth of the training conversations start with."""
+
 _THINGS = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
 Array = npt.NDArray[Any]
 
@@ -91,7 +102,7 @@ class Batcher:
         asked = _some(dice, questions(drawn), self._turns)
         prefix = [BOS]
         if dice.chance(0.1):
-            text = _SYSTEM_TEXTS[dice.below(len(_SYSTEM_TEXTS))]
+            text = SYSTEM_TEXTS[dice.below(len(SYSTEM_TEXTS))]
             prefix += [SYSTEM, *self._encode(text)]
         prefix.append(USER)
         if with_picture:

@@ -80,7 +80,7 @@ def build_tokenizer() -> Any:
 
 
 def build_processor(tokenizer: Any) -> Any:
-    """The `LlavaProcessor`: `IMAGE_SIDE` square pictures, cut from the middle, `IMAGE_TOKENS` each."""
+    """The `LlavaProcessor`: the middle square of a picture, as `IMAGE_TOKENS` tokens."""
     from transformers import LlavaProcessor, PreTrainedTokenizerFast
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 

@@ -1,4 +1,4 @@
-"""A bitmap font of capital letters, five dots wide and seven high, so that pictures need no font file."""
+"""A bitmap font of capital letters, five dots wide and seven high: no font file is needed."""
 
 WIDTH = 5
 HEIGHT = 7

@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import NamedTuple
 
-from vlmc.demo.world import COLOURS, PLACES, ROWS, SHAPES, Scene, Thing, Dice
+from vlmc.demo.world import COLOURS, PLACES, ROWS, SHAPES, Dice, Scene, Thing
 
 KINDS = ("colour", "shape", "count", "position", "read", "describe")
 

@@ -1,4 +1,4 @@
-"""Trains the demo model: `python -m vlmc.demo.train --out DIR [--minutes M]`.
+"""Trains the demo model: `python -m vlmc.demo.train --out DIR`.
 
 Every picture is encoded once for all its questions. While training, two extra heads on top of the
 vision tower name the shape and the letter in each patch; they teach the tower to see quickly and
@@ -23,7 +23,7 @@ def main() -> None:
     """Parses the command line and trains."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder of the trained model")
-    parser.add_argument("--steps", type=int, default=8000)
+    parser.add_argument("--steps", type=int, default=7500)
     parser.add_argument("--rows", type=int, default=32, help="pictures in a step")
     parser.add_argument("--turns", type=int, default=8, help="questions about a picture in a step")
     parser.add_argument("--rate", type=float, default=2e-3, help="highest learning rate")

@@ -96,24 +96,29 @@ class Scene:
 
 
 class Dice:
-    """Draws from `random.Random.random` only, whose sequence is the same in every Python."""
+    """Seeded chance, from `random.Random.random` only: its sequence is the same in every Python."""
 
     def __init__(self, seed: str) -> None:
         self._random = random.Random(seed).random
 
     def below(self, n: int) -> int:
+        """An integer of 0 to n - 1."""
         return int(self._random() * n)
 
     def pick(self, options: tuple[str, ...] | str) -> str:
+        """One of the options."""
         return options[self.below(len(options))]
 
     def between(self, low: float, high: float) -> float:
+        """A number of low to high."""
         return low + (high - low) * self._random()
 
     def chance(self, probability: float) -> bool:
+        """True with that probability."""
         return self._random() < probability
 
     def sample(self, n: int, count: int) -> list[int]:
+        """That many different integers of 0 to n - 1."""
         left = list(range(n))
         return [left.pop(self.below(len(left))) for _ in range(count)]
 
@@ -131,7 +136,8 @@ def _draw(dice: Dice, seed: int, split: Split) -> Scene:
     word = _word(dice, split) if dice.chance(0.6) else None
     free = [cell for cell in range(9) if word is None or cell // 3 != word.row]
     cells = sorted(free[i] for i in dice.sample(len(free), 1 + dice.below(4)))
-    colours, shapes = tuple(COLOURS), SHAPES
+    colours: tuple[str, ...] = tuple(COLOURS)
+    shapes: tuple[str, ...] = SHAPES
     if dice.chance(0.3):  # repeated shapes and colours, so that there is something to count
         colours = tuple(colours[i] for i in dice.sample(6, 2))
     if dice.chance(0.3):

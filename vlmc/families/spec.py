@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from vlmc.bundle.manifest import ImageSpec, PositionSpec, TensorSpec
@@ -28,6 +28,19 @@ class TextFacts:
 
 
 @dataclass(frozen=True)
+class WeightCounts:
+    """How many numbers the parts of a model hold, from its sizes; small tensors left out.
+
+    ``head`` is 0 where the output projection is the embedding's own table.
+    """
+
+    vision: int
+    language: int
+    embedding: int
+    head: int
+
+
+@dataclass(frozen=True)
 class ModelFacts:
     """All a plan needs to know of a checkpoint, from its JSON files alone (no torch)."""
 
@@ -38,17 +51,25 @@ class ModelFacts:
     vision_inputs: tuple[TensorSpec, ...]  # of one image; free dimensions are named
     image_tokens: Callable[[int, int], int]  # (height, width) in pixels -> placeholder tokens
     min_image_tokens: int
+    weights: WeightCounts | None = None  # for estimates; None where the sizes are not known
+    # Free dimensions of vision_inputs that are always a multiple of a number.
+    multiples: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The JSON files of a model folder, parsed; absent files are empty mappings."""
+    """The JSON files of a model folder, parsed; absent files are empty mappings.
+
+    ``image_bounds`` are the recipe's (``min_pixels``, ``max_pixels``, ``max_tiles``); they replace
+    the image processor's own.
+    """
 
     config: Json
     processor: Json  # processor_config.json
     image_processor: Json  # preprocessor_config.json, or its section of processor_config.json
     generation: Json
     tokenizer_config: Json
+    image_bounds: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -66,6 +87,7 @@ class Family:
         decoder: The module that takes ``inputs_embeds``, ``position_ids`` and
             ``past_key_values``.
         example: Sizes for the free dimensions of ``vision_inputs`` when tracing.
+        plain_image: What an image becomes in a prompt where there is no chat template.
     """
 
     name: str
@@ -75,3 +97,4 @@ class Family:
     vision: Callable[[nn.Module], nn.Module]
     decoder: Callable[[nn.Module], nn.Module]
     example: dict[str, int]
+    plain_image: str

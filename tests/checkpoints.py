@@ -1,0 +1,197 @@
+"""Small random checkpoints as Hugging Face folders, made in the test that needs them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+IMAGE_SIZE = 28
+PATCH = 7
+SENTENCES = [
+    "What is in this picture? Name three colours of the rainbow.",
+    "the quick brown fox jumps over the lazy dog, 0123456789 times",
+    "Which picture is taller? Describe the image in one sentence.",
+    "system user assistant USER ASSISTANT a chat about images",
+] * 8
+LLAVA_TEMPLATE = (
+    "{% for message in messages %}{{ message['role'].upper() }}: "
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for part in message['content'] if part['type'] == 'image' %}{{ '<image>\n' }}{% endfor %}"
+    "{% for part in message['content'] if part['type'] == 'text' %}{{ part['text'] }}{% endfor %}"
+    "{% endif %}{{ ' ' if message['role'] == 'user' else eos_token }}{% endfor %}"
+    "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
+)
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}"
+    "<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def tokenizer(specials: list[str], *, bos: str | None, eos: str, template: str | None) -> Any:
+    """A byte-level BPE tokenizer of about 400 tokens, wrapped for transformers."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=380,
+        special_tokens=specials,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    made.train_from_iterator(SENTENCES, trainer)
+    if bos is not None:
+        made.post_processor = processors.TemplateProcessing(
+            single=f"{bos} $A", pair=f"{bos} $A $B", special_tokens=[(bos, specials.index(bos))]
+        )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made,
+        bos_token=bos,
+        eos_token=eos,
+        pad_token=specials[0],
+        chat_template=template,
+    )
+
+
+def text_config(model_type: str, vocab: int, **values: Any) -> dict[str, Any]:
+    """A two-layer decoder of width 64."""
+    return {
+        "model_type": model_type,
+        "vocab_size": vocab,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 2048,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+        **values,
+    }
+
+
+def randomize(model: Any, seed: int = 1) -> Any:
+    """Weights large enough that greedy tokens vary; the same for the same seed."""
+    import torch
+
+    random = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        scale = 0.12 if parameter.dim() > 1 else 0.3
+        parameter.data = torch.randn(parameter.shape, generator=random) * scale
+        if parameter.dim() == 1:
+            parameter.data += 1.0
+    return model.eval()
+
+
+def llava(
+    folder: Path, *, tower: str = "clip", text: str = "llama", seed: int = 1, **values: Any
+) -> Path:
+    """A LLaVA with a CLIP or SigLIP tower and any text backbone."""
+    import transformers as hf
+
+    specials = ["<pad>", "<s>", "</s>", "<image>"]
+    words = tokenizer(specials, bos="<s>", eos="</s>", template=None)
+    vocab = len(words)
+    vision = {
+        "model_type": f"{tower}_vision_model",
+        "image_size": IMAGE_SIZE,
+        "patch_size": PATCH,
+        "hidden_size": 48,
+        "intermediate_size": 64,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 3,
+    }
+    clip = tower == "clip"
+    strategy = "default" if clip else "full"
+    config = hf.LlavaConfig(
+        vision_config=vision,
+        text_config=text_config(text, vocab, **values),
+        image_token_index=specials.index("<image>"),
+        vision_feature_select_strategy=strategy,
+        vision_feature_layer=-2 if clip else -1,
+    )
+    size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
+    if clip:
+        images = hf.CLIPImageProcessorPil(size={"shortest_edge": IMAGE_SIZE}, crop_size=size)
+    else:
+        images = hf.SiglipImageProcessorPil(size=size)
+    processor = hf.LlavaProcessor(
+        image_processor=images,
+        tokenizer=words,
+        patch_size=PATCH,
+        vision_feature_select_strategy=strategy,
+        num_additional_image_tokens=int(clip),
+        chat_template=LLAVA_TEMPLATE,
+        image_token="<image>",
+    )
+    return _save(randomize(hf.LlavaForConditionalGeneration(config), seed), processor, folder)
+
+
+def qwen2_vl(folder: Path, *, seed: int = 1, tied: bool = False, **values: Any) -> Path:
+    """A Qwen2-VL."""
+    import transformers as hf
+
+    specials = [
+        "<|endoftext|>",
+        "<|im_start|>",
+        "<|im_end|>",
+        "<|image_pad|>",
+        "<|video_pad|>",
+        "<|vision_start|>",
+        "<|vision_end|>",
+    ]
+    words = tokenizer(specials, bos=None, eos="<|im_end|>", template=CHATML)
+    rotary = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
+    config = hf.Qwen2VLConfig(
+        vision_config={
+            "depth": 2,
+            "embed_dim": 48,
+            "hidden_size": 64,
+            "num_heads": 3,
+            "patch_size": PATCH,
+            "mlp_ratio": 2,
+        },
+        text_config=text_config("qwen2_vl_text", len(words), rope_parameters=rotary, **values),
+        image_token_id=specials.index("<|image_pad|>"),
+        video_token_id=specials.index("<|video_pad|>"),
+        vision_start_token_id=specials.index("<|vision_start|>"),
+        vision_end_token_id=specials.index("<|vision_end|>"),
+        tie_word_embeddings=tied,
+    )
+    images = hf.Qwen2VLImageProcessorPil(
+        patch_size=PATCH, size={"shortest_edge": 4 * 14 * 14, "longest_edge": 40 * 14 * 14}
+    )
+    return _save_qwen(
+        randomize(hf.Qwen2VLForConditionalGeneration(config), seed), images, words, folder
+    )
+
+
+def _save(model: Any, processor: Any, folder: Path) -> Path:
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def _save_qwen(model: Any, images: Any, words: Any, folder: Path) -> Path:
+    # Its processor class asks for a video processor, which needs torchvision; the folder does not.
+    model.save_pretrained(folder)
+    images.save_pretrained(folder)
+    words.save_pretrained(folder)
+    return folder
+
+
+MAKERS: dict[str, Callable[[Path], Path]] = {
+    "llava-clip-llama": llava,
+    "llava-siglip-mistral": lambda folder: llava(
+        folder, tower="siglip", text="mistral", head_dim=16, sliding_window=24
+    ),
+    "qwen2-vl": qwen2_vl,
+}

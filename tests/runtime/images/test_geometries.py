@@ -1,0 +1,103 @@
+"""What holds for every row of ``GEOMETRIES``."""
+
+import json
+
+import numpy as np
+import pytest
+
+from vlmc.bundle.manifest import ImageSpec
+from vlmc.errors import VlmcError
+from vlmc.families.image_processors import fixed_spec, native_grid_spec
+from vlmc.runtime.images import GEOMETRIES, image_tokens, prepare, vision_inputs
+
+SPECS = {
+    "fixed": fixed_spec({"image_processor_type": "CLIPImageProcessor"}, 5),
+    "native_grid": native_grid_spec({"image_processor_type": "Qwen2VLImageProcessor"}),
+}
+rows = pytest.mark.parametrize("spec", [SPECS[name] for name in GEOMETRIES], ids=list(GEOMETRIES))
+
+
+def refused(call, *arguments) -> str:
+    with pytest.raises(VlmcError) as caught:
+        call(*arguments)
+    return str(caught.value)
+
+
+@rows
+def test_the_spec_survives_its_file(spec, draw):
+    again = ImageSpec.model_validate(json.loads(spec.model_dump_json()))
+    assert again == spec
+    ours, same = prepare(draw(50, 40), spec), prepare(draw(50, 40), again)
+    for name, tensor in ours.tensors.items():
+        assert np.array_equal(tensor, same.tensors[name])
+
+
+@rows
+@pytest.mark.parametrize("shape", [(50, 40), (300, 120), (1, 7), (640, 480)])
+def test_prepare_keeps_what_the_others_promise(spec, shape, draw):
+    prepared = prepare(draw(*shape), spec)
+    assert prepared.tokens == image_tokens(shape[1], shape[0], spec) == np.prod(prepared.grid)
+    assert [promised.name for promised in vision_inputs(spec)] == list(prepared.tensors)
+    free: dict[str, int] = {}
+    for promised in vision_inputs(spec):
+        tensor = prepared.tensors[promised.name]
+        assert tensor.dtype == promised.dtype
+        assert tensor.flags.c_contiguous
+        assert tensor.ndim == len(promised.shape)
+        for size, name in zip(tensor.shape, promised.shape, strict=True):
+            assert size == (free.setdefault(name, size) if isinstance(name, str) else name)
+
+
+@rows
+def test_a_picture_does_not_depend_on_the_ones_before(spec, draw):
+    first = prepare(draw(50, 40), spec)
+    other = prepare(draw(50, 40, seed=1), spec).tensors["pixel_values"]
+    assert not np.array_equal(first.tensors["pixel_values"], other)
+    again = prepare(draw(50, 40), spec)
+    assert np.array_equal(first.tensors["pixel_values"], again.tensors["pixel_values"])
+
+
+@rows
+def test_the_color_order_is_red_green_blue(spec):
+    from PIL import Image
+
+    pixel_values = prepare(Image.new("RGB", (56, 56), (255, 0, 128)), spec).tensors["pixel_values"]
+    if spec.geometry == "fixed":
+        red, green, blue = pixel_values[0, :, 100, 100]
+    else:
+        red, green, blue = pixel_values.reshape(16, 3, -1)[0, :, 0]
+    assert (round(red, 2), round(green, 2), round(blue, 2)) == (1.93, -1.75, 0.34)
+
+
+@rows
+def test_sizes_without_pixels_are_refused(spec):
+    assert "no pixels" in refused(image_tokens, 0, 5, spec)
+    assert "no pixels" in refused(image_tokens, 5, -1, spec)
+
+
+@rows
+def test_unknown_and_missing_options_are_refused(spec):
+    for options in (spec.options | {"extra": 1}, {}, spec.options | {"resample": "cubic"}):
+        text = refused(vision_inputs, ImageSpec(geometry=spec.geometry, options=options))
+        assert text.startswith("processor/images.json: ")
+    assert "extra" in refused(
+        vision_inputs, ImageSpec(geometry=spec.geometry, options=spec.options | {"extra": 1})
+    )
+
+
+def test_an_unknown_geometry_is_refused():
+    text = refused(vision_inputs, ImageSpec(geometry="native-grid", options={}))
+    assert "unknown image geometry 'native-grid'" in text
+    assert "did you mean 'native_grid'" in text
+
+
+def test_bounds_in_the_wrong_order_are_refused():
+    options = SPECS["native_grid"].options | {"min_pixels": 10, "max_pixels": 9}
+    text = refused(vision_inputs, ImageSpec(geometry="native_grid", options=options))
+    assert "min_pixels (10) is larger than max_pixels (9)" in text
+
+
+def test_padding_smaller_than_the_crop_is_refused(draw):
+    small = SPECS["fixed"].options | {"pad": {"height": 99, "width": 300}}
+    spec = ImageSpec(geometry="fixed", options=small)
+    assert "limit is 300 x 99" in refused(prepare, draw(50, 40), spec)

@@ -1,0 +1,16 @@
+"""The engines a bundle can be compiled for; a new one is one folder and one row."""
+
+from vlmc.backends.onnxruntime.programs import lower
+from vlmc.backends.onnxruntime.session import open_session
+from vlmc.backends.spec import Backend, OpenOptions, Session
+
+BACKENDS: dict[str, Backend] = {
+    "onnxruntime": Backend(
+        name="onnxruntime",
+        open=open_session,
+        lower=lower,
+        accepts=frozenset({"fp32", "fp16", "int8_channel", "int8_block", "int4_block"}),
+    ),
+}
+
+__all__ = ["BACKENDS", "Backend", "OpenOptions", "Session"]

@@ -1,0 +1,1 @@
+"""onnxruntime, on its CPU provider."""

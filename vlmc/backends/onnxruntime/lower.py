@@ -1,0 +1,315 @@
+"""Neutral graphs -> onnxruntime's CPU kernels; caches in place, weights by reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vlmc.backends.spec import StoredWeight
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+MICROSOFT = "com.microsoft"
+_INT8_TOP = 127.0
+# Activations of a row of zeros still need a scale.
+_SMALLEST_SCALE = 1e-12
+# MatMulNBits: 4 multiplies 8-bit activations, the fast kernels.
+_ACCURACY_LEVEL = 4
+
+
+class Lowering:
+    """One graph being lowered: appends nodes before the one they replace."""
+
+    def __init__(self, graph: ir.Graph, weights: Mapping[str, StoredWeight]) -> None:
+        self.graph = graph
+        self.weights = weights
+        self.before: ir.Node | None = None
+        self._values: dict[str, ir.Value] = {}
+        self._shared: dict[tuple[str, str], Any] = {}
+        self._count = 0
+
+    def add(
+        self,
+        op: str,
+        inputs: Sequence[ir.Value | None],
+        attributes: Mapping[str, Any] | None = None,
+        *,
+        domain: str = "",
+        outputs: int = 1,
+    ) -> Any:
+        """A node before the current one; its output, or the tuple of its outputs."""
+        import onnx_ir as ir
+
+        values = [ir.Value(name=self._name(op)) for _ in range(outputs)]
+        attrs = [
+            ir.AttrTensor(k, v)
+            if isinstance(v, ir.TensorProtocol)
+            else ir.convenience.convert_attribute(k, v)
+            for k, v in (attributes or {}).items()
+        ]
+        node = ir.Node(domain, op, inputs, attrs, outputs=values, name=self._name(op))
+        assert self.before is not None
+        self.graph.insert_before(self.before, node)
+        return values[0] if outputs == 1 else tuple(values)
+
+    def shared(self, kind: str, value: ir.Value, make: Callable[[], Any]) -> Any:
+        """What ``make`` gives, made once for each ``value``: it stays before its first use."""
+        key = (kind, str(value.name))
+        if key not in self._shared:
+            self._shared[key] = make()
+        return self._shared[key]
+
+    def constant(self, array: np.ndarray[Any, Any]) -> ir.Value:
+        """A small initializer; equal ones are one."""
+        import onnx_ir as ir
+
+        name = f"const_{array.dtype}_{'x'.join(map(str, array.shape))}_{array.tobytes().hex()}"
+        if name not in self._values:
+            value = ir.Value(
+                name=name,
+                shape=ir.Shape(array.shape),
+                type=ir.TensorType(ir.DataType.from_numpy(array.dtype)),
+                const_value=ir.tensor(array, name=name),
+            )
+            self.graph.initializers[name] = value
+            self._values[name] = value
+        return self._values[name]
+
+    def part(self, weight: str, suffix: str) -> ir.Value:
+        """The initializer of one stored part of a weight."""
+        import onnx_ir as ir
+
+        stored = self.weights[weight].parts[suffix]
+        if stored.name not in self._values:
+            dtype = ir.DataType.from_numpy(np.dtype(stored.dtype))
+            tensor = ir.ExternalTensor(
+                stored.file,
+                stored.offset,
+                stored.nbytes,
+                dtype,
+                shape=ir.Shape(stored.shape),
+                name=stored.name,
+                base_dir="",
+            )
+            value = ir.Value(
+                name=stored.name,
+                shape=ir.Shape(stored.shape),
+                type=ir.TensorType(dtype),
+                const_value=tensor,
+            )
+            self.graph.initializers[stored.name] = value
+            self._values[stored.name] = value
+        return self._values[stored.name]
+
+    def _name(self, op: str) -> str:
+        self._count += 1
+        return f"{op}_{self._count}"
+
+
+def lower_graph(model: ir.Model, weights: Mapping[str, StoredWeight]) -> None:
+    """Replaces, in place, every neutral node and every weight input of a graph.
+
+    Args:
+        model: A neutral graph; inputs named as in ``weights`` are weights.
+        weights: Where and in which format each weight is stored.
+    """
+    import onnx_ir.passes.common as common
+
+    graph = model.graph
+    low = Lowering(graph, weights)
+    for node in list(graph):
+        low.before = node
+        if node.domain == "vlmc":
+            _NEUTRAL[node.op_type](low, node)
+        elif node.op_type == "Gather" and _weight_of(low, node.inputs[0]) is not None:
+            _embedding(low, node)
+        else:
+            for i, value in enumerate(node.inputs):
+                if _weight_of(low, value) is not None:
+                    node.replace_input_with(i, _float_weight(low, str(value.name)))  # type: ignore[union-attr]
+    kept = [value for value in graph.inputs if value.name not in weights]
+    graph.inputs.clear()
+    graph.inputs.extend(kept)
+    common.RemoveUnusedNodesPass()(model)
+    model.opset_imports.pop("vlmc", None)
+    model.opset_imports[MICROSOFT] = 1
+
+
+def _weight_of(low: Lowering, value: ir.Value | None) -> StoredWeight | None:
+    if value is None or value.producer() is not None:
+        return None
+    return low.weights.get(str(value.name))
+
+
+def _float_weight(low: Lowering, name: str) -> ir.Value:
+    """A weight as float32, whatever it is stored as (fp32 or fp16)."""
+    import onnx_ir as ir
+
+    value = low.part(name, "")
+    if low.weights[name].format == "fp32":
+        return value
+    return low.shared(  # type: ignore[no-any-return]
+        "float", value, lambda: low.add("Cast", [value], {"to": int(ir.DataType.FLOAT)})
+    )
+
+
+def _replace(node: ir.Node, outputs: Iterable[ir.Value]) -> None:
+    import onnx_ir.convenience as convenience
+
+    graph = node.graph
+    assert graph is not None
+    new = list(outputs)
+    for old, value in zip(node.outputs, new, strict=True):
+        value.shape, value.type = old.shape, old.type
+        if old.is_graph_output():
+            value.name, old.name = old.name, f"{old.name}_lowered"
+    convenience.replace_all_uses_with(list(node.outputs), new, replace_graph_outputs=True)
+    graph.remove(node, safe=True)
+
+
+def _linear(low: Lowering, node: ir.Node) -> None:
+    x, weight = node.inputs[0], node.inputs[1]
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    assert x is not None and weight is not None
+    name = str(weight.name)
+    stored = low.weights[name]
+    bias_value = _float_weight(low, str(bias.name)) if bias is not None else None
+    if stored.format in ("int4_block", "int8_block"):
+        inputs = [x, low.part(name, ""), low.part(name, ".scales")]
+        inputs.append(low.part(name, ".zero_points") if ".zero_points" in stored.parts else None)
+        if bias_value is not None:
+            inputs += [None, bias_value]
+        attributes = {
+            "K": stored.columns,
+            "N": stored.rows,
+            "bits": 4 if stored.format == "int4_block" else 8,
+            "block_size": stored.block,
+            "accuracy_level": _ACCURACY_LEVEL,
+        }
+        out = low.add("MatMulNBits", inputs, attributes, domain=MICROSOFT)
+        _replace(node, [out])
+        return
+    if stored.format == "int8_channel":
+        codes, scale = low.shared("quantized", x, lambda: _quantize_tokens(low, x))
+        out = low.add(
+            "MatMulIntegerToFloat",
+            [
+                codes,
+                low.part(name, ""),
+                low.constant(np.float32(1)),
+                low.part(name, ".scales"),
+                low.constant(np.uint8(128)),
+            ],
+            domain=MICROSOFT,
+        )
+        out = low.add("Mul", [out, scale])
+    else:
+        matrix = _float_weight(low, name)
+        out = low.add("FusedMatMul", [x, matrix], {"transB": 1}, domain=MICROSOFT)
+    if bias_value is not None:
+        out = low.add("Add", [out, bias_value])
+    _replace(node, [out])
+
+
+def _quantize_tokens(low: Lowering, x: ir.Value) -> tuple[ir.Value, ir.Value]:
+    """Codes uint8 around 128, and one scale per token [..., 1]."""
+    largest = low.add("ReduceMax", [low.add("Abs", [x]), low.constant(np.array([-1], np.int64))])
+    scale = low.add("Mul", [largest, low.constant(np.float32(1 / _INT8_TOP))])
+    scale = low.add("Max", [scale, low.constant(np.float32(_SMALLEST_SCALE))])
+    codes = low.add(
+        "QuantizeLinear",
+        [
+            low.add("Div", [x, scale]),
+            low.constant(np.float32(1)),
+            low.constant(np.uint8(128)),
+        ],
+    )
+    return codes, scale
+
+
+def _embedding(low: Lowering, node: ir.Node) -> None:
+    import onnx_ir as ir
+
+    weight, ids = node.inputs[0], node.inputs[1]
+    assert weight is not None and ids is not None
+    name = str(weight.name)
+    stored = low.weights[name]
+    to_float = {"to": int(ir.DataType.FLOAT)}
+    rows = low.add("Gather", [low.part(name, ""), ids])
+    if stored.format == "fp16":
+        rows = low.add("Cast", [rows], to_float)
+    elif stored.format in ("int8_block", "int4_block"):
+        scales = low.add("Gather", [low.part(name, ".scales"), ids])
+        last = low.constant(np.array([-1], np.int64))
+        if stored.format == "int4_block":
+            rows = _nibbles(low, rows, [0, 0, 0, -1])
+            zeros = low.add("Gather", [low.part(name, ".zero_points"), ids])
+            zeros = _nibbles(low, zeros, [0, 0, -1])
+            # An odd number of blocks leaves half a byte over.
+            blocks = low.constant(np.array([stored.parts[".scales"].shape[1]], np.int64))
+            start, axis = low.constant(np.array([0], np.int64)), last
+            zeros = low.add("Slice", [zeros, start, blocks, axis])
+            zero = low.add("Unsqueeze", [low.add("Cast", [zeros], to_float), last])
+        else:
+            zero = low.constant(np.float32(128))
+        values = low.add("Sub", [low.add("Cast", [rows], to_float), zero])
+        values = low.add("Mul", [values, low.add("Unsqueeze", [scales, last])])
+        rows = low.add("Reshape", [values, low.constant(np.array([0, 0, -1], np.int64))])
+        if stored.columns % stored.block:
+            start = low.constant(np.array([0], np.int64))
+            stop = low.constant(np.array([stored.columns], np.int64))
+            rows = low.add("Slice", [rows, start, stop, last])
+    _replace(node, [rows])
+
+
+def _nibbles(low: Lowering, packed: ir.Value, shape: Sequence[int]) -> ir.Value:
+    """Bytes [..., n] -> their halves, low first, reshaped to ``shape`` [..., 2n]."""
+    last = low.constant(np.array([-1], np.int64))
+    mask = low.constant(np.uint8(15))
+    four = low.constant(np.uint8(4))
+    first = low.add("Unsqueeze", [low.add("BitwiseAnd", [packed, mask]), last])
+    second = low.add("BitShift", [packed, four], {"direction": "RIGHT"})
+    pairs = low.add("Concat", [first, low.add("Unsqueeze", [second, last])], {"axis": -1})
+    return low.add("Reshape", [pairs, low.constant(np.array(shape, np.int64))])  # type: ignore[no-any-return]
+
+
+def _attention(low: Lowering, node: ir.Node) -> None:
+    attributes = {key: attr.value for key, attr in node.attributes.items()}
+    if len(node.inputs) == 3:
+        if attributes["causal"] or attributes["kv_num_heads"] != attributes["num_heads"]:
+            raise NotImplementedError("attention without a cache is bidirectional, heads equal")
+        out = low.add(
+            "MultiHeadAttention",
+            node.inputs,
+            {"num_heads": attributes["num_heads"], "scale": attributes["scale"]},
+            domain=MICROSOFT,
+        )
+        _replace(node, [out])
+        return
+    *packed, lengths, total = node.inputs
+    assert lengths is not None
+    one = low.constant(np.int32(1))
+    last_index = low.shared("last", lengths, lambda: low.add("Sub", [lengths, one]))
+    outputs = low.add(
+        "GroupQueryAttention",
+        [*packed, last_index, total],
+        {
+            "num_heads": attributes["num_heads"],
+            "kv_num_heads": attributes["kv_num_heads"],
+            "scale": attributes["scale"],
+            "softcap": attributes["softcap"],
+            "local_window_size": attributes["window"] or -1,
+        },
+        domain=MICROSOFT,
+        outputs=3,
+    )
+    _replace(node, outputs)
+
+
+_NEUTRAL: dict[str, Callable[[Lowering, Any], None]] = {
+    "Attention": _attention,
+    "Linear": _linear,
+}

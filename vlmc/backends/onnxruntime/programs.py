@@ -1,0 +1,98 @@
+"""The programs of a bundle, written for onnxruntime: one per tower, or both in one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vlmc.backends.onnxruntime.lower import lower_graph
+from vlmc.backends.spec import StoredWeight
+from vlmc.schema import Split
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+FOLDER = "programs"
+
+
+def lower(
+    graphs: Mapping[str, Path], weights: Mapping[str, StoredWeight], split: Split, out: Path
+) -> None:
+    """Writes ``programs/vision.onnx`` and ``language.onnx``, or ``model.onnx`` holding both.
+
+    Args:
+        graphs: The neutral graphs ``vision`` and ``language``.
+        weights: Where and in which format each weight is stored.
+        split: ``dual`` or ``single``.
+        out: The folder that gets ``programs/``.
+    """
+    import onnx_ir as ir
+
+    models = {name: ir.load(path) for name, path in graphs.items()}
+    for model in models.values():
+        lower_graph(model, weights)
+    if split == "single":
+        models = {"model": _join(models["vision"], models["language"])}
+    (out / FOLDER).mkdir()
+    for name, model in models.items():
+        model.graph.name = name
+        for node in ir.traversal.RecursiveGraphIterator(model.graph):
+            for value in node.outputs:
+                if not value.is_graph_output():
+                    value.shape, value.type = None, None
+        ir.save(model, out / FOLDER / f"{name}.onnx")
+
+
+def _join(vision: ir.Model, language: ir.Model) -> ir.Model:
+    """One program: an ``If`` on ``run_vision`` gives the features the decoder reads.
+
+    The tower is the body of one branch, so a step without a new image never pays for it.
+    """
+    import onnx_ir as ir
+    import onnx_ir.convenience as convenience
+
+    graph = language.graph
+    run = ir.Value(name="run_vision", shape=ir.Shape([1]), type=ir.TensorType(ir.DataType.BOOL))
+    given = next(value for value in graph.inputs if value.name == "image_features")
+    features = vision.graph.outputs[0]
+    pixels = list(vision.graph.inputs)
+    for value in (*vision.graph.initializers.values(), *_values(vision.graph)):
+        value.name = f"vision.{value.name}"
+    for node in vision.graph:
+        node.name = f"vision.{node.name}"
+    # Weights and inputs are the outer graph's: a branch has neither.
+    initializers = list(vision.graph.initializers.values())
+    vision.graph.initializers.clear()
+    vision.graph.inputs.clear()
+    for value in initializers:
+        graph.initializers[str(value.name)] = value
+    vision.graph.name = "vision"
+    passed = ir.Node("", "Identity", [given], name="given_features")
+    passed.outputs[0].name = "given_features_out"
+    keep = ir.Graph([], [passed.outputs[0]], nodes=[passed], name="given")
+    branch = ir.Node(
+        "",
+        "If",
+        [run],
+        [ir.AttrGraph("then_branch", vision.graph), ir.AttrGraph("else_branch", keep)],
+        name="features",
+    )
+    chosen = branch.outputs[0]
+    chosen.name = "present_features"
+    chosen.type = features.type
+    chosen.shape = given.shape
+    convenience.replace_all_uses_with([given], [chosen])
+    passed.replace_input_with(0, given)
+    graph.insert_before(graph[0], branch)
+    language_inputs = list(graph.inputs)
+    graph.inputs.clear()
+    graph.inputs.extend([*pixels, run, *language_inputs])
+    outputs = list(graph.outputs)
+    graph.outputs.clear()
+    graph.outputs.extend([outputs[0], chosen, *outputs[1:]])
+    return language
+
+
+def _values(graph: ir.Graph) -> list[ir.Value]:
+    return [value for node in graph for value in node.outputs]

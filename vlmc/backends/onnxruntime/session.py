@@ -1,0 +1,153 @@
+"""A program opened by onnxruntime on the CPU: weights mapped, caches written in place."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vlmc.backends.onnxruntime.graph import external_locations
+from vlmc.backends.spec import Array, OpenOptions
+from vlmc.bundle.manifest import ElementType, ProgramSpec, TensorSpec
+from vlmc.errors import VlmcError
+
+_ELEMENTS: dict[str, ElementType] = {
+    "tensor(int64)": "int64",
+    "tensor(int32)": "int32",
+    "tensor(bool)": "bool",
+    "tensor(uint8)": "uint8",
+    "tensor(int8)": "int8",
+    "tensor(float16)": "float16",
+    "tensor(float)": "float32",
+}
+_FOLDER = "session.model_external_initializers_file_folder_path"
+_SHRINK = "memory.enable_memory_arena_shrinkage"
+
+
+def open_session(folder: Path, program: ProgramSpec, options: OpenOptions) -> "OrtSession":
+    """Opens one program of a bundle.
+
+    External data must lie under ``weights/`` and be listed in ``program.weights``; onnxruntime
+    is given the bundle's folder as the root, so locations read ``weights/NAME.bin``.
+
+    Raises:
+        VlmcError: The graph points elsewhere, cannot be loaded, or does not match ``program``.
+    """
+    import onnxruntime as ort
+
+    place = str(folder / program.file)
+    graph = (folder / program.file).read_bytes()
+    try:
+        locations = external_locations(memoryview(graph))
+    except VlmcError as error:
+        raise error.located(place) from error
+    for location in sorted(locations):
+        if location not in program.weights or not location.startswith("weights/"):
+            raise VlmcError(f"the graph points to {location!r}, not one of its weights", at=place)
+    settings = ort.SessionOptions()
+    settings.intra_op_num_threads = options.threads
+    settings.inter_op_num_threads = 1
+    settings.log_severity_level = 3
+    settings.add_session_config_entry(_FOLDER, str(folder))
+    settings.add_session_config_entry("session.intra_op.allow_spinning", str(int(options.spin)))
+    try:
+        session = ort.InferenceSession(graph, settings, providers=["CPUExecutionProvider"])
+    except _refusals() as error:
+        raise VlmcError(f"onnxruntime refuses the program: {error}", at=place) from error
+    _same(session.get_inputs(), program.inputs, place)
+    _same(session.get_outputs(), program.outputs, place)
+    return OrtSession(session, program, shrink=options.shrink)
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    """What a session raises for a program it cannot take; they share no base class."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    names = "Fail InvalidGraph InvalidProtobuf InvalidArgument NoSuchFile NotImplemented"
+    names += " RuntimeException EPFail"
+    return tuple(getattr(state, name) for name in names.split())
+
+
+class OrtSession:
+    """See ``vlmc.backends.Session``; not safe for two threads at once."""
+
+    def __init__(self, session: Any, program: ProgramSpec, *, shrink: bool) -> None:
+        import onnxruntime as ort
+
+        self._session = session
+        self._inputs = {spec.name: spec for spec in program.inputs}
+        self._outputs = {spec.name: spec for spec in program.outputs}
+        self._binding = session.io_binding()
+        self._bound: dict[tuple[str, str], tuple[int, tuple[int, ...]]] = {}
+        self._order: list[str] = []  # outputs come back in the order they were first bound
+        self._run_options = ort.RunOptions()
+        if shrink:
+            self._run_options.add_run_config_entry(_SHRINK, "cpu:0")
+
+    def run(
+        self, feeds: Mapping[str, Array], into: Mapping[str, Array] | None = None
+    ) -> dict[str, Array]:
+        """See ``vlmc.backends.Session.run``.
+
+        Raises:
+            VlmcError: A feed is missing, unknown, or of another dtype or shape than declared.
+        """
+        into = into or {}
+        if feeds.keys() != self._inputs.keys() or not into.keys() <= self._outputs.keys():
+            odd = sorted(
+                (feeds.keys() ^ self._inputs.keys()) | (into.keys() - self._outputs.keys())
+            )
+            raise VlmcError(f"inputs or outputs missing or unknown: {', '.join(odd)}")
+        for name, array in feeds.items():
+            _check(self._inputs[name], array)
+            self._bind("in", name, array)
+        for name, array in into.items():
+            _check(self._outputs[name], array)
+            self._bind("out", name, array)
+        free = [name for name in self._outputs if name not in into]
+        for name in free:
+            self._bound.pop(("out", name), None)
+            self._binding.bind_output(name, "cpu")
+        self._order += [name for name in (*into, *free) if name not in self._order]
+        self._session.run_with_iobinding(self._binding, self._run_options)
+        values = dict(zip(self._order, self._binding.get_outputs(), strict=True))
+        return {name: values[name].numpy() for name in free}
+
+    def _bind(self, side: str, name: str, array: Array) -> None:
+        # A cache is bound once and then stays: dozens of calls a step would cost more than
+        # some models' layers.
+        what = (array.ctypes.data, array.shape)
+        if self._bound.get((side, name)) != what:
+            bind = self._binding.bind_input if side == "in" else self._binding.bind_output
+            bind(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+            self._bound[side, name] = what
+
+
+def _check(spec: TensorSpec, array: Array) -> None:
+    fits = len(spec.shape) == array.ndim and all(
+        isinstance(size, str) or size == there
+        for size, there in zip(spec.shape, array.shape, strict=True)
+    )
+    if array.dtype != np.dtype(spec.dtype) or not fits or not array.flags.c_contiguous:
+        raise VlmcError(
+            f"'{spec.name}' is {array.dtype} {list(array.shape)} with strides "
+            f"{list(array.strides)}, the program takes {spec.dtype} {list(spec.shape)}, contiguous"
+        )
+
+
+def _same(there: list[Any], declared: tuple[TensorSpec, ...], place: str) -> None:
+    names = [value.name for value in there]
+    if sorted(names) != sorted(spec.name for spec in declared):
+        raise VlmcError(f"the program has {names}, not what the manifest declares", at=place)
+    for value, spec in zip(there, sorted(declared, key=lambda s: names.index(s.name)), strict=True):
+        # Output shapes may be known to onnxruntime in less detail than to the manifest.
+        shape_fits = len(value.shape) == len(spec.shape) and all(
+            not isinstance(size, int) or not isinstance(wanted, int) or size == wanted
+            for size, wanted in zip(value.shape, spec.shape, strict=True)
+        )
+        if _ELEMENTS.get(value.type) != spec.dtype or not shape_fits:
+            raise VlmcError(
+                f"'{spec.name}' is {value.type} {value.shape} in the program, "
+                f"{spec.dtype} {list(spec.shape)} in the manifest",
+                at=place,
+            )

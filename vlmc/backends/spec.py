@@ -1,0 +1,99 @@
+"""What a backend is: it lowers a program at build time and opens it where it runs."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from vlmc.bundle.manifest import ProgramSpec
+from vlmc.schema import Split
+
+Array = NDArray[Any]
+
+
+class Session(Protocol):
+    """An opened program."""
+
+    def run(
+        self, feeds: Mapping[str, Array], into: Mapping[str, Array] | None = None
+    ) -> dict[str, Array]:
+        """Runs the program once.
+
+        Args:
+            feeds: Every input by name, with the dtypes and dimensions of the ``ProgramSpec``.
+            into: Outputs to write into memory of the caller's, C-contiguous and of the exact
+                shape. An array may be fed and written at once: the program then works on it
+                in place, as attention does on its key-value cache.
+
+        Returns:
+            The outputs that are not in ``into``.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class OpenOptions:
+    """How a program is opened.
+
+    Attributes:
+        threads: Threads of one run, the caller's included.
+        spin: Threads wait for work busily: a shorter step, more CPU time.
+        shrink: Memory taken by a run is given back after it, where the backend can: for
+            programs that run rarely, as a vision tower does.
+    """
+
+    threads: int
+    spin: bool = True
+    shrink: bool = False
+
+
+@dataclass(frozen=True)
+class StoredPart:
+    """One stored tensor: where its bytes lie, relative to the bundle's folder."""
+
+    name: str
+    file: str
+    offset: int
+    nbytes: int
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class StoredWeight:
+    """A weight [rows, columns] in a storage format.
+
+    Attributes:
+        format: One of the backend's ``accepts``.
+        rows: Output channels, or entries of a table.
+        columns: Elements of a row.
+        block: Columns per block, for formats that have blocks.
+        parts: The stored tensors by the suffix of their name; "" is the main one.
+    """
+
+    format: str
+    rows: int
+    columns: int
+    block: int
+    parts: Mapping[str, StoredPart]
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One row of ``BACKENDS``.
+
+    Attributes:
+        name: The key of the row and the word in the recipe.
+        open: ``(bundle folder, program, options) -> Session``; raises ``VlmcError`` for a
+            program that is broken, reaches outside its bundle or does not match its spec.
+        lower: ``(neutral graphs by name, weights by parameter name, split, folder)`` writes the
+            programs as ``programs/NAME.onnx`` under the folder.
+        accepts: Storage formats of weights that ``lower`` knows.
+    """
+
+    name: str
+    open: Callable[[Path, ProgramSpec, OpenOptions], Session]
+    lower: Callable[[Mapping[str, Path], Mapping[str, StoredWeight], Split, Path], None]
+    accepts: frozenset[str]

@@ -1,0 +1,171 @@
+"""Writing a bundle: laid beside its target, sealed by its digest, renamed once."""
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from vlmc.bundle.manifest import FileEntry, Manifest
+from vlmc.bundle.store import (
+    LATEST,
+    MANIFEST,
+    Bundle,
+    bundle_digest,
+    check_name,
+    hash_file,
+    manifest_bytes,
+    read_bundle,
+    verify_digests,
+)
+from vlmc.errors import VlmcError
+
+_PARTIAL = ".partial-"
+
+Draft = Mapping[str, object]
+
+
+def write_bundle(out: Path, name: str, fill: Callable[[Path], Draft]) -> Bundle:
+    """Publishes ``out/NAME/VERSION/`` and points ``out/NAME/latest`` to it.
+
+    Until the one rename nothing but a hidden partial folder exists; a partial folder left by a
+    killed build is removed by the next one. A version that is there already is kept when its
+    bytes are right, and replaced when they are not.
+
+    Args:
+        out: The artifacts folder; made when absent.
+        name: The recipe's name: one path component.
+        fill: Lays the bundle's files in the folder it is given, and returns the fields of
+            ``Manifest`` but ``files``, ``digest`` and ``version``.
+
+    Raises:
+        VlmcError: ``name`` is no file name, or ``latest`` is something other than a symlink.
+        OSError: The disk is full or not writable; the target is left as it was.
+    """
+    if not name or name != Path(name).name or name.startswith(".") or name == LATEST:
+        raise VlmcError(f"'{name}' cannot be the name of a bundle", at="name")
+    home = out / name
+    home.mkdir(parents=True, exist_ok=True)
+    latest = home / LATEST
+    if latest.exists() and not latest.is_symlink():
+        raise VlmcError("'latest' exists and is not a symlink", at=str(latest), hint="move it away")
+    with _locked(home):
+        _sweep(home)
+    with _partial(home) as folder:
+        manifest = seal(folder, fill(folder))
+        _sync(folder)
+        target = home / manifest.version
+        with _locked(home):
+            _move(folder, target, manifest)
+            _point(latest, manifest.version)
+            _sync_folder(home)
+            _sweep(home)
+    return read_bundle(target)
+
+
+def seal(folder: Path, draft: Draft) -> Manifest:
+    """Hashes every file in ``folder`` and writes its ``manifest.json`` anew.
+
+    A folder sealed this way opens with ``read_bundle``, before it is published too.
+
+    Raises:
+        VlmcError: A file's name or kind has no place in a bundle.
+    """
+    files: dict[str, FileEntry] = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            raise VlmcError(f"'{name}' is not a regular file", at=str(folder))
+        if path.is_file() and name != MANIFEST:
+            check_name(name)
+            files[name] = hash_file(path)
+    blank = {"files": files, "digest": "0" * 64, "version": ""}
+    values = Manifest.model_validate({**draft, **blank})
+    digest = bundle_digest(values.model_dump(mode="json"), files)
+    manifest = values.model_copy(update={"digest": digest, "version": digest[:12]})
+    (folder / MANIFEST).write_bytes(manifest_bytes(manifest))
+    return manifest
+
+
+@contextmanager
+def _locked(folder: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Holds a folder's lock, which dies with the process; false: another process has it."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:  # its own build has just removed or renamed it
+        yield False
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        yield False
+    else:
+        yield True
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _partial(home: Path) -> Iterator[Path]:
+    with ExitStack() as held:
+        with _locked(home):  # no sweep between making the folder and locking it
+            folder = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=home))
+            held.callback(shutil.rmtree, folder, ignore_errors=True)
+            held.enter_context(_locked(folder))
+        folder.chmod(0o755)
+        yield folder
+
+
+def _sweep(home: Path) -> None:
+    """Removes what killed builds left; ``home`` is locked."""
+    for folder in home.glob(f"{_PARTIAL}*"):
+        with _locked(folder, wait=False) as abandoned:
+            if abandoned:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _move(folder: Path, target: Path, manifest: Manifest) -> None:
+    if _holds(target, manifest):
+        return
+    if target.exists() or target.is_symlink():
+        # A later sweep takes the damaged one away, here or, if this build dies, in the next.
+        os.rename(target, target.parent / f"{_PARTIAL}{manifest.version}-{os.getpid()}")
+    os.rename(folder, target)
+
+
+def _holds(target: Path, manifest: Manifest) -> bool:
+    if not (target / MANIFEST).is_file():
+        return False
+    try:
+        there = read_bundle(target)
+        verify_digests(there)
+    except VlmcError:
+        return False
+    if there.manifest.digest != manifest.digest:
+        raise VlmcError(f"version {manifest.version} is taken by another bundle", at=str(target))
+    return True
+
+
+def _sync(folder: Path) -> None:
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with open(os.path.join(place, name), "rb") as stream:
+                os.fsync(stream.fileno())
+        _sync_folder(Path(place))
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _point(latest: Path, version: str) -> None:
+    fresh = latest.with_name(f".{LATEST}")
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(version)
+    os.replace(fresh, latest)

@@ -1,0 +1,127 @@
+"""``vlmc build``: recipes to bundles, with progress on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vlmc.errors import VlmcError
+from vlmc.schema import Json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vlmc.compiler import Build
+    from vlmc.workspace import Event
+
+DEFAULT_OUT = Path("artifacts")
+
+
+def build(
+    recipes: Annotated[list[Path], typer.Argument(metavar="RECIPE...", help="Recipe files.")],
+    out: Annotated[Path, typer.Option("--out", help="The artifacts folder.")] = DEFAULT_OUT,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Replace one value; may be repeated."),
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option("--until", metavar="PASS", help="Stop after this pass.")
+    ] = None,
+    cache: Annotated[
+        Path | None, typer.Option("--cache", help="The cache folder (default: $VLMC_CACHE).")
+    ] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Never use the network.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Build bundles from recipes.
+
+    Passes: load, transform, export, simplify, quantize, compile, check. Each is cached; a second
+    build of the same recipe takes seconds.
+    """
+    from vlmc.compiler import PASSES
+    from vlmc.recipe import load_recipe
+    from vlmc.schema import lookup
+
+    last = lookup({name: name for name in PASSES}, until or PASSES[-1], kind="pass", at="--until")
+    loaded = [(path, load_recipe(path, overrides or ())) for path in recipes]
+    names = [recipe.name for _, recipe in loaded]
+    for name in names:
+        if names.count(name) > 1:
+            raise VlmcError(f"two recipes are named '{name}'", at="RECIPE")
+    from vlmc.compiler import build as build_recipe
+    from vlmc.workspace import cache_dir
+
+    results = []
+    for path, recipe in loaded:
+        with _shown(recipe.name) as (progress, bytes_done):
+            made = build_recipe(
+                recipe,
+                at=str(path),
+                out=out,
+                cache=cache or cache_dir(),
+                until=last,
+                offline=offline,
+                progress=progress,
+                bytes_done=bytes_done,
+            )
+        results.append(_described(made))
+        if made.bundle is not None:
+            print(f"{recipe.name}: {made.bundle}", file=sys.stderr if as_json else sys.stdout)
+    if as_json:
+        print(json.dumps(results[0] if len(results) == 1 else {"builds": results}, indent=2))
+
+
+def _described(made: Build) -> Json:
+    return {
+        "bundle": None if made.bundle is None else str(made.bundle),
+        "version": made.version,
+        "passes": [
+            {
+                "name": record.name,
+                "seconds": round(record.seconds, 3),
+                "cache_hit": record.hit,
+                "size": record.size,
+                "peak_memory": record.peak,
+            }
+            for record in made.passes
+        ],
+    }
+
+
+@contextmanager
+def _shown(
+    name: str,
+) -> Iterator[tuple[Callable[[Event], None], Callable[[int, int], None]]]:
+    """Passes as they run, on stderr: a live line on a terminal, plain lines elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from vlmc.cli.sizes import size_text
+
+    console = Console(stderr=True, highlight=False)
+    columns = (TextColumn("  {task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        running = bar.add_task("", total=None, visible=False)
+
+        def progress(event: Event) -> None:
+            if event.kind == "started":
+                bar.reset(running, total=None, visible=True, description=f"{name}: {event.step}")
+            elif event.kind == "notice":
+                bar.print(f"  {event.step}: {event.message}")
+            elif event.record is not None:
+                record = event.record
+                size = size_text(record.size) if record.size else ""
+                hit = "cached" if record.hit else f"{record.seconds:.1f} s"
+                bar.update(running, visible=False)
+                bar.print(f"  {record.name:<10} {hit:>8}  {size:>10}")
+
+        def bytes_done(done: int, total: int) -> None:
+            bar.update(running, completed=done, total=total)
+
+        yield progress, bytes_done

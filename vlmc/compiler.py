@@ -1,0 +1,360 @@
+"""The build: eight passes in one straight line. Start reading here."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from vlmc import __version__
+from vlmc.backends import BACKENDS
+from vlmc.bundle.manifest import GenerationSpec, ProgramSpec, Source
+from vlmc.bundle.publish import Draft, seal, write_bundle
+from vlmc.bundle.store import canonical_json
+from vlmc.errors import VlmcError, need
+from vlmc.families.prompts import read_prompt
+from vlmc.passes.check import FIGURES, QUESTIONS, TOKENS, Gates, Question, check
+from vlmc.passes.compile import compile_programs
+from vlmc.passes.export import GraphSpec, export
+from vlmc.passes.load import GENERATION, load, read_generation
+from vlmc.passes.quantize import WEIGHTS, Formats, quantize
+from vlmc.passes.reference import Reference
+from vlmc.passes.simplify import COUNTS, simplify
+from vlmc.passes.transform import LENGTH_DEPENDENT_ROPE, transform
+from vlmc.plan import Plan, image_features, language_interface, resolve
+from vlmc.recipe import Budgets, Recipe, recorded
+from vlmc.schema import Frozen, Json
+from vlmc.sources import SourceFolder, check_weights, digests, read_checkpoint
+from vlmc.sources import resolve as resolve_source
+from vlmc.workspace import Artifact, Event, Record, Workspace
+from vlmc.workspace.digests import json_digest
+
+Pass = Literal["load", "transform", "export", "simplify", "quantize", "compile", "check"]
+PASSES: tuple[Pass, ...] = get_args(Pass)
+GRAPHS = ("vision", "language")
+
+# Libraries whose version changes a pass's result; they are part of its cache key.
+_EXPORTERS = ("torch", "transformers", "onnxscript", "onnx-ir", "onnx")
+_SIMPLIFIERS = ("onnxscript", "onnx-ir", "onnx", "onnxsim")
+_RUNTIME = ("onnxruntime", "numpy", "pillow", "tokenizers", "jinja2")
+_TOOLS = tuple(sorted({*_EXPORTERS, *_SIMPLIFIERS, *_RUNTIME}))
+_REPORT = "report/build.json"
+# Files of the passes that only later passes read.
+_NOT_BUNDLED = (GENERATION, WEIGHTS, FIGURES)
+# Room a golden question's words and template are given, in tokens.
+_WORDS = 96
+
+
+@dataclass(frozen=True)
+class Build:
+    """What a build made: the bundle's folder, or None when it stopped at an earlier pass."""
+
+    bundle: Path | None
+    version: str | None
+    passes: tuple[Record, ...]
+
+
+def build(
+    recipe: Recipe,
+    *,
+    at: str,
+    out: Path,
+    cache: Path,
+    until: Pass = "check",
+    offline: bool = False,
+    progress: Callable[[Event], None] = lambda event: None,
+    bytes_done: Callable[[int, int], None] | None = None,
+) -> Build:
+    """Builds a recipe's bundle.
+
+    Args:
+        recipe: What to build.
+        at: The recipe's file, for errors.
+        out: The artifacts folder.
+        cache: The cache of passes.
+        until: The last pass to run; a bundle is written only after the last of all.
+        offline: Use no network.
+        progress: Told of every pass.
+        bytes_done: Told of the weights pass: bytes done, bytes in all.
+
+    Raises:
+        VlmcError: The recipe, the checkpoint or the machine cannot do it, or a gate is missed.
+    """
+    started = time.perf_counter()
+    _need_build_extra()
+    source = resolve_source(recipe, offline=offline, weights=True)
+    checkpoint = read_checkpoint(source.folder)
+    plan = resolve(recipe, checkpoint, recipe_at=at, model_at=source.name)
+    index = check_weights(source.folder)
+    hashes = digests(source, cache=cache)
+    metadata = json_digest({n: d for n, d in hashes.items() if not n.endswith(".safetensors")})
+    tensors = json_digest({n: [ref.dtype, list(ref.shape)] for n, ref in index.items()})
+    workspace = Workspace(cache, progress)
+
+    def done(name: Pass) -> bool:
+        return PASSES.index(name) >= PASSES.index(until)
+
+    def stopped() -> Build:
+        return Build(None, None, workspace.records)
+
+    facts, family = plan.facts, plan.family
+    prompt, files = read_prompt(
+        source.folder, None, facts.image_token_id, facts.text.vocab, plain_image=family.plain_image
+    )
+    generation = read_generation(checkpoint.config, checkpoint.generation)
+    loaded = workspace.step(
+        "load",
+        lambda folder: load(prompt, files, facts.images, generation, folder),
+        inputs=[metadata],
+        options={"images": facts.images.model_dump(mode="json")},
+        libraries=["tokenizers"],
+        code=["vlmc.passes.load", "vlmc.families.prompts"],
+    )
+    if done("load"):
+        return stopped()
+
+    transformed = workspace.lazy(
+        "transform",
+        lambda: transform(source.folder, family, index, plan.limits.ctx_len),
+        inputs=[metadata, tensors],
+        options={"family": family.name, "ctx-len": _rotary_length(checkpoint.config, plan)},
+        libraries=["torch", "transformers"],
+        code=["vlmc.passes.transform", family.vision.__module__],
+    )
+    if done("transform"):
+        transformed.value()
+        return stopped()
+
+    graphs = graph_specs(plan)
+    exported = workspace.step(
+        "export",
+        lambda folder: export(transformed.value(), index, graphs, folder),
+        inputs=[transformed],
+        options={"graphs": [spec.described() for spec in graphs]},
+        libraries=_EXPORTERS,
+        code=["vlmc.passes.export"],
+    )
+    if done("export"):
+        return stopped()
+
+    simplified = workspace.step(
+        "simplify",
+        lambda folder: simplify(_graphs(exported), folder),
+        inputs=[exported],
+        options={},
+        libraries=_SIMPLIFIERS,
+        code=["vlmc.passes.simplify"],
+    )
+    if done("simplify"):
+        return stopped()
+
+    storage = plan.storage
+    formats = Formats(
+        storage.vision, storage.language, storage.embedding, storage.head, recipe.quantize.block
+    )
+    weights = {n: d for n, d in hashes.items() if n.endswith(".safetensors")}
+    quantized = workspace.step(
+        "quantize",
+        lambda folder: quantize(
+            _graphs(simplified), exported.folder, index, formats, folder, bytes_done
+        ),
+        inputs=[simplified, exported, json_digest(weights)],
+        options=asdict(formats),
+        libraries=["numpy", "onnx-ir"],
+        code=["vlmc.passes.quantize"],
+    )
+    if done("quantize"):
+        return stopped()
+
+    backend = BACKENDS[recipe.compile.backend]
+    compiled = workspace.step(
+        "compile",
+        lambda folder: compile_programs(
+            _graphs(simplified), quantized.folder, backend, recipe.split, folder
+        ),
+        inputs=[simplified, quantized],
+        options={"backend": backend.name, "split": recipe.split},
+        libraries=["onnx-ir", "onnxruntime"],
+        code=["vlmc.passes.compile", "vlmc.backends"],
+    )
+    if done("compile"):
+        return stopped()
+
+    parts = (loaded, quantized, compiled)
+    draft = _draft(plan, source, hashes, loaded)
+    questions = _questions(plan)
+    exact = {storage.vision, storage.language, storage.head, storage.kv_cache} == {"fp32"}
+    compare = recipe.checks.reference == "auto"
+
+    def run_check(folder: Path) -> None:
+        trial = folder / "trial"
+        trial.mkdir()
+        _lay(trial, parts, workspace)
+        seal(trial, draft)
+        reference = (
+            Reference(source.folder, index, facts.images.options, family.plain_image)
+            if compare
+            else None
+        )
+        check(trial, questions, reference, _gates(recipe), exact=exact, out=folder)
+        shutil.rmtree(trial)
+
+    checked = workspace.step(
+        "check",
+        run_check,
+        inputs=[*parts, json_digest(_plain(draft)), json_digest(weights)],
+        options={
+            "questions": [question.name for question in questions],
+            "gates": recipe.checks.model_dump(mode="json"),
+            "compare": compare,
+        },
+        libraries=(*_RUNTIME, "torch", "transformers"),
+        code=["vlmc.passes.check", "vlmc.passes.reference", "vlmc.runtime.replay"],
+    )
+    report = _report(simplified, quantized, checked)
+
+    def fill(folder: Path) -> Draft:
+        _lay(folder, (*parts, checked), workspace)
+        place = folder / _REPORT
+        place.parent.mkdir()
+        place.write_bytes(canonical_json(report))
+        peak = max(record.peak for record in workspace.records)
+        _hold_budgets(recipe.budgets, folder, peak, time.perf_counter() - started)
+        return draft
+
+    written = write_bundle(out, recipe.name, fill)
+    return Build(written.folder, written.manifest.version, workspace.records)
+
+
+def graph_specs(plan: Plan) -> tuple[GraphSpec, GraphSpec]:
+    """The neutral graphs to export; they depend on the model alone, not on lengths or split."""
+    facts = plan.facts
+    vision = GraphSpec(
+        "vision",
+        facts.vision_inputs,
+        (image_features(facts),),
+        plan.family.example,
+        facts.multiples,
+    )
+    inputs, outputs = language_interface(facts, "ctx", plan.storage.kv_cache)
+    return vision, GraphSpec("language", inputs, outputs)
+
+
+def _need_build_extra() -> None:
+    for package in ("torch", "transformers", "onnx", "onnxscript", "onnxsim"):
+        if importlib.util.find_spec(package) is None:
+            raise need(package, "build")
+
+
+def _rotary_length(config: Json, plan: Plan) -> int | None:
+    """ctx-len where the rotary embedding depends on it: only then does it change the export."""
+    text = config.get("text_config")
+    holder = text if isinstance(text, dict) else config
+    rotary = holder.get("rope_parameters") or holder.get("rope_scaling")
+    kind = (rotary.get("rope_type") or rotary.get("type")) if isinstance(rotary, dict) else None
+    return plan.limits.ctx_len if kind in LENGTH_DEPENDENT_ROPE else None
+
+
+def _graphs(artifact: Artifact) -> dict[str, Path]:
+    return {name: artifact.folder / f"{name}.onnx" for name in GRAPHS}
+
+
+def _gates(recipe: Recipe) -> Gates:
+    checks = recipe.checks
+    return Gates(checks.max_logit_error, checks.max_feature_error, checks.min_token_agreement)
+
+
+def _questions(plan: Plan) -> list[Question]:
+    """The golden questions that fit: every picture's tokens, and room for words and answer."""
+    fitting = []
+    for question in QUESTIONS:
+        tokens = sum(plan.image_tokens(height, width) for width, height in question.sizes)
+        if len(question.sizes) <= plan.limits.max_images and (
+            tokens + _WORDS + TOKENS <= plan.limits.ctx_len
+        ):
+            fitting.append(question)
+    return fitting
+
+
+def _lay(folder: Path, parts: Sequence[Artifact], workspace: Workspace) -> None:
+    """Copies what belongs into a bundle out of the passes' results."""
+    for part in parts:
+        workspace.materialize(part, folder)
+    for path in _NOT_BUNDLED:
+        (folder / path).unlink(missing_ok=True)
+
+
+def _draft(plan: Plan, source: SourceFolder, hashes: Mapping[str, str], loaded: Artifact) -> Draft:
+    """The manifest's fields, but those that the bundle's files decide."""
+    generation = GenerationSpec.model_validate_json((loaded.folder / GENERATION).read_bytes())
+    programs = {
+        program.name: ProgramSpec(
+            file=f"programs/{program.name}.onnx",
+            weights=tuple(
+                f"weights/{name}.bin" for name in GRAPHS if program.name in (name, "model")
+            ),
+            inputs=program.inputs,
+            outputs=program.outputs,
+        )
+        for program in plan.programs
+    }
+    return {
+        "name": plan.recipe.name,
+        "family": plan.family.name,
+        "split": plan.recipe.split,
+        "programs": programs,
+        "limits": plan.limits,
+        "positions": plan.facts.positions,
+        "generation": generation,
+        "backend": plan.recipe.compile.backend,
+        "target": {},
+        "source": Source(model=source.model, revision=source.revision, files=dict(hashes)),
+        "recipe": recorded(plan.recipe),
+        "tools": {
+            "vlmc": __version__,
+            **{name: importlib.metadata.version(name) for name in _TOOLS},
+        },
+    }
+
+
+def _plain(value: object) -> object:
+    """A draft as JSON values, for a cache key."""
+    if isinstance(value, Frozen):
+        return value.model_dump(mode="json")
+    return {k: _plain(v) for k, v in value.items()} if isinstance(value, Mapping) else value
+
+
+def _report(simplified: Artifact, quantized: Artifact, checked: Artifact) -> Json:
+    """What the build measured; no times, so that equal builds give equal bytes."""
+    weights = json.loads((quantized.folder / WEIGHTS).read_text(encoding="utf-8"))
+    formats: dict[str, dict[str, float]] = {}
+    for weight in weights.values():
+        kind = formats.setdefault(
+            weight["format"], {"tensors": 0, "bytes": 0, "largest-relative-error": 0.0}
+        )
+        kind["tensors"] += 1
+        kind["bytes"] += sum(part["nbytes"] for part in weight["parts"].values())
+        error = float(f"{weight['parts']['']['relative_error']:.3g}")
+        kind["largest-relative-error"] = max(kind["largest-relative-error"], error)
+    return {
+        "nodes": json.loads((simplified.folder / COUNTS).read_text(encoding="utf-8")),
+        "weights": formats,
+        "check": json.loads((checked.folder / FIGURES).read_text(encoding="utf-8")),
+    }
+
+
+def _hold_budgets(budgets: Budgets, folder: Path, peak: int, seconds: float) -> None:
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    for key, value, limit in (
+        ("max-bundle-size", size, budgets.max_bundle_size),
+        ("max-build-memory", peak, budgets.max_build_memory),
+        ("max-build-seconds", round(seconds), budgets.max_build_seconds),
+    ):
+        if limit is not None and value > limit:
+            raise VlmcError(f"{value:,} is over the budget of {limit:,}", at=f"budgets.{key}")

@@ -1,0 +1,1 @@
+"""A small LLaVA that comes with the package, the generated world it knows, and its training."""

@@ -1,0 +1,21 @@
+"""The model families: one row each."""
+
+from vlmc.families import llava, qwen2_vl
+from vlmc.families.spec import Family
+from vlmc.schema import lookup
+
+FAMILIES: dict[str, Family] = {row.name: row for row in (llava.FAMILY, qwen2_vl.FAMILY)}
+
+
+def by_model_type(model_type: str, *, at: str | None = None) -> Family:
+    """The family that serves a checkpoint.
+
+    Args:
+        model_type: ``model_type`` of its ``config.json``.
+        at: Its place, for errors.
+
+    Raises:
+        VlmcError: No family does; the known ones are listed.
+    """
+    types = {name: family for family in FAMILIES.values() for name in family.model_types}
+    return lookup(types, model_type, kind="model type", at=at)

@@ -1,0 +1,124 @@
+"""A checkpoint's tokenizer and chat template, resolved to what a bundle ships."""
+
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from vlmc.bundle.manifest import PromptSpec
+from vlmc.errors import VlmcError
+from vlmc.families.special_tokens import read_object
+from vlmc.families.tokenizer_files import load_tokenizer
+from vlmc.schema import Json
+
+TEMPLATE_PATH = "processor/chat_template.jinja"
+_TEMPLATE_FOLDER = "additional_chat_templates"
+
+
+def read_prompt(
+    folder: Path,
+    image_token: str | None,
+    image_token_id: int,
+    vocab_size: int,
+    *,
+    plain_image: str,
+) -> tuple[PromptSpec, dict[str, bytes]]:
+    """How a checkpoint turns messages into token ids.
+
+    Args:
+        folder: The checkpoint.
+        image_token: The image's placeholder; None: the token of ``image_token_id``.
+        image_token_id: Its id, from ``config.json``.
+        vocab_size: Rows of the embedding.
+        plain_image: What an image becomes where there is no chat template.
+
+    Returns:
+        The prompt's description, and the files of the bundle's ``processor/`` folder by name:
+        ``tokenizer.json`` as ``AutoTokenizer`` would have it in memory, no truncation or padding,
+        and ``chat_template.jinja`` where there is a template.
+
+    Raises:
+        VlmcError: No tokenizer, no image token in it, or files that contradict each other.
+    """
+    config = read_object(folder / "tokenizer_config.json")
+    loaded = load_tokenizer(folder, read_object(folder / "config.json"), config)
+    image_token = _image_token(folder, loaded.tokenizer, image_token, image_token_id)
+    template = _chat_template(folder, config)
+    files = {"tokenizer.json": loaded.tokenizer.to_str().encode()}
+    if template is not None:
+        files["chat_template.jinja"] = template.encode()
+    variables: dict[str, str | list[str]] = dict(loaded.special_tokens)
+    spec = PromptSpec(
+        image_token=image_token,
+        image_token_id=image_token_id,
+        chat_template=None if template is None else TEMPLATE_PATH,
+        plain_image=plain_image,
+        special_tokens=variables,
+        vocab_size=vocab_size,
+        clean_up_tokenization_spaces=loaded.clean_up_tokenization_spaces,
+    )
+    return spec, files
+
+
+def _image_token(folder: Path, tokenizer: Tokenizer, token: str | None, id: int) -> str:
+    added = {key: entry.content for key, entry in tokenizer.get_added_tokens_decoder().items()}
+    if token is None and id in added:
+        return added[id]
+    found = None if token is None else tokenizer.token_to_id(token)
+    if token is not None and found == id and id in added:
+        return token
+    name = f"the token {id}" if token is None else f"'{token}'"
+    if token is None or found is None:
+        problem = f"the image's placeholder, {name}, is not in the tokenizer"
+    elif found != id:
+        problem = f"the image's placeholder, {name}, is {found} in the tokenizer, {id} in the model"
+    else:
+        problem = f"the image's placeholder, {name}, is a word, not an added token"
+    hint = "looked in tokenizer.json and in added_tokens_decoder of tokenizer_config.json"
+    raise VlmcError(problem, at=folder.name, hint=hint)
+
+
+def _chat_template(folder: Path, tokenizer_config: Json) -> str | None:
+    """The default template, from the first of transformers' sources that has one.
+
+    The processor's come first (``ProcessorMixin.get_processor_dict``): its configuration, the
+    older ``chat_template.json``, then ``chat_template.jinja`` with the folder of other templates;
+    last the tokenizer's own configuration.
+    """
+    config = read_object(folder / "processor_config.json")
+    if config.get("chat_template") is not None:
+        return _default(config["chat_template"], f"{folder.name}/processor_config.json")
+    legacy = read_object(folder / "chat_template.json")
+    others = {
+        path.stem: path.read_text(encoding="utf-8")
+        for path in sorted((folder / _TEMPLATE_FOLDER).glob("*.jinja"))
+    }
+    if legacy:
+        at = f"{folder.name}/chat_template.json"
+        if others:
+            problem = f"the folder has templates in {_TEMPLATE_FOLDER} too: which one holds?"
+            raise VlmcError(problem, at=at, hint="rename it to chat_template.jinja, as text")
+        return _default(legacy.get("chat_template"), at)
+    single = folder / "chat_template.jinja"
+    if single.is_file():
+        return single.read_text(encoding="utf-8")
+    if others:
+        return _default(dict(others), f"{folder.name}/{_TEMPLATE_FOLDER}")
+    if tokenizer_config.get("chat_template") is None:
+        return None
+    at = f"{folder.name}/tokenizer_config.json"
+    return _default(tokenizer_config["chat_template"], at)
+
+
+def _default(value: object, at: str) -> str:
+    """A template, or the one named ``default`` of several (a mapping, or a list of pairs)."""
+    if isinstance(value, list):
+        pairs = [item for item in value if isinstance(item, dict)]
+        value = {str(item.get("name")): item.get("template") for item in pairs}
+    if isinstance(value, dict):
+        if "default" not in value:
+            problem = f"several chat templates ({', '.join(sorted(value))}), none named 'default'"
+            raise VlmcError(problem, at=at)
+        value = value["default"]
+    if not isinstance(value, str):
+        raise VlmcError("a chat template is text", at=f"{at}: chat_template")
+    return value

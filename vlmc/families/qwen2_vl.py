@@ -1,0 +1,122 @@
+"""Qwen2-VL: pictures at their own size, cut into patches; three-axis rotary positions.
+
+Mirrors ``transformers.models.qwen2_vl`` (``Qwen2VLForConditionalGeneration``).
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from vlmc.bundle.manifest import ImageSpec, PositionSpec
+from vlmc.errors import VlmcError
+from vlmc.families.configs import section, whole
+from vlmc.families.image_processors import native_grid_spec
+from vlmc.families.spec import Checkpoint, Family, ModelFacts, WeightCounts
+from vlmc.families.text import text_facts, text_weights
+from vlmc.runtime.images import image_tokens, native_grid, vision_inputs
+from vlmc.schema import Json
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_AT = "config.json"
+
+
+def facts(checkpoint: Checkpoint) -> ModelFacts:
+    """What a plan needs of a Qwen2-VL checkpoint.
+
+    Raises:
+        VlmcError: Tower and processor cut pictures differently, or a size makes no sense.
+    """
+    config = checkpoint.config
+    # The hub's checkpoints are flat: the decoder's keys lie at the top level.
+    nested = section(config, "text_config", at=_AT)
+    decoder = nested or config
+    at = f"{_AT}: text_config" if nested else _AT
+    text = text_facts(decoder, "qwen2_vl_text", at=at)
+    tower = section(config, "vision_config", at=_AT)
+    at = f"{_AT}: vision_config"
+    width = whole(tower, "hidden_size", 3584, at=at)
+    if width != text.hidden:
+        raise VlmcError(
+            f"the tower's features have {width} numbers, the decoder's {text.hidden}", at=at
+        )
+    bounds = checkpoint.image_bounds
+    images = native_grid_spec(
+        checkpoint.image_processor,
+        min_pixels=bounds.get("min_pixels"),
+        max_pixels=bounds.get("max_pixels"),
+    )
+    for key, default, option in (
+        ("patch_size", 14, "patch_size"),
+        ("temporal_patch_size", 2, "temporal_patch_size"),
+        ("spatial_merge_size", 2, "merge_size"),
+    ):
+        size = whole(tower, key, default, at=at)
+        if size != images.options[option]:
+            message = f"the tower's {key} is {size}, the image processor's {option} "
+            raise VlmcError(f"{message}is {images.options[option]}", at=at)
+    return ModelFacts(
+        text=text,
+        image_token_id=whole(config, "image_token_id", 151655, at=_AT, least=0),
+        images=images,
+        positions=PositionSpec(scheme="mrope"),
+        vision_inputs=vision_inputs(images),
+        image_tokens=lambda height, width: image_tokens(height, width, images),
+        min_image_tokens=_least_tokens(images),
+        weights=_count(config, decoder, tower, at),
+        multiples={"patches": whole(tower, "spatial_merge_size", 2, at=at) ** 2},
+    )
+
+
+def _least_tokens(images: ImageSpec) -> int:
+    """Tokens of the smallest picture: none is resized to fewer pixels than ``min_pixels``."""
+    # As text: there a list may stand for a tuple.
+    options = native_grid.Options.model_validate_json(json.dumps(images.options))
+    area = (options.patch_size * options.merge_size) ** 2
+    return -(-options.min_pixels // area) if options.resize else 1
+
+
+def _count(config: Json, decoder: Json, tower: Json, at: str) -> WeightCounts:
+    text = text_facts(decoder, "qwen2_vl_text")
+    depth = whole(tower, "depth", 32, at=at)
+    width = whole(tower, "embed_dim", 1280, at=at)
+    ratio = whole(tower, "mlp_ratio", 4, at=at)
+    patch = whole(tower, "patch_size", 14, at=at)
+    frames = whole(tower, "temporal_patch_size", 2, at=at)
+    merged = width * whole(tower, "spatial_merge_size", 2, at=at) ** 2
+    blocks = depth * width * width * (4 + 2 * ratio)
+    vision = blocks + 3 * frames * patch * patch * width + merged * (merged + text.hidden)
+    tied = True if config.get("tie_word_embeddings") is True else None
+    language, embedding, head = text_weights(decoder, text, tied=tied)
+    return WeightCounts(vision, language, embedding, head)
+
+
+def decoder(model: nn.Module) -> nn.Module:
+    """The decoder stack, ``Qwen2VLModel.language_model``."""
+    return model.model.language_model  # type: ignore[union-attr,return-value]
+
+
+def vision(model: nn.Module) -> nn.Module:
+    """The tower with its merger, for one image.
+
+    Takes patches float ``[P, C*T*p*p]`` and their places int64 ``[P, 2]``, gives features
+    ``[P / merge**2, hidden]``. Mirrors ``Qwen2VisionTransformerPretrainedModel.forward`` with one
+    segment: all patches of the image see each other.
+    """
+    from vlmc.families.towers import GridImageFeatures
+
+    return GridImageFeatures(model.model.visual)  # type: ignore[union-attr,arg-type]
+
+
+FAMILY = Family(
+    name="qwen2-vl",
+    title="Qwen2-VL",
+    model_types=("qwen2_vl",),
+    facts=facts,
+    vision=vision,
+    decoder=decoder,
+    example={"patches": 96},
+    plain_image="<|vision_start|><|image_pad|><|vision_end|>",
+)

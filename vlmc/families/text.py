@@ -1,0 +1,136 @@
+"""Sizes of a decoder from its JSON, with the defaults its configuration class would fill in.
+
+Checkpoints leave out what equals the default of the class that saved them, so the table repeats
+those defaults (transformers 5.23, ``configuration_*.py``); a test compares it with the classes.
+"""
+
+from dataclasses import dataclass
+
+from vlmc.errors import VlmcError
+from vlmc.families.configs import whole
+from vlmc.families.spec import TextFacts
+from vlmc.schema import Json
+
+CONFIG = "config.json"
+
+
+@dataclass(frozen=True)
+class TextDefaults:
+    """Defaults of one text configuration class.
+
+    ``kv_heads`` None: as many as ``heads``; ``head_dim`` None: ``hidden // heads``.
+    """
+
+    layers: int
+    hidden: int
+    heads: int
+    vocab: int
+    positions: int
+    intermediate: int
+    kv_heads: int | None = None
+    head_dim: int | None = None
+    tied: bool = False
+
+
+TEXT_DEFAULTS = {
+    "cohere": TextDefaults(40, 8192, 64, 256000, 8192, 22528, tied=True),
+    "gemma": TextDefaults(28, 3072, 16, 256000, 8192, 24576, 16, 256, tied=True),
+    "gemma2": TextDefaults(26, 2304, 8, 256000, 8192, 9216, 4, 256, tied=True),
+    "granite": TextDefaults(32, 4096, 32, 32000, 2048, 11008),
+    "llama": TextDefaults(32, 4096, 32, 32000, 2048, 11008),
+    "mistral": TextDefaults(32, 4096, 32, 32000, 131072, 14336, 8),
+    "olmo2": TextDefaults(32, 4096, 32, 50304, 2048, 11008),
+    "phi3": TextDefaults(32, 3072, 32, 32064, 4096, 8192),
+    "qwen2": TextDefaults(32, 4096, 32, 151936, 32768, 22016, 32),
+    "qwen2_vl_text": TextDefaults(80, 8192, 64, 152064, 32768, 29568, 8),
+    "qwen3": TextDefaults(32, 4096, 32, 151936, 32768, 22016, 32, 128),
+    "smollm3": TextDefaults(36, 2048, 16, 128256, 32768, 11008, 4, tied=True),
+}
+
+
+def text_facts(config: Json, model_type: str, *, at: str = f"{CONFIG}: text_config") -> TextFacts:
+    """The decoder's sizes.
+
+    Args:
+        config: The text configuration, as it lies in the file.
+        model_type: What kind of decoder it is.
+        at: Its place, for errors.
+
+    Raises:
+        VlmcError: A size is missing and the kind is not in the table, or makes no sense.
+    """
+    known = TEXT_DEFAULTS.get(model_type)
+
+    def size(key: str, default: int | None) -> int:
+        return whole(config, key, default, at=at)
+
+    try:
+        layers = size("num_hidden_layers", known.layers if known else None)
+        hidden = size("hidden_size", known.hidden if known else None)
+        heads = size("num_attention_heads", known.heads if known else None)
+        vocab = size("vocab_size", known.vocab if known else None)
+    except VlmcError as error:
+        if known is None and error.message.endswith("is missing"):
+            raise _unknown(model_type, error) from None
+        raise
+    kv_heads = size("num_key_value_heads", _absent(config, "num_key_value_heads", known, heads))
+    head_dim = _head_dim(config, known, hidden, heads, at)
+    if heads % kv_heads:
+        message = f"{heads} attention heads cannot share {kv_heads} key/value heads"
+        raise VlmcError(message, at=at)
+    positions = config.get("max_position_embeddings")
+    if positions is None:
+        positions = known.positions if known else None
+    else:
+        positions = size("max_position_embeddings", None)
+    return TextFacts(model_type, layers, hidden, heads, kv_heads, head_dim, vocab, positions)
+
+
+def text_weights(config: Json, facts: TextFacts, *, tied: bool | None) -> tuple[int, int, int]:
+    """Numbers in the decoder's layers, its embedding, and its output projection.
+
+    Counts a gated feed-forward and four attention projections, as all kinds of the table have.
+
+    Args:
+        config: The text configuration.
+        facts: Its sizes.
+        tied: Whether the output projection is the embedding; None: as the text configuration or
+            its class says.
+    """
+    known = TEXT_DEFAULTS.get(facts.model_type)
+    inner = config.get("intermediate_size") or (known.intermediate if known else 4 * facts.hidden)
+    if not isinstance(inner, int):
+        inner = 4 * facts.hidden
+    width = facts.head_dim * (2 * facts.heads + 2 * facts.kv_heads)
+    layers = facts.layers * facts.hidden * (width + 3 * inner)
+    table = facts.vocab * facts.hidden
+    if tied is None:
+        said = config.get("tie_word_embeddings")
+        tied = said if isinstance(said, bool) else bool(known and known.tied)
+    return layers, table, 0 if tied else table
+
+
+def _absent(config: Json, key: str, known: TextDefaults | None, heads: int) -> int:
+    """The key/value heads where no number is given: an explicit null means one per head."""
+    if key in config or known is None or known.kv_heads is None:
+        return heads
+    return known.kv_heads
+
+
+def _head_dim(config: Json, known: TextDefaults | None, hidden: int, heads: int, at: str) -> int:
+    fixed = None if "head_dim" in config or known is None else known.head_dim
+    if config.get("head_dim") is not None or fixed is not None:
+        return whole(config, "head_dim", fixed, at=at)
+    if hidden % heads:
+        raise VlmcError(f"hidden size {hidden} does not divide into {heads} heads", at=at)
+    return hidden // heads
+
+
+def _unknown(model_type: str, error: VlmcError) -> VlmcError:
+    return VlmcError(
+        f"{error.message}, and the defaults of the text model '{model_type}' are not known",
+        at=error.at,
+        allowed=TEXT_DEFAULTS,
+        got=model_type,
+        hint="write the sizes out in config.json, or choose a model of a known kind",
+    )

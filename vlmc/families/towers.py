@@ -1,0 +1,63 @@
+"""Vision wrappers families share: one picture in, its rows of image features out.
+
+Imported lazily by the families' ``vision`` functions, because it needs torch at its top.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class FixedImageFeatures(nn.Module):
+    """``get_image_features`` on one picture of fixed size: pixel_values [1, 3, S, S]."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """image_features [tokens, hidden]."""
+        features = self.model.get_image_features(pixel_values, return_dict=True).pooler_output
+        return torch.cat(tuple(features), dim=0)
+
+
+class OneSegment:
+    """Stands for ``cu_seqlens`` of one picture: one attention segment that spans all patches.
+
+    Towers that attend per segment split their sequence by the list it gives.
+    """
+
+    def __init__(self, length: Any) -> None:
+        self.length = length
+
+    def __getitem__(self, _: slice) -> OneSegment:
+        return self
+
+    def __sub__(self, _: OneSegment) -> OneSegment:
+        return self
+
+    def tolist(self) -> list[Any]:
+        """The lengths of the segments."""
+        return [self.length]
+
+
+class GridImageFeatures(nn.Module):
+    """A native-resolution tower on one picture: flat patches and their (row, column) places."""
+
+    def __init__(self, visual: nn.Module) -> None:
+        super().__init__()
+        self.visual = visual
+
+    def forward(self, pixel_values: Tensor, patch_positions: Tensor) -> Tensor:
+        """image_features [patches / merge^2, hidden]."""
+        features: Tensor = self.visual(
+            pixel_values,
+            grid_thw=None,
+            position_ids=patch_positions,
+            cu_seqlens=OneSegment(pixel_values.shape[0]),
+            max_seqlen=None,
+        ).pooler_output
+        return features

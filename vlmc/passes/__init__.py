@@ -1,0 +1,1 @@
+"""The passes: each a function from a typed artifact to a typed artifact."""

@@ -1,0 +1,307 @@
+"""check: the finished bundle, run by the shipped runtime, against transformers; then goldens."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlmc.bundle.goldens import (
+    Case,
+    FeatureSample,
+    certain_tokens,
+    digest_of,
+    top_logits,
+    write_goldens,
+)
+from vlmc.bundle.store import canonical_json
+from vlmc.errors import VlmcError
+from vlmc.schema import Json
+
+if TYPE_CHECKING:
+    from vlmc.passes.reference import Reference
+
+TOKENS = 16
+FIGURES = "figures.json"
+# What a bundle in float32 must reach whatever the recipe says; measured errors are near 1e-6.
+EXACT = 1e-3
+# Goldens on another machine: other kernels round differently, most of all on 8-bit activations.
+_TOLERANCE_EXACT = 1e-3
+_TOLERANCE_QUANTIZED = 5e-2
+_FEATURE_ROWS = 4
+
+
+@dataclass(frozen=True)
+class Question:
+    """One golden question: text, and the sizes (width, height) of its pictures."""
+
+    name: str
+    text: str
+    sizes: tuple[tuple[int, int], ...] = ()
+
+
+QUESTIONS = (
+    Question("text", "Name three colours."),
+    Question("image", "What is in this picture?", ((96, 64),)),
+    Question("two-images", "Which picture is taller?", ((64, 96), (80, 80))),
+)
+
+
+@dataclass(frozen=True)
+class Gates:
+    """Largest errors, relative to the range of the expected values; None: reported only."""
+
+    max_logit_error: float | None
+    max_feature_error: float | None
+    min_token_agreement: float | None
+
+
+@dataclass(frozen=True)
+class Figures:
+    """One question's figures; errors are relative to the range of the expected values."""
+
+    question: str
+    prompt_tokens: int
+    feature_error: float | None
+    logit_error: float
+    token_agreement: float
+
+
+def picture(size: tuple[int, int]) -> bytes:
+    """A fixed test picture as PNG bytes: gradients and a grid, so that every resize shows."""
+    from PIL import Image
+
+    width, height = size
+    y, x = np.mgrid[0:height, 0:width]
+    pixels = np.stack(
+        [x * 255 // max(1, width - 1), y * 255 // max(1, height - 1), (x // 7 + y // 5) % 2 * 200],
+        axis=-1,
+    )
+    stream = io.BytesIO()
+    Image.fromarray(pixels.astype(np.uint8)).save(stream, format="PNG", compress_level=9)
+    return stream.getvalue()
+
+
+def messages_of(question: Question) -> list[Json]:
+    """The question as chat messages: its images, then its text."""
+    images: list[Json] = [{"type": "image"} for _ in question.sizes]
+    return [{"role": "user", "content": [*images, {"type": "text", "text": question.text}]}]
+
+
+def check(
+    bundle: Path,
+    questions: Sequence[Question],
+    reference: Reference | None,
+    gates: Gates,
+    *,
+    exact: bool,
+    out: Path,
+) -> None:
+    """Runs the questions, compares, and writes ``goldens/`` and ``figures.json`` to ``out``.
+
+    Args:
+        bundle: A sealed bundle folder, without goldens.
+        questions: Those that fit its limits.
+        reference: transformers over the same checkpoint; None compares nothing.
+        gates: What the recipe demands.
+        exact: Everything is float32, so the bundle must agree with transformers.
+        out: The pass's folder.
+
+    Raises:
+        VlmcError: A gate is missed, the prompts differ, or the bundle answers no numbers.
+    """
+    from PIL import Image
+
+    pictures = {q.name: [picture(size) for size in q.sizes] for q in questions}
+    expected: dict[str, Any] = {}
+    if reference is not None:
+        for q in questions:
+            opened = [Image.open(io.BytesIO(data)) for data in pictures[q.name]]
+            expected[q.name] = reference.answer(messages_of(q), opened, TOKENS)
+    forced = {name: answer.token_ids for name, answer in expected.items()}
+    found = _replay(bundle, questions, pictures, forced)
+    figures = [
+        _compare(q, found[q.name], expected[q.name]) for q in questions if q.name in expected
+    ]
+    for figure in figures:
+        _hold(figure, gates, exact=exact)
+    _goldens(questions, pictures, found, exact=exact, confirmed=bool(figures), out=out)
+    described = [asdict(figure) for figure in figures]
+    (out / FIGURES).write_bytes(canonical_json({"questions": described}))
+
+
+Found = Mapping[str, NDArray[Any]]
+
+
+def _replay(
+    bundle: Path,
+    questions: Sequence[Question],
+    pictures: Mapping[str, Sequence[bytes]],
+    forced: Mapping[str, list[int]],
+) -> dict[str, Found]:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        asked = []
+        for q in questions:
+            paths = []
+            for at, data in enumerate(pictures[q.name]):
+                path = folder / f"{q.name}-{at}.png"
+                path.write_bytes(data)
+                paths.append(str(path))
+            asked.append(
+                {
+                    "name": q.name,
+                    "messages": messages_of(q),
+                    "images": paths,
+                    "forced": forced.get(q.name),
+                    "max_new_tokens": TOKENS,
+                }
+            )
+        (folder / "questions.json").write_text(json.dumps(asked), encoding="utf-8")
+        command = [sys.executable, "-m", "vlmc.runtime.replay"]
+        done = subprocess.run(
+            [*command, str(bundle), str(folder / "questions.json"), str(folder)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise VlmcError(
+                f"the bundle does not run: {done.stderr.strip()}",
+                at="check",
+                hint="this is a fault of the build, not of the recipe",
+            )
+        answers: dict[str, Found] = {}
+        for q in questions:
+            with np.load(folder / f"{q.name}.npz", allow_pickle=False) as stored:
+                answers[q.name] = dict(stored)
+    for name, answer in answers.items():
+        if not np.isfinite(answer["logits"]).all():
+            raise VlmcError(f"the bundle's logits are not finite numbers (question '{name}')")
+    return answers
+
+
+def _compare(question: Question, found: Found, expected: Any) -> Figures:
+    prompt = found["prompt_token_ids"].tolist()
+    if prompt != expected.prompt_token_ids:
+        raise VlmcError(
+            f"the prompt of question '{question.name}' has other token ids than transformers' "
+            f"processor gives: {prompt[:12]}... and {expected.prompt_token_ids[:12]}...",
+            at="check",
+        )
+    errors = [
+        _error(found[f"features_{at}"], features) for at, features in enumerate(expected.features)
+    ]
+    logits = found["logits"]
+    agreement = float((logits.argmax(-1) == np.array(expected.token_ids)).mean())
+    return Figures(
+        question=question.name,
+        prompt_tokens=len(prompt),
+        feature_error=max(errors) if errors else None,
+        logit_error=_error(logits, expected.logits),
+        token_agreement=agreement,
+    )
+
+
+def _error(found: NDArray[Any], expected: NDArray[Any]) -> float:
+    """Largest difference over the range of the expected values, to two digits."""
+    if found.shape != expected.shape:
+        raise VlmcError(f"{list(found.shape)} values where transformers has {list(expected.shape)}")
+    span = float(expected.max() - expected.min()) or 1.0
+    return float(f"{float(np.abs(found - expected).max()) / span:.1e}")
+
+
+def _hold(figures: Figures, gates: Gates, *, exact: bool) -> None:
+    logit = gates.max_logit_error or (EXACT if exact else None)
+    feature = gates.max_feature_error or (EXACT if exact else None)
+    for key, value, limit in (
+        ("max-logit-error", figures.logit_error, logit),
+        ("max-feature-error", figures.feature_error, feature),
+    ):
+        if value is not None and limit is not None and not value <= limit:
+            raise VlmcError(
+                f"error {value:.1e} against transformers on question '{figures.question}', "
+                f"allowed {limit:.1e}",
+                at=f"checks.{key}",
+            )
+    least = gates.min_token_agreement
+    if least is not None and figures.token_agreement < least:
+        raise VlmcError(
+            f"{figures.token_agreement:.0%} of the tokens of question '{figures.question}' agree "
+            f"with transformers, {least:.0%} are wanted",
+            at="checks.min-token-agreement",
+        )
+
+
+def _goldens(
+    questions: Sequence[Question],
+    pictures: Mapping[str, Sequence[bytes]],
+    found: Mapping[str, Found],
+    *,
+    exact: bool,
+    confirmed: bool,
+    out: Path,
+) -> None:
+    tolerance = _TOLERANCE_EXACT if exact else _TOLERANCE_QUANTIZED
+    by = "this bundle at build"
+    if confirmed and exact:
+        by += ", confirmed by transformers fp32"
+    cases: list[Case] = []
+    files: dict[str, bytes] = {}
+    arrays: dict[str, NDArray[Any]] = {}
+    for q in questions:
+        answer = found[q.name]
+        names = [f"goldens/{q.name}-{at}.png" for at in range(len(q.sizes))]
+        files.update(zip(names, pictures[q.name], strict=True))
+        samples = []
+        for at in range(len(q.sizes)):
+            features = answer[f"features_{at}"]
+            rows = np.linspace(0, len(features) - 1, min(_FEATURE_ROWS, len(features))).astype(int)
+            file = f"goldens/{q.name}-{at}.npy"
+            arrays[file] = features[rows].astype(np.float32)
+            samples.append(
+                FeatureSample(
+                    rows=tuple(rows.tolist()), file=file, tolerance=_span(features) * tolerance
+                )
+            )
+        logits = answer["own_logits"]
+        allowed = _span(logits) * tolerance
+        tokens = answer["token_ids"].tolist()
+        cases.append(
+            Case(
+                name=q.name,
+                computed_by=by,
+                messages=messages_of(q),
+                images=tuple(names),
+                prompt_token_ids=tuple(answer["prompt_token_ids"].tolist()),
+                pixels=tuple(_pixels(answer, at) for at in range(len(q.sizes))),
+                features=tuple(samples),
+                logits=top_logits(logits[0], allowed),
+                token_ids=tuple(tokens),
+                certain=certain_tokens(logits, allowed),
+                max_new_tokens=TOKENS,
+            )
+        )
+    write_goldens(out, cases, pictures=files, arrays=arrays)
+
+
+def _pixels(answer: Found, at: int) -> dict[str, Any]:
+    prefix = f"pixels_{at}_"
+    return {
+        key.removeprefix(prefix): digest_of(value)
+        for key, value in sorted(answer.items())
+        if key.startswith(prefix)
+    }
+
+
+def _span(values: NDArray[Any]) -> float:
+    return float(f"{float(values.max() - values.min()):.2g}")

@@ -1,0 +1,191 @@
+"""export: torch modules on fake tensors -> neutral ONNX graphs that know weights by name."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vlmc.bundle.manifest import TensorSpec
+from vlmc.passes.checkpoint import TensorRef
+from vlmc.passes.parameters import canonical_names, parameter_sources
+from vlmc.schema import Json
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+    from torch import nn
+
+    from vlmc.passes.transform import TransformedModel
+
+PARAMETERS = "parameters.json"
+OPSET = 20
+# Sizes of the free dimensions while tracing: all different, none 0 or 1 (those specialize).
+_TRACE = {"batch": 2, "step": 5, "features": 7, "ctx": 64}
+
+
+@dataclass(frozen=True)
+class GraphSpec:
+    """One graph to export, ``vision`` or ``language``: its typed inputs and outputs, in order.
+
+    ``sizes`` are for tracing the free dimensions; ``multiples`` says which of them are always a
+    multiple of a number.
+    """
+
+    name: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    multiples: Mapping[str, int] = field(default_factory=dict)
+
+    def described(self) -> Json:
+        """As JSON, for a cache key."""
+        return {
+            "name": self.name,
+            "inputs": [spec.model_dump(mode="json") for spec in self.inputs],
+            "outputs": [spec.model_dump(mode="json") for spec in self.outputs],
+            "sizes": dict(self.sizes),
+            "multiples": dict(self.multiples),
+        }
+
+
+def export(
+    model: TransformedModel,
+    index: Mapping[str, TensorRef],
+    specs: Sequence[GraphSpec],
+    out: Path,
+) -> None:
+    """Writes ``NAME.onnx`` for each spec, and which checkpoint tensor fills each weight.
+
+    Weights are graph inputs named by their canonical parameter name, after the real inputs.
+
+    Raises:
+        VlmcError: The checkpoint does not fit the model.
+    """
+    import onnx_ir as ir
+
+    names = canonical_names(model.module)
+    programs: dict[str, list[str]] = {}
+    modules = {"vision": model.vision, "language": model.language}
+    for spec in specs:
+        module = modules[spec.name]
+        graph_model = _export_one(spec, module)
+        renamed = {
+            path: names[id(parameter)]
+            for path, parameter in module.named_parameters(remove_duplicate=False)
+        }
+        programs[spec.name] = _lift_weights(graph_model, renamed)
+        _name_interface(graph_model, spec)
+        ir.save(graph_model, out / f"{spec.name}.onnx")
+    used = sorted({name for weights in programs.values() for name in weights})
+    sources = parameter_sources(model.module, index, model.matched, used)
+    embeddings = names[id(model.language.embed.weight)]  # type: ignore[union-attr, arg-type]
+    head = names[id(model.language.head.weight)]  # type: ignore[union-attr, arg-type]
+    text = json.dumps(
+        {"programs": programs, "sources": sources, "embedding": embeddings, "head": head},
+        indent=1,
+        sort_keys=True,
+    )
+    (out / PARAMETERS).write_text(text, encoding="utf-8")
+
+
+def _export_one(spec: GraphSpec, module: nn.Module) -> ir.Model:
+    import torch
+
+    fake = next(p.fake_mode for p in module.parameters())  # type: ignore[attr-defined]
+    sizes = {**_TRACE, **spec.sizes}
+    free = {d for t in spec.inputs for d in t.shape if isinstance(d, str)}
+    dims: dict[str, Any] = {}
+    for name in sorted(free):
+        times = spec.multiples.get(name, 1)
+        dims[name] = (
+            times * torch.export.Dim(f"{name}_{times}") if times > 1 else (torch.export.Dim(name))
+        )
+    arguments: list[Any] = []
+    shapes: list[Any] = []
+    with fake:
+        for tensor in spec.inputs:
+            shape = [sizes[d] if isinstance(d, str) else d for d in tensor.shape]
+            arguments.append(torch.zeros(shape, dtype=getattr(torch, tensor.dtype)))
+            shapes.append({i: dims[d] for i, d in enumerate(tensor.shape) if isinstance(d, str)})
+        # The cache's tensors are one list to the module.
+        past = [i for i, tensor in enumerate(spec.inputs) if tensor.name.startswith("past_")]
+        if past:
+            arguments[past[0] :] = [arguments[past[0] :]]
+            shapes[past[0] :] = [shapes[past[0] :]]
+        with warnings.catch_warnings():
+            # torch warns of its own deprecations while tracing.
+            warnings.simplefilter("ignore")
+            traced = torch.export.export(
+                module, tuple(arguments), dynamic_shapes=tuple(shapes), strict=False
+            )
+            program = torch.onnx.export(
+                traced, optimize=False, verbose=False, dynamo=True, opset_version=OPSET
+            )
+    if program is None:
+        raise RuntimeError("torch.onnx.export returned no program")
+    return program.model
+
+
+def _lift_weights(model: ir.Model, renamed: Mapping[str, str]) -> list[str]:
+    """Turns initializers without data into graph inputs; returns their canonical names."""
+    from torch._subclasses.fake_tensor import FakeTensor
+
+    graph = model.graph
+    lifted: dict[str, Any] = {}
+    for name, value in list(graph.initializers.items()):
+        if not isinstance(getattr(value.const_value, "raw", None), FakeTensor):
+            continue
+        del graph.initializers[name]
+        value.const_value = None
+        canonical = renamed[name]
+        if canonical in lifted:
+            value.replace_all_uses_with(lifted[canonical])
+            continue
+        value.name = canonical
+        lifted[canonical] = value
+        graph.inputs.append(value)
+    return list(lifted)
+
+
+def _name_interface(model: ir.Model, spec: GraphSpec) -> None:
+    import onnx_ir as ir
+
+    symbols: dict[str, str] = {}
+    for value, tensor in zip(model.graph.inputs, spec.inputs, strict=False):
+        value.name = tensor.name
+        for old, new in zip(value.shape or (), tensor.shape, strict=True):
+            if isinstance(old, ir.SymbolicDim):
+                symbols[str(old.value)] = str(new)
+        value.shape = ir.Shape(tensor.shape)
+    _rename_dimensions(model.graph, symbols)
+    for value, tensor in zip(model.graph.outputs, spec.outputs, strict=True):
+        value.name = tensor.name
+        value.shape = ir.Shape(tensor.shape)
+    model.graph.name = spec.name
+    model.producer_name, model.producer_version = "vlmc", None
+    model.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        node.metadata_props.clear()
+        node.doc_string = None
+        for value in node.outputs:
+            value.metadata_props.clear()
+    for value in (*model.graph.inputs, *model.graph.initializers.values()):
+        value.metadata_props.clear()
+
+
+def _rename_dimensions(graph: ir.Graph, symbols: Mapping[str, str]) -> None:
+    """The tracer's symbols by the names of the specs; what it derived from them is dropped."""
+    import onnx_ir as ir
+
+    for node in graph:
+        for value in node.outputs:
+            if value.shape is None:
+                continue
+            value.shape = ir.Shape(
+                symbols.get(str(dim.value)) if isinstance(dim, ir.SymbolicDim) else dim
+                for dim in value.shape
+            )

@@ -1,0 +1,234 @@
+"""What torch sees while a model is exported: one attention, one cache, one linear layer.
+
+The only file that imports torch at its top; it is imported lazily by ``transform`` and
+``export``. Nodes of the domain ``vlmc`` are neutral: a backend lowers them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.cache_utils import Cache
+from transformers.masking_utils import causal_mask_function
+
+from vlmc.errors import VlmcError
+
+ATTENTION = "vlmc"
+DOMAIN_VERSION = 1
+
+
+@dataclass(frozen=True)
+class CausalMask:
+    """A mask proven causal, with an optional window; it travels in place of a mask tensor."""
+
+    window: int | None
+
+
+def _agrees_with_window(mask_function: Callable[..., Any], window: int) -> bool:
+    """Whether a mask function equals causal-with-window on the pairs where they could differ."""
+    index = torch.tensor(0)
+    for query in (0, 1, window - 1, window, window + 1, 3 * window + 2):
+        for distance in (-2, -1, 0, 1, window - 1, window, window + 1, 2 * window):
+            key = query - distance
+            if key < 0:
+                continue
+            seen = bool(mask_function(index, index, torch.tensor(query), torch.tensor(key)))
+            if seen != (0 <= distance < window):
+                return False
+    return True
+
+
+def causal_mask(*, mask_function: Callable[..., Any], config: Any, **_: Any) -> CausalMask:
+    """The mask function registered for ``vlmc``: proves the mask causal, or refuses it.
+
+    Raises:
+        VlmcError: The model asks for a mask that the neutral attention node cannot carry.
+    """
+    if mask_function is causal_mask_function:
+        return CausalMask(window=None)
+    window = getattr(config, "sliding_window", None)
+    with torch.utils._python_dispatch._disable_current_modes():
+        windowed = isinstance(window, int) and _agrees_with_window(mask_function, window)
+    if not windowed:
+        raise VlmcError(
+            f"the decoder '{config.model_type}' masks attention in a way that is neither causal "
+            "nor a sliding window",
+            hint="this text backbone is not supported yet",
+        )
+    return CausalMask(window=window)
+
+
+class StepCache(Cache):
+    """The cache during one exported step: past tensors in, present tensors out.
+
+    ``update`` hands the step's own keys and values through; the attention node appends them to
+    the past in place, so the past never flows through the model's code.
+    """
+
+    def __init__(self, past: Sequence[Tensor], lengths: Tensor, total: Tensor) -> None:
+        super().__init__(layers=[])
+        self.past = past
+        self.lengths = lengths
+        self.total = total
+        self.present: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """The new keys and values, unchanged (see the class)."""
+        return key_states, value_states
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """0: positions come from the host, never from the cache."""
+        return 0
+
+    def get_query_offset(self, layer_idx: int = 0) -> int:
+        """0, as ``get_seq_length``."""
+        return 0
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        """Sizes of a step without past; only the mask's kind is read (``causal_mask``)."""
+        return query_length, 0
+
+    def outputs(self) -> Iterator[Tensor]:
+        """present_key.0, present_value.0, present_key.1, ... in layer order."""
+        for layer in range(len(self.past) // 2):
+            yield from self.present[layer]
+
+
+_step: list[StepCache] = []
+
+
+@contextmanager
+def step_cache(cache: StepCache) -> Iterator[StepCache]:
+    """Makes ``cache`` the one that attention nodes of decoder layers read and write."""
+    _step.append(cache)
+    try:
+        yield cache
+    finally:
+        _step.pop()
+
+
+def attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | CausalMask | None,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """The attention function registered for ``vlmc``: emits one neutral ``vlmc::Attention``.
+
+    Args:
+        module: The attention module; ``layer_idx`` names its row of the cache.
+        query: [batch, heads, step, head_dim], already rotated.
+        key: [batch, kv_heads, step, head_dim], already rotated.
+        value: As ``key``.
+        attention_mask: A proven causal mask, or None where all positions see each other.
+        scaling: Factor of the products; None: 1/sqrt(head_dim).
+        softcap: Cap of the scores (Gemma 2), or None.
+        kwargs: What else models pass; only what changes the result is read.
+
+    Returns:
+        [batch, step, heads, head_dim], and no weights.
+    """
+    if isinstance(attention_mask, Tensor) or kwargs.get("position_bias") is not None:
+        raise VlmcError(
+            f"{type(module).__name__} needs an attention bias, which is not supported yet"
+        )
+    heads, width = query.shape[1], query.shape[3]
+    kv_heads = key.shape[1]
+    packed = [t.transpose(1, 2).flatten(2) for t in (query, key, value)]
+    causal = isinstance(attention_mask, CausalMask)
+    attributes: dict[str, Any] = {
+        "num_heads": heads,
+        "kv_num_heads": kv_heads,
+        "scale": float(scaling if scaling is not None else width**-0.5),
+        "softcap": float(softcap or 0.0),
+        "causal": int(causal),
+        "window": (attention_mask.window or 0) if isinstance(attention_mask, CausalMask) else 0,
+    }
+    if not causal:
+        out = torch.onnx.ops.symbolic(
+            "vlmc::Attention",
+            packed,
+            attributes,
+            dtype=query.dtype,
+            shape=packed[0].shape,
+            version=DOMAIN_VERSION,
+        )
+        return out.unflatten(-1, (heads, width)), None
+    cache, layer = _step[-1], int(module.layer_idx)  # type: ignore[arg-type]
+    past_key, past_value = cache.past[2 * layer : 2 * layer + 2]
+    out, present_key, present_value = torch.onnx.ops.symbolic_multi_out(
+        "vlmc::Attention",
+        [*packed, past_key, past_value, cache.lengths, cache.total],
+        attributes,
+        dtypes=[query.dtype, past_key.dtype, past_value.dtype],
+        shapes=[packed[0].shape, past_key.shape, past_value.shape],
+        version=DOMAIN_VERSION,
+    )
+    cache.present[layer] = (present_key, present_value)
+    return out.unflatten(-1, (heads, width)), None
+
+
+def register_attention() -> None:
+    """Makes ``attn_implementation="vlmc"`` known to transformers; idempotent."""
+    AttentionInterface.register(ATTENTION, attention)
+    AttentionMaskInterface.register(ATTENTION, causal_mask)
+
+
+def neutral_linear(module: nn.Linear) -> Callable[[Tensor], Tensor]:
+    """A forward for ``module`` that emits ``vlmc::Linear(x, weight [N, K], bias?)``."""
+
+    def forward(x: Tensor) -> Tensor:
+        inputs = [x, module.weight] + ([] if module.bias is None else [module.bias])
+        shape = (*x.shape[:-1], module.out_features)
+        return torch.onnx.ops.symbolic(
+            "vlmc::Linear", inputs, dtype=x.dtype, shape=shape, version=DOMAIN_VERSION
+        )
+
+    return forward
+
+
+class LanguageProgram(nn.Module):
+    """The language program of design.md section 4 around a decoder and its head."""
+
+    def __init__(self, decoder: nn.Module, embed: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.decoder = decoder
+        self.embed = embed
+        self.head = head
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        image_features: Tensor,
+        feature_index: Tensor,
+        position_ids: Tensor,
+        sequence_lengths: Tensor,
+        total_length: Tensor,
+        past: list[Tensor],
+    ) -> tuple[Tensor, ...]:
+        """Logits [B, V] of each row's last token, then the present keys and values."""
+        is_image = feature_index >= 0
+        # A placeholder's id may lie outside the embedding table; its row is never used.
+        text = self.embed(torch.where(is_image, 0, input_ids))
+        rows = image_features[feature_index.clamp(min=0)]
+        embeds = torch.where(is_image.unsqueeze(-1), rows, text)
+        with step_cache(StepCache(past, sequence_lengths, total_length)) as cache:
+            hidden = self.decoder(
+                inputs_embeds=embeds,
+                position_ids=position_ids,
+                past_key_values=cache,
+                use_cache=True,
+            ).last_hidden_state
+        return (self.head(hidden[:, -1]), *cache.outputs())

@@ -1,0 +1,131 @@
+"""quantize: which weight is stored how; then all of them streamed from the checkpoint to disk."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from vlmc.backends.spec import StoredPart, StoredWeight
+from vlmc.passes.checkpoint import TensorRef
+from vlmc.passes.export import PARAMETERS
+from vlmc.passes.weights import WeightJob, write_weights
+from vlmc.quantizers import QUANTIZERS
+
+WEIGHTS = "weights.json"
+FOLDER = "weights"
+
+# The word of a recipe -> the storage format of a matrix that is multiplied, and of one that is
+# looked up or read by few tokens only (embedding, head), where exactness costs no time.
+_MATRIX = {"fp32": "fp32", "fp16": "fp16", "int8": "int8_channel", "int4": "int4_block"}
+_TABLE = {"fp32": "fp32", "fp16": "fp16", "int8": "int8_block", "int4": "int4_block"}
+
+
+@dataclass(frozen=True)
+class Formats:
+    """Precision words of a recipe, resolved: nothing is left to a default."""
+
+    vision: str
+    language: str
+    embedding: str
+    head: str
+    block: int
+
+
+def quantize(
+    graphs: Mapping[str, Path],
+    exported: Path,
+    index: Mapping[str, TensorRef],
+    formats: Formats,
+    out: Path,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Writes ``weights/NAME.bin`` for each graph and ``weights.json``, which says what is where.
+
+    Args:
+        graphs: Neutral graphs by name; their weight inputs are named by parameter.
+        exported: The export pass's folder (``parameters.json``).
+        index: The checkpoint's tensors.
+        formats: Precision of each kind of weight.
+        out: The folder to write to.
+        progress: Called with bytes done and in all.
+
+    Raises:
+        VlmcError: A weight cannot be read, or does not fit its format.
+    """
+    import onnx_ir as ir
+
+    parameters: dict[str, Any] = json.loads((exported / PARAMETERS).read_text(encoding="utf-8"))
+    tables = {parameters["embedding"]: formats.embedding, parameters["head"]: formats.head}
+    (out / FOLDER).mkdir()
+    described: dict[str, Any] = {}
+    for name, path in graphs.items():
+        matrices = _matrices(ir.load(path))
+        word = formats.language if name == "language" else formats.vision
+        jobs = []
+        for weight in parameters["programs"][name]:
+            if weight in tables and name == "language":
+                form = _TABLE[tables[weight]]
+            elif weight in matrices:
+                form = _MATRIX[word]
+            else:
+                form = "fp32"
+            source = parameters["sources"][weight]
+            jobs.append(WeightJob(weight, (source,), form, formats.block))
+        stored = write_weights(jobs, index, out / FOLDER / f"{name}.bin", progress=progress)
+        for job in jobs:
+            shape = index[job.sources[0]].shape
+            rows, columns = (shape[0], math.prod(shape[1:])) if shape else (1, 1)
+            parts = QUANTIZERS[job.format].parts(rows, columns, job.block)
+            described[job.name] = {
+                "format": job.format,
+                "rows": rows,
+                "columns": columns,
+                "block": job.block,
+                "parts": {
+                    part.suffix: {
+                        **asdict(stored[job.name + part.suffix]),
+                        "name": job.name + part.suffix,
+                    }
+                    for part in parts
+                },
+            }
+    text = json.dumps(described, indent=1, sort_keys=True)
+    (out / WEIGHTS).write_text(text, encoding="utf-8")
+
+
+def read_weights(folder: Path) -> dict[str, StoredWeight]:
+    """What ``quantize`` wrote, for a backend's ``lower``."""
+    described = json.loads((folder / WEIGHTS).read_text(encoding="utf-8"))
+    return {
+        name: StoredWeight(
+            format=weight["format"],
+            rows=weight["rows"],
+            columns=weight["columns"],
+            block=weight["block"],
+            parts={
+                suffix: StoredPart(
+                    name=part["name"],
+                    file=f"{FOLDER}/{part['file']}",
+                    offset=part["offset"],
+                    nbytes=part["nbytes"],
+                    dtype=part["dtype"],
+                    shape=tuple(part["shape"]),
+                )
+                for suffix, part in weight["parts"].items()
+            },
+        )
+        for name, weight in described.items()
+    }
+
+
+def _matrices(model: Any) -> set[str]:
+    """Weights that linear layers multiply with."""
+    return {
+        str(node.inputs[1].name)
+        for node in model.graph
+        if node.domain == "vlmc" and node.op_type == "Linear" and node.inputs[1] is not None
+    }

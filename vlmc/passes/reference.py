@@ -1,0 +1,264 @@
+"""transformers in float32 as the oracle, its weights streamed: a layer at a time in memory."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlmc.errors import VlmcError
+from vlmc.passes.checkpoint import TensorRef, read_rows
+from vlmc.passes.parameters import canonical_names, match_names, parameter_sources, untie_different
+from vlmc.passes.transform import build_module
+from vlmc.schema import Json
+
+# Rows of a large matrix are multiplied in pieces of this size.
+_PIECE_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What transformers answers.
+
+    Attributes:
+        prompt_token_ids: Of its processor.
+        features: For each image, float32 [tokens, H].
+        token_ids: Greedy.
+        logits: float32 [len(token_ids), V], each the row its token was chosen from.
+    """
+
+    prompt_token_ids: list[int]
+    features: list[NDArray[np.float32]]
+    token_ids: list[int]
+    logits: NDArray[np.float32]
+
+
+class Reference:
+    """A transformers model and processor over a checkpoint folder, never whole in memory."""
+
+    def __init__(
+        self, folder: Path, index: Mapping[str, TensorRef], image_options: Json, plain_image: str
+    ) -> None:
+        """Builds model and processor.
+
+        Raises:
+            VlmcError: transformers cannot make the checkpoint's processor.
+        """
+        model: Any = build_module(folder, attention="eager")
+        matched = match_names(model, index)
+        untie_different(model, index, matched)
+        model.tie_weights(recompute_mapping=False)
+        _stream_weights(model, index, matched)
+        self.model = model
+        self.processor = _processor(folder, image_options)
+        self.plain_image = plain_image
+
+    def answer(
+        self, messages: Sequence[Json], pictures: Sequence[Any], max_new_tokens: int
+    ) -> Expected:
+        """Greedy tokens and their logits for one conversation; pictures are PIL images."""
+        import torch
+        from transformers import GenerationConfig
+
+        # No end token: past it there would be nothing to compare.
+        self.model.generation_config = GenerationConfig(
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            output_logits=True,
+            return_dict_in_generate=True,
+            pad_token_id=0,
+        )
+        with torch.no_grad(), _quiet():
+            inputs = self._inputs(messages, pictures)
+            features = self._features(inputs) if pictures else []
+            made = self.model.generate(**inputs)
+        length = inputs["input_ids"].shape[1]
+        return Expected(
+            prompt_token_ids=inputs["input_ids"][0].tolist(),
+            features=features,
+            token_ids=made.sequences[0, length:].tolist(),
+            logits=torch.cat(made.logits).float().numpy(),
+        )
+
+    def _inputs(self, messages: Sequence[Json], pictures: Sequence[Any]) -> Any:
+        if self.processor.chat_template is None:
+            text = "".join(
+                self.plain_image if part["type"] == "image" else str(part["text"])
+                for part in messages[0]["content"]  # type: ignore[attr-defined]
+            )
+            return self.processor(text=[text], images=list(pictures) or None, return_tensors="pt")
+        remaining = iter(pictures)
+        filled = [
+            {
+                **message,
+                "content": [
+                    {"type": "image", "image": next(remaining)} if part["type"] == "image" else part
+                    for part in message["content"]  # type: ignore[attr-defined]
+                ],
+            }
+            for message in messages
+        ]
+        return self.processor.apply_chat_template(
+            filled,
+            tokenize=True,
+            add_generation_prompt=True,
+            return_dict=True,
+            return_tensors="pt",
+        )
+
+    def _features(self, inputs: Any) -> list[NDArray[np.float32]]:
+        wanted = ("pixel_values", "image_grid_thw", "image_sizes")
+        given = {key: inputs[key] for key in wanted if key in inputs}
+        found = self.model.get_image_features(**given, return_dict=True).pooler_output
+        return [rows.float().numpy() for rows in found]
+
+
+def _processor(folder: Path, image_options: Json) -> Any:
+    from transformers import AutoProcessor
+
+    here = {"local_files_only": True, "trust_remote_code": False}
+    try:
+        with _quiet():
+            try:
+                processor = AutoProcessor.from_pretrained(folder, backend="pil", **here)
+            except ImportError:
+                processor = _without_video(folder, here)
+    except (ImportError, ValueError, OSError, KeyError, TypeError) as error:
+        raise VlmcError(
+            f"transformers cannot make this checkpoint's processor: {error}",
+            hint="checks: {reference: off} builds without comparing to transformers",
+        ) from error
+    if {"min_pixels", "max_pixels"} <= image_options.keys():
+        processor.image_processor.size = {
+            "shortest_edge": image_options["min_pixels"],
+            "longest_edge": image_options["max_pixels"],
+        }
+    return processor
+
+
+def _without_video(folder: Path, here: Mapping[str, Any]) -> Any:
+    """The processor from its parts, but the video processor, which would need torchvision."""
+    from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+
+    known = PROCESSOR_MAPPING[type(AutoConfig.from_pretrained(folder, **here))]
+
+    class ImageTextProcessor(known):  # type: ignore[misc, valid-type]
+        def check_argument_for_proper_class(self, name: str, argument: Any) -> type:
+            return type(argument)
+
+    template = folder / "chat_template.jinja"
+    tokenizer = AutoTokenizer.from_pretrained(folder, **here)
+    return ImageTextProcessor(
+        image_processor=AutoImageProcessor.from_pretrained(folder, backend="pil", **here),
+        tokenizer=tokenizer,
+        video_processor=None,
+        chat_template=(
+            template.read_text("utf-8") if template.is_file() else tokenizer.chat_template
+        ),
+    )
+
+
+def _stream_weights(model: Any, index: Mapping[str, TensorRef], matched: Mapping[str, str]) -> None:
+    """Every module reads its own parameters when it runs, and drops them after.
+
+    Embeddings read the rows they look up, linear layers multiply piece by piece, so the largest
+    matrix of a model is never whole in memory.
+    """
+    import torch
+
+    names = canonical_names(model)
+    sources = parameter_sources(model, index, matched, names.values())
+    refs = {key: index[sources[name]] for key, name in names.items()}
+    for module in model.modules():
+        own = {k: refs[id(p)] for k, p in module._parameters.items() if p is not None}
+        if not own:
+            continue
+        for name in own:
+            # The right shape in four bytes; what is read without being streamed shows as NaN.
+            blank = torch.full((), torch.nan).expand(module._parameters[name].shape)
+            module._parameters[name] = torch.nn.Parameter(blank, requires_grad=False)
+        if isinstance(module, torch.nn.Embedding):
+            _stream_rows(module, own["weight"])
+        elif type(module) is torch.nn.Linear:
+            module.forward = _piecewise(own["weight"], own.get("bias"))  # type: ignore[method-assign]
+        else:
+            _stream_whole(module, own)
+
+
+def _tensor(ref: TensorRef, start: int = 0, stop: int | None = None) -> Any:
+    import torch
+
+    rows = read_rows(ref, start, ref.shape[0] if stop is None and ref.shape else stop or 1)
+    return torch.from_numpy(rows if ref.shape else rows.reshape(()))
+
+
+def _piecewise(weight: TensorRef, bias: TensorRef | None) -> Any:
+    import torch
+
+    rows, columns = weight.shape
+    step = max(1, _PIECE_BYTES // (4 * columns))
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        pieces = [
+            torch.nn.functional.linear(x, _tensor(weight, at, min(at + step, rows)))
+            for at in range(0, rows, step)
+        ]
+        out = pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=-1)
+        return out if bias is None else out + _tensor(bias)
+
+    return forward
+
+
+def _stream_rows(module: Any, weight: TensorRef) -> None:
+    """Gives an embedding, for each call, a table of just the rows looked up."""
+    import torch
+
+    original = module.forward
+    module.padding_idx = None
+
+    def forward(ids: torch.Tensor) -> torch.Tensor:
+        wanted, places = torch.unique(ids, return_inverse=True)
+        table = torch.cat([_tensor(weight, row, row + 1) for row in wanted.tolist()])
+        module._parameters["weight"] = torch.nn.Parameter(table, requires_grad=False)
+        result: torch.Tensor = original(places)
+        return result
+
+    module.forward = forward
+
+
+def _stream_whole(module: Any, own: Mapping[str, TensorRef]) -> None:
+    import torch
+
+    blank = {name: module._parameters[name] for name in own}
+
+    def read(module: Any, _: Any) -> None:
+        for name, ref in own.items():
+            module._parameters[name] = torch.nn.Parameter(_tensor(ref), requires_grad=False)
+
+    def drop(module: Any, *_: Any) -> None:
+        module._parameters.update(blank)
+
+    module.register_forward_pre_hook(read)
+    module.register_forward_hook(drop)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps transformers' advice off the terminal; errors still raise."""
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,131 @@
+"""transform: a checkpoint's module, prepared for export on tensors that hold no data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vlmc.errors import VlmcError
+from vlmc.passes.checkpoint import TensorRef
+from vlmc.passes.parameters import match_names, untie_different
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from vlmc.families.spec import Family
+
+# Rotary variants whose frequencies depend on the length of the prompt; up to the length they
+# were trained for they equal this one.
+LENGTH_DEPENDENT_ROPE = {"dynamic": "default", "longrope": "longrope"}
+
+
+@dataclass(frozen=True)
+class TransformedModel:
+    """The module to export.
+
+    Attributes:
+        module: The transformers model, parameters fake, buffers real.
+        vision: The family's wrapper around it, giving image features.
+        language: The language program around its decoder.
+        matched: Parameter name -> checkpoint tensor name.
+    """
+
+    module: nn.Module
+    vision: nn.Module
+    language: nn.Module
+    matched: dict[str, str]
+
+
+def build_module(folder: Path, attention: str) -> nn.Module:
+    """The model of a folder on the meta device, its computed buffers real, in float32.
+
+    No weight is read and no remote code is run.
+
+    Args:
+        folder: The checkpoint's folder.
+        attention: transformers' name of the attention implementation.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(
+            config, attn_implementation=attention, dtype=torch.float32, trust_remote_code=False
+        )
+    for name, buffer in list(model.named_buffers()):
+        owner, _, leaf = name.rpartition(".")
+        model.get_submodule(owner)._buffers[leaf] = torch.empty_like(buffer, device="cpu")
+    # Rotary frequencies, position indices: computed by the model's own initialization.
+    model.initialize_weights()
+    model.eval().requires_grad_(False)
+    module: nn.Module = model
+    return module
+
+
+def transform(
+    folder: Path, family: Family, index: Mapping[str, TensorRef], ctx_len: int
+) -> TransformedModel:
+    """Builds the module and prepares it: fake parameters, neutral linears, fixed rotary.
+
+    Args:
+        folder: The checkpoint's folder; its JSON files are read.
+        family: The row of ``FAMILIES`` that serves it.
+        index: The checkpoint's tensors.
+        ctx_len: Length of the cache, in tokens.
+
+    Raises:
+        VlmcError: A part of the model cannot be exported faithfully.
+    """
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    from vlmc.passes.modules import (
+        ATTENTION,
+        LanguageProgram,
+        neutral_linear,
+        register_attention,
+    )
+
+    register_attention()
+    model: Any = build_module(folder, ATTENTION)
+    matched = match_names(model, index)
+    untie_different(model, index, matched)
+    _fix_rotary(model, ctx_len)
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    with fake:
+        made: dict[int, torch.nn.Parameter] = {}
+        for module in model.modules():
+            for name, parameter in module._parameters.items():
+                if parameter is None:
+                    continue
+                if id(parameter) not in made:
+                    made[id(parameter)] = torch.nn.Parameter(
+                        torch.empty(parameter.shape, dtype=torch.float32), requires_grad=False
+                    )
+                module._parameters[name] = made[id(parameter)]
+    for module in model.modules():
+        if type(module) is torch.nn.Linear:
+            module.forward = neutral_linear(module)
+    decoder = family.decoder(model)
+    language = LanguageProgram(decoder, model.get_input_embeddings(), model.get_output_embeddings())
+    return TransformedModel(model, family.vision(model), language, matched)
+
+
+def _fix_rotary(model: torch.nn.Module, ctx_len: int) -> None:
+    for name, module in model.named_modules():
+        kind = getattr(module, "rope_type", None)
+        if kind not in LENGTH_DEPENDENT_ROPE:
+            continue
+        trained = int(module.original_max_seq_len)  # type: ignore[arg-type]
+        if ctx_len > trained:
+            raise VlmcError(
+                f"'{kind}' rotary embeddings ({name}) change with the prompt's length beyond "
+                f"{trained} tokens; ctx-len is {ctx_len}",
+                at="ctx-len",
+                hint=f"use a ctx-len of at most {trained}",
+            )
+        module.rope_type = LENGTH_DEPENDENT_ROPE[kind]  # type: ignore[assignment]

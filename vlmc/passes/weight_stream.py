@@ -1,0 +1,220 @@
+"""Rows of weights on their way to disk: read, quantized, measured and written, piece by piece."""
+
+import errno
+import math
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlmc.errors import VlmcError
+from vlmc.quantizers import Part, Quantizer
+
+Array = NDArray[Any]
+Progress = Callable[[int, int], None]
+
+# Work proceeds in pieces that stay in a core's cache: a quantizer passes over them many times.
+_PIECE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, eq=False)
+class PlacedWeight:
+    """One weight ``[rows, columns]`` with the places of its parts in the file.
+
+    Attributes:
+        label: What errors call it.
+        rows: Its rows.
+        columns: Elements per row.
+        read: ``(start, stop)`` -> those rows as ``[n, columns]``.
+        quantizer: What makes the parts; None where elements are stored as they are.
+        block: Columns per block.
+        parts: What is stored.
+        offsets: Where, one per part.
+    """
+
+    label: str
+    rows: int
+    columns: int
+    read: Callable[[int, int], Array]
+    quantizer: Quantizer | None
+    block: int
+    parts: tuple[Part, ...]
+    offsets: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Sums over rows: squared error, squared weights, and the largest absolute error."""
+
+    error: float = 0.0
+    weight: float = 0.0
+    largest: float = 0.0
+
+    def plus(self, other: "Loss") -> "Loss":
+        """The loss over both runs of rows."""
+        return Loss(
+            self.error + other.error,
+            self.weight + other.weight,
+            max(self.largest, other.largest),
+        )
+
+
+def part_bytes(part: Part) -> int:
+    """Size of a stored part in bytes."""
+    return math.prod(part.shape) * np.dtype(part.dtype).itemsize
+
+
+def stream_weights(
+    weights: Sequence[PlacedWeight],
+    out_path: Path,
+    size: int,
+    *,
+    block_bytes: int,
+    threads: int,
+    progress: Progress | None,
+) -> list[Loss]:
+    """Writes every weight at its place in a new file of ``size`` bytes.
+
+    What lies between weights is zeros. The file appears under its name once it is complete.
+
+    Returns:
+        The loss of each weight, in order.
+
+    Raises:
+        VlmcError: A file cannot be read or written, or a value does not fit its format.
+    """
+    units = [
+        (number, start, stop)
+        for number, weight in enumerate(weights)
+        for start, stop in _units(weight, block_bytes)
+    ]
+    sizes = [4 * weight.columns for weight in weights]
+    total = sum(sizes[number] * (stop - start) for number, start, stop in units)
+    losses = [Loss() for _ in weights]
+    partial = out_path.with_name(out_path.name + ".part")
+    try:
+        file = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
+        try:
+            _reserve(file, size)
+            # Rows go to places known beforehand, so units may end in any order; their losses
+            # are added in order, for sums to be the same each time.
+            with ThreadPoolExecutor(threads) as pool:
+                found = pool.map(lambda unit: _write_rows(file, weights[unit[0]], *unit[1:]), units)
+                done = 0
+                try:
+                    for (number, start, stop), loss in zip(units, found, strict=True):
+                        losses[number] = losses[number].plus(loss)
+                        done += sizes[number] * (stop - start)
+                        if progress:
+                            progress(done, total)
+                except BaseException:
+                    pool.shutdown(cancel_futures=True)  # an interrupt, or the first error
+                    raise
+        finally:
+            os.close(file)
+        os.replace(partial, out_path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise VlmcError(
+            f"cannot write {size / 1e9:.3g} GB of weights: {error.strerror}", at=str(out_path)
+        ) from error
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    return losses
+
+
+def _reserve(file: int, size: int) -> None:
+    """Makes the file ``size`` bytes of zeros, on disk: a full one is known now, not in an hour."""
+    unsupported = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
+    try:
+        if size and hasattr(os, "posix_fallocate"):  # not on macOS
+            os.posix_fallocate(file, 0, size)
+    except OSError as error:
+        if error.errno not in unsupported:  # some network file systems cannot
+            raise
+    os.ftruncate(file, size)
+
+
+def _units(weight: PlacedWeight, block_bytes: int) -> list[tuple[int, int]]:
+    """Runs of rows that one thread takes at a time."""
+    step = max(1, block_bytes // max(1, 4 * weight.columns))
+    if any(part.row_axis == 1 for part in weight.parts):
+        # Transposed, each column is one small write: as many rows at once as the bound allows.
+        stored = sum(part_bytes(part) for part in weight.parts if part.row_axis == 1)
+        step = max(1, block_bytes * weight.rows // max(1, stored))
+    return [(low, min(low + step, weight.rows)) for low in range(0, weight.rows, step)]
+
+
+def _write_rows(file: int, weight: PlacedWeight, start: int, stop: int) -> Loss:
+    """Writes the parts of rows ``start:stop``; those that lie transposed once all are there."""
+    turned = {
+        part.suffix: np.empty((part.shape[0], stop - start), part.dtype)
+        for part in weight.parts
+        if part.row_axis == 1
+    }
+    loss = Loss()
+    step = max(1, _PIECE_BYTES // max(1, 4 * weight.columns))
+    for low in range(start, stop, step):
+        high = min(low + step, stop)
+        arrays, piece = _quantize(weight, weight.read(low, high))
+        loss = loss.plus(piece)
+        for part, offset, array in zip(weight.parts, weight.offsets, arrays, strict=True):
+            if part.row_axis == 1:
+                turned[part.suffix][:, low - start : high - start] = array
+            else:
+                _write_at(file, array, offset + part_bytes(part) // weight.rows * low)
+    for part, offset in zip(weight.parts, weight.offsets, strict=True):
+        if part.row_axis == 1:
+            _write_columns(file, turned[part.suffix], part, offset, start)
+    return loss
+
+
+def _quantize(weight: PlacedWeight, rows: Array) -> tuple[tuple[Array, ...], Loss]:
+    """The parts of these rows, and what the format lost."""
+    quantizer = weight.quantizer
+    if quantizer is None:
+        return (rows,), Loss()
+    if quantizer.bits == 32:
+        return quantizer.quantize(rows, weight.block), Loss()
+    if not np.isfinite(rows).all():
+        raise VlmcError(
+            f"tensor '{weight.label}' holds values that are no finite numbers (inf or nan)",
+            hint="the checkpoint is damaged, or was saved from a diverged training run",
+        )
+    try:
+        arrays = quantizer.quantize(rows, weight.block)
+    except VlmcError as error:
+        raise error.located(f"tensor '{weight.label}'") from error
+    wrong = quantizer.restore(arrays, weight.columns, weight.block)
+    wrong -= rows
+    largest = float(np.abs(wrong).max(initial=0.0))
+    return arrays, Loss(_square_sum(wrong), _square_sum(rows), largest)
+
+
+def _square_sum(values: Array) -> float:
+    return float(np.square(values, dtype=np.float64).sum())
+
+
+def _write_at(file: int, array: Array, offset: int) -> None:
+    if not array.size:
+        return
+    left = np.ascontiguousarray(array).data.cast("B")
+    while len(left):
+        done = os.pwrite(file, left, offset)
+        left, offset = left[done:], offset + done
+
+
+def _write_columns(file: int, columns: Array, part: Part, offset: int, start: int) -> None:
+    """Writes ``columns [K, n]`` as columns ``start`` on of the part ``[K, N]``."""
+    if columns.shape == part.shape:
+        _write_at(file, columns, offset)
+        return
+    pitch = columns.itemsize
+    for row in range(part.shape[0]):
+        _write_at(file, columns[row], offset + (row * part.shape[1] + start) * pitch)

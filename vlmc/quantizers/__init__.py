@@ -1,0 +1,14 @@
+"""The storage formats of weights: one row each, by the name recipes and backends use."""
+
+from vlmc.quantizers import fp16, fp32, int4_block, int8_block, int8_channel
+from vlmc.quantizers.spec import Part, Quantizer
+
+QUANTIZERS: dict[str, Quantizer] = {
+    "fp32": fp32.QUANTIZER,
+    "fp16": fp16.QUANTIZER,
+    "int8_channel": int8_channel.QUANTIZER,
+    "int8_block": int8_block.QUANTIZER,
+    "int4_block": int4_block.QUANTIZER,
+}
+
+__all__ = ["QUANTIZERS", "Part", "Quantizer"]

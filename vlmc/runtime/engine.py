@@ -1,0 +1,238 @@
+"""The programs of one bundle and their cache: encode an image, prefill a slot, decode all."""
+
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlmc.backends import BACKENDS, OpenOptions, Session
+from vlmc.backends.threads import default_threads
+from vlmc.bundle.manifest import ProgramSpec
+from vlmc.bundle.store import Bundle
+from vlmc.errors import VlmcError
+from vlmc.runtime.cache import Cache
+from vlmc.runtime.features import Chunk, first_rows, gather, needed_images
+from vlmc.runtime.types import Array, PreparedImage, Prompt
+from vlmc.schema import lookup
+
+_FED = {
+    "input_ids",
+    "image_features",
+    "feature_index",
+    "position_ids",
+    "sequence_lengths",
+    "total_length",
+    "run_vision",
+}
+
+
+@dataclass
+class Features:
+    """Image features of one prompt, filled as its chunks need them.
+
+    Attributes:
+        rows: ``[tokens, H]`` by image.
+        seconds: Spent encoding, so far; 0 in the single split, where it is part of prefill.
+    """
+
+    rows: dict[int, Array] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+class Engine:
+    """Runs a bundle's programs; knows nothing of text, requests or sampling.
+
+    One thread at a time. The vision program is opened when the first image comes.
+
+    Args:
+        bundle: As ``read_bundle`` returns it.
+        threads: Of each program; None is ``default_threads()``.
+        spin: See ``OpenOptions``.
+    """
+
+    def __init__(self, bundle: Bundle, *, threads: int | None = None, spin: bool = True) -> None:
+        self.bundle = bundle
+        self.limits = bundle.manifest.limits
+        self.threads = default_threads() if threads is None else threads
+        self.load_seconds = 0.0
+        self._spin = spin
+        self.single = bundle.manifest.split == "single"
+        name = "model" if self.single else "language"
+        self.program = bundle.manifest.programs[name]
+        self._inputs = {spec.name: spec for spec in self.program.inputs}
+        self._vision_names = self._check_inputs()
+        self._used = self._features_output()
+        self._session = self._open(self.program, shrink=False)
+        self._vision: Session | None = None
+        self.cache = Cache(self.program, self.limits)
+        features = self._inputs["image_features"]
+        self._blank = np.zeros((1, int(features.shape[1])), features.dtype)
+
+    def encode(self, image: PreparedImage) -> Array:
+        """Image features ``[tokens, H]`` of one image.
+
+        The single split has no program of its own for this: a throw-away token is prefilled
+        into slot 0 with it, so no answer may be under way there.
+
+        Raises:
+            VlmcError: The program gave another number of rows than the prompt has places.
+        """
+        if self.single:
+            lengths = np.ones(1, np.int32)
+            feeds = self._token_feeds(np.zeros((1, 1), np.int64), np.full((1, 1), -1), 0, lengths)
+            feeds |= self._vision_feeds(image)
+            feeds["image_features"] = self._blank
+            return self._checked(self._run(slice(0, 1), feeds)[self._used], image)
+        if self._vision is None:
+            self._vision = self._open(self.bundle.manifest.programs["vision"], shrink=True)
+        (rows,) = self._vision.run(image.tensors).values()
+        return self._checked(rows, image)
+
+    def prefill(
+        self,
+        slot: int,
+        prompt: Prompt,
+        positions: NDArray[np.int64],
+        chunk: Chunk,
+        features: Features,
+    ) -> Array:
+        """Runs one chunk of a prompt into a slot whose cache ends at ``chunk.start``.
+
+        Args:
+            slot: Row of the cache.
+            prompt: The whole prompt.
+            positions: ``[L]`` or ``[3, L]`` of the whole prompt.
+            chunk: One of ``vlmc.runtime.features.cut``.
+            features: Of this prompt; images the chunk needs are encoded into it.
+
+        Returns:
+            Logits ``[V]`` of the chunk's last token.
+        """
+        tokens = prompt.token_ids[None, chunk.start : chunk.stop]
+        lengths = np.array([chunk.stop], np.int32)
+        here = positions[..., None, chunk.start : chunk.stop]
+        if chunk.image is not None:
+            index = prompt.feature_index[chunk.start : chunk.stop]
+            local = np.where(index >= 0, index - first_rows(prompt)[chunk.image], -1)
+            rows = self._blank
+        else:
+            if not self.single:
+                for image in needed_images(prompt, chunk):
+                    if image not in features.rows:
+                        self._encode_into(features, image, prompt)
+            rows, local = gather(prompt, chunk, features.rows, self._blank)
+        feeds = self._token_feeds(tokens, local[None], here, lengths)
+        feeds["image_features"] = rows
+        current = None if chunk.image is None else prompt.images[chunk.image]
+        feeds |= self._vision_feeds(current)
+        outputs = self._run(slice(slot, slot + 1), feeds)
+        if chunk.image is not None and current is not None:
+            features.rows[chunk.image] = self._checked(outputs[self._used], current)
+        return np.asarray(outputs["logits"][0])
+
+    def decode(self, tokens: list[int], positions: list[int], lengths: list[int]) -> Array:
+        """One token for each of the first ``len(tokens)`` slots.
+
+        Args:
+            tokens: The token each row is given.
+            positions: Its position (M-RoPE: the same along all three axes).
+            lengths: Length of each row's cache before this step.
+
+        Returns:
+            Logits ``[rows, V]``.
+        """
+        ids = np.array(tokens, np.int64)[:, None]
+        ends = np.array(lengths, np.int32) + np.int32(1)
+        feeds = self._token_feeds(
+            ids, np.full(ids.shape, -1), np.array(positions, np.int64)[:, None], ends
+        )
+        feeds["image_features"] = self._blank
+        feeds |= self._vision_feeds(None)
+        return self._run(slice(0, len(tokens)), feeds)["logits"]
+
+    def _token_feeds(
+        self, ids: Array, index: Array, positions: Array | int, ends: Array
+    ) -> dict[str, Array]:
+        spec = self._inputs["position_ids"]
+        shape = (3, *ids.shape) if len(spec.shape) == 3 else ids.shape
+        return {
+            "input_ids": np.ascontiguousarray(ids, np.int64),
+            "feature_index": np.ascontiguousarray(index, np.int64),
+            "position_ids": np.ascontiguousarray(np.broadcast_to(positions, shape), np.int64),
+            "sequence_lengths": ends,
+            "total_length": np.array(ends.max(), np.int32),
+        }
+
+    def _vision_feeds(self, image: PreparedImage | None) -> dict[str, Array]:
+        """The single split's vision inputs: one image's, or empty ones that are not read."""
+        if not self.single:
+            return {}
+        feeds = {"run_vision": np.array([image is not None])}
+        if image is not None:
+            return feeds | image.tensors
+        for name in self._vision_names:
+            spec = self._inputs[name]
+            sizes = [0 if isinstance(size, str) else size for size in spec.shape]
+            feeds[name] = np.zeros(sizes, spec.dtype)
+        return feeds
+
+    def _run(self, slots: slice, feeds: dict[str, Array]) -> dict[str, Array]:
+        known = {name: feeds[name] for name in feeds if name in self._inputs}
+        return self._session.run(known | self.cache.inputs(slots), self.cache.outputs(slots))
+
+    def _encode_into(self, features: Features, image: int, prompt: Prompt) -> None:
+        loaded = self.load_seconds
+        started = time.perf_counter()
+        features.rows[image] = self.encode(prompt.images[image])
+        opening = self.load_seconds - loaded
+        features.seconds += time.perf_counter() - started - opening
+
+    def _checked(self, rows: Array, image: PreparedImage) -> Array:
+        if rows.shape != (image.tokens, self._blank.shape[1]):
+            raise VlmcError(
+                f"the vision program gave features {list(rows.shape)} "
+                f"for an image of {image.tokens} tokens",
+                at=str(self.bundle.folder),
+            )
+        return rows.astype(self._blank.dtype, copy=False)
+
+    def _open(self, program: ProgramSpec, *, shrink: bool) -> Session:
+        started = time.perf_counter()
+        backend = lookup(
+            BACKENDS, self.bundle.manifest.backend, kind="backend", at=str(self.bundle.folder)
+        )
+        options = OpenOptions(threads=self.threads, spin=self._spin, shrink=shrink)
+        session = backend.open(self.bundle.folder, program, options)
+        self.load_seconds += time.perf_counter() - started
+        return session
+
+    def _check_inputs(self) -> tuple[str, ...]:
+        """The names of vision inputs, once every input is known to be one that can be fed."""
+        needed = _FED - ({"run_vision"} if not self.single else set())
+        states = {name for name in self._inputs if name.startswith(("past_key.", "past_value."))}
+        others = self._inputs.keys() - _FED - states
+        odd = (needed - self._inputs.keys()) | (set() if self.single else others)
+        if odd:
+            raise VlmcError(
+                f"the program's inputs are not those this vlmc feeds: {', '.join(sorted(odd))}",
+                at=str(self.bundle.folder),
+                hint="update vlmc, or rebuild the bundle",
+            )
+        return tuple(spec.name for spec in self.program.inputs if spec.name in others)
+
+    def _features_output(self) -> str:
+        """The single split's output with the features it used; "" in the dual split.
+
+        A graph cannot give an output the name of its input, so this one is known by what it is.
+        """
+        states = ("present_key.", "present_value.")
+        names = [spec.name for spec in self.program.outputs if not spec.name.startswith(states)]
+        others = [name for name in names if name != "logits"]
+        if "logits" not in names or len(others) != int(self.single):
+            raise VlmcError(
+                f"the program's outputs are not those this vlmc reads: {', '.join(names)}",
+                at=str(self.bundle.folder),
+                hint="update vlmc, or rebuild the bundle",
+            )
+        return others[0] if others else ""

@@ -1,0 +1,73 @@
+"""From pictures to the inputs of a vision program: one table of geometries."""
+
+import json
+
+from PIL import Image
+from pydantic import ValidationError
+
+from vlmc.bundle.manifest import ImageSpec, TensorSpec
+from vlmc.errors import VlmcError
+from vlmc.runtime.images.decode import open_image
+from vlmc.runtime.images.fixed import FIXED
+from vlmc.runtime.images.native_grid import NATIVE_GRID
+from vlmc.runtime.images.spec import Geometry
+from vlmc.runtime.types import PreparedImage
+from vlmc.schema import Frozen, lookup
+
+__all__ = ["GEOMETRIES", "check_spec", "image_tokens", "open_image", "prepare", "vision_inputs"]
+
+GEOMETRIES: dict[str, Geometry] = {row.name: row for row in (FIXED, NATIVE_GRID)}
+
+
+def prepare(image: Image.Image, spec: ImageSpec) -> PreparedImage:
+    """One picture (as ``open_image`` returns it), ready for the vision program.
+
+    Raises:
+        VlmcError: The geometry refuses the picture's size, or ``spec`` is wrong.
+    """
+    row, options = _resolve(spec)
+    return row.prepare(image, options)
+
+
+def image_tokens(height: int, width: int, spec: ImageSpec) -> int:
+    """Placeholder tokens of a picture of ``height`` x ``width`` pixels.
+
+    Raises:
+        VlmcError: As ``prepare`` would for a picture of that size.
+    """
+    row, options = _resolve(spec)
+    if height < 1 or width < 1:
+        raise VlmcError(f"a picture of {width} x {height} pixels has no pixels")
+    return row.tokens(height, width, options)
+
+
+def vision_inputs(spec: ImageSpec) -> tuple[TensorSpec, ...]:
+    """Inputs of the vision program for one image; free dimensions are named.
+
+    Raises:
+        VlmcError: ``spec`` is wrong.
+    """
+    row, options = _resolve(spec)
+    return row.inputs(options)
+
+
+def check_spec(spec: ImageSpec, *, at: str) -> ImageSpec:
+    """``spec`` itself, once its geometry and every option are known to be right.
+
+    Raises:
+        VlmcError: They are not; ``at`` is the file the options came from.
+    """
+    _resolve(spec, at=at)
+    return spec
+
+
+def _resolve(spec: ImageSpec, at: str = "processor/images.json") -> tuple[Geometry, Frozen]:
+    row = lookup(GEOMETRIES, spec.geometry, kind="image geometry", at=f"{at}: geometry")
+    try:
+        # Through JSON text: there a list may stand for a tuple, and nothing else is converted.
+        return row, row.options.model_validate_json(json.dumps(spec.options))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        path = ".".join(str(part) for part in first["loc"])
+        place = f"{at}: {path}" if path else at
+        raise VlmcError(first["msg"].removeprefix("Value error, "), at=place) from error

@@ -1,0 +1,89 @@
+"""Position ids: where each prompt token stands, and where the answer begins."""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from vlmc.bundle.manifest import PositionSpec
+from vlmc.errors import VlmcError
+from vlmc.runtime.types import Prompt
+from vlmc.schema import Frozen, Json, lookup
+
+Positions = tuple[NDArray[np.int64], int]
+
+
+class NoOptions(Frozen):
+    """A scheme without constants."""
+
+
+def prompt_positions(prompt: Prompt, spec: PositionSpec) -> Positions:
+    """Positions of the prompt's tokens, and the position of the first generated one.
+
+    Each later token stands one further, on every axis.
+
+    Args:
+        prompt: Token ids ``[L]``, spans and images.
+        spec: The scheme, a row of ``POSITIONS``, and its options.
+
+    Returns:
+        int64 ``[L]``, or ``[3, L]`` (time, height, width) for M-RoPE; and the next position.
+
+    Raises:
+        VlmcError: Unknown scheme or options, or a prompt whose images do not fit its spans.
+    """
+    return lookup(POSITIONS, spec.scheme, kind="position scheme", at="positions.scheme")(
+        prompt, spec.options
+    )
+
+
+def _sequential(prompt: Prompt, options: Json) -> Positions:
+    _no_options(options)
+    length = len(prompt.token_ids)
+    return np.arange(length, dtype=np.int64), length
+
+
+def _mrope(prompt: Prompt, options: Json) -> Positions:
+    """Three axes: transformers' ``Qwen2VLModel.get_rope_index`` for text and images.
+
+    Text advances all three axes together. An image's tokens keep the time of its start and
+    count rows and columns from there; the text after it goes on behind its longer side.
+    """
+    _no_options(options)
+    length = len(prompt.token_ids)
+    positions = np.empty((3, length), dtype=np.int64)
+    done = 0  # tokens placed
+    here = 0  # position of the next token
+    for span in prompt.spans:
+        time, height, width = prompt.images[span.image].grid
+        if time * height * width != span.length:
+            raise VlmcError(
+                f"an image of {time} x {height} x {width} feature rows has {span.length} "
+                "placeholder tokens",
+                at="positions",
+            )
+        text = span.start - done
+        positions[:, done : span.start] = np.arange(here, here + text)
+        here += text
+        done = span.start + span.length
+        grid = np.indices((time, height, width), dtype=np.int64).reshape(3, -1)
+        positions[:, span.start : done] = grid + here
+        here += max(height, width)
+    positions[:, done:] = np.arange(here, here + length - done)
+    following = int(positions.max()) + 1 if length else 0
+    return positions, following
+
+
+def _no_options(options: Json) -> None:
+    try:
+        NoOptions.model_validate(options)
+    except ValidationError as error:
+        names = ", ".join(sorted(options))
+        raise VlmcError(f"this scheme has no option '{names}'", at="positions.options") from error
+
+
+POSITIONS: dict[str, Callable[[Prompt, Json], Positions]] = {
+    "sequential": _sequential,
+    "mrope": _mrope,
+}

@@ -1,0 +1,190 @@
+"""Messages and prepared images to the prompt a language program reads."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from vlmc.bundle.manifest import PromptSpec
+from vlmc.errors import VlmcError
+from vlmc.runtime.template import ChatTemplate
+from vlmc.runtime.tokenizer import StreamDecoder, TextTokenizer
+from vlmc.runtime.types import ImageSpan, PreparedImage, Prompt
+from vlmc.schema import Json
+
+PROMPT_FILE = "processor/prompt.json"
+TOKENIZER_FILE = "processor/tokenizer.json"
+
+
+class PromptBuilder:
+    """Renders, tokenizes and expands prompts; decodes answers.
+
+    Args:
+        spec: ``processor/prompt.json``.
+        tokenizer: ``processor/tokenizer.json``.
+        template: The chat template, or None for the plain format: each image is
+            ``spec.plain_image``, texts stand as they are, and the tokenizer adds its own special
+            tokens as it does by default.
+
+    Raises:
+        VlmcError: The image token is not the tokenizer's.
+    """
+
+    def __init__(
+        self, spec: PromptSpec, tokenizer: TextTokenizer, template: ChatTemplate | None
+    ) -> None:
+        found = tokenizer.token_to_id(spec.image_token)
+        if found != spec.image_token_id or not tokenizer.is_added(spec.image_token):
+            raise VlmcError(
+                f"'{spec.image_token}' is {spec.image_token_id} in the prompt's description, "
+                f"{found} in the tokenizer",
+                at=PROMPT_FILE,
+            )
+        self.spec = spec
+        self._tokenizer = tokenizer
+        self._template = template
+        bos = spec.special_tokens.get("bos_token")
+        self._bos = bos if isinstance(bos, str) else None
+        named = [value for value in spec.special_tokens.values() if isinstance(value, str)]
+        literals = spec.plain_image if template is None else template.literals()
+        self._guard = tokenizer.guard([spec.image_token, *named], literals)
+
+    @classmethod
+    def load(cls, bundle: Path) -> "PromptBuilder":
+        """Read the ``processor/`` folder of a bundle.
+
+        Raises:
+            VlmcError: A file is missing or malformed.
+        """
+        try:
+            spec = PromptSpec.model_validate_json(_read(bundle / PROMPT_FILE))
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(key) for key in first["loc"])
+            raise VlmcError(first["msg"], at=f"{PROMPT_FILE}: {place}") from error
+        tokenizer = TextTokenizer(
+            _read(bundle / TOKENIZER_FILE),
+            clean_up_tokenization_spaces=spec.clean_up_tokenization_spaces,
+            at=TOKENIZER_FILE,
+        )
+        template = None
+        if spec.chat_template is not None:
+            source = _read(bundle / spec.chat_template).decode()
+            template = ChatTemplate(source, at=spec.chat_template)
+        return cls(spec, tokenizer, template)
+
+    def build(self, messages: Sequence[Json], images: Sequence[PreparedImage]) -> Prompt:
+        """The prompt of these messages.
+
+        Ids equal transformers' ``processor.apply_chat_template(messages, tokenize=True,
+        add_generation_prompt=True)``, unless a text spells a special token: that stays text.
+
+        Args:
+            messages: As ``vlmc.runtime.messages`` returns them.
+            images: One for each image part, in order.
+
+        Raises:
+            VlmcError: The template refuses the messages or drops parts of them, or the number of
+                images is not that of the placeholders.
+        """
+        if not messages:
+            raise VlmcError("there is no message")
+        broken = [_map_texts(message, self._guard.broken) for message in messages]
+        marked = self._render(broken)
+        plain = marked if broken == list(messages) else self._render(messages)
+        self._check_dropped(messages, plain)
+        # The processor's rule: a template that writes bos leaves nothing for the tokenizer to add.
+        bos = self._bos if self._template is not None else None
+        has_bos = bos is not None and marked.startswith(bos)
+        ids = self._guard.ids(plain, marked, add_special_tokens=not has_bos)
+        return self._expand(np.asarray(ids, dtype=np.int64), images)
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """The text of token ids, as transformers' ``tokenizer.decode``."""
+        return self._tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
+
+    def stream(self) -> StreamDecoder:
+        """A decoder for one answer, special tokens left out."""
+        return self._tokenizer.stream()
+
+    def _render(self, messages: Sequence[Json]) -> str:
+        if self._template is not None:
+            return self._template.render(messages, self.spec.special_tokens)
+        if len(messages) > 1 or messages[0]["role"] != "user":
+            raise VlmcError(
+                "this model has no chat template: it takes one user message",
+                at="messages",
+                hint=f"got the roles {', '.join(str(m['role']) for m in messages)}",
+            )
+        return "".join(
+            self.spec.plain_image if part["type"] == "image" else str(part["text"])
+            for part in _parts(messages[0])
+        )
+
+    def _check_dropped(self, messages: Sequence[Json], rendered: str) -> None:
+        """Templates that read parts only, render a string as nothing: better refused than lost."""
+        for index, message in enumerate(messages):
+            text = message["content"]
+            if not isinstance(text, str) or not text.strip() or text.strip() in rendered:
+                continue
+            parts: Json = {**message, "content": [{"type": "text", "text": text}]}
+            as_parts = [*messages[:index], parts, *messages[index + 1 :]]
+            if text.strip() in self._render(as_parts):
+                raise VlmcError(
+                    "the model's template drops a content that is a string",
+                    at=f"messages[{index}].content",
+                    hint='write it as [{"type": "text", "text": "..."}]',
+                )
+
+    def _expand(self, ids: NDArray[np.int64], images: Sequence[PreparedImage]) -> Prompt:
+        if len(ids) and int(ids.max()) >= self.spec.vocab_size:
+            raise VlmcError(
+                f"the tokenizer gives id {ids.max()}; the model has {self.spec.vocab_size} tokens"
+            )
+        places = np.flatnonzero(ids == self.spec.image_token_id)
+        if len(places) != len(images):
+            raise VlmcError(
+                f"the prompt has {len(places)} places for images, for {len(images)} images",
+                at="messages",
+                hint="the model's chat template decides where an image is taken",
+            )
+        repeats = np.ones(len(ids), dtype=np.int64)
+        repeats[places] = [image.tokens for image in images]
+        expanded = np.repeat(ids, repeats)
+        feature_index = np.full(len(expanded), -1, dtype=np.int64)
+        rows = expanded == self.spec.image_token_id
+        feature_index[rows] = np.arange(int(rows.sum()))
+        starts = (np.cumsum(repeats) - repeats)[places].tolist()
+        spans = tuple(
+            ImageSpan(start, image.tokens, index)
+            for index, (start, image) in enumerate(zip(starts, images, strict=True))
+        )
+        return Prompt(expanded, feature_index, spans, tuple(images))
+
+
+def _parts(message: Json) -> list[Json]:
+    content = message["content"]
+    if isinstance(content, list):
+        return content
+    return [{"type": "text", "text": content}]
+
+
+def _map_texts(message: Json, change: Callable[[str], str]) -> Json:
+    content = message["content"]
+    if isinstance(content, str):
+        return {**message, "content": change(content)}
+    parts = [
+        {**part, "text": change(str(part["text"]))} if part["type"] == "text" else part
+        for part in _parts(message)
+    ]
+    return {**message, "content": parts}
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        problem = f"the file cannot be read: {error.strerror}"
+        raise VlmcError(problem, at=f"{path.parent.name}/{path.name}") from error

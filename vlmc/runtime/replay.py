@@ -1,0 +1,63 @@
+"""A bundle asked a list of questions in a process of its own: ``python -m vlmc.runtime.replay``.
+
+The check pass runs this, so that what it compares is the shipped runtime, without torch, and its
+memory is not the compiler's.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from vlmc.errors import VlmcError
+from vlmc.runtime import load
+
+USER_MISTAKE = 2
+
+
+def replay(bundle: Path, questions: Path, out: Path) -> None:
+    """Answers every question and writes what came out of each stage.
+
+    Args:
+        bundle: The bundle's folder.
+        questions: JSON: a list of ``{name, messages, images, forced}``; ``images`` are paths,
+            ``forced`` the tokens to compare: logits are given for the row each was chosen
+            from; null takes the bundle's own greedy ones, ``max_new_tokens`` of them.
+        out: A folder; gets ``NAME.npz`` with ``prompt_token_ids``, ``token_ids``, ``logits``
+            [forced, V] and ``own_logits`` [own greedy tokens, V], ``features_i`` and
+            ``pixels_i_NAME`` for each image.
+    """
+    # One thread: the same sums in the same order on every machine of a kind.
+    model = load(bundle, threads=1)
+    for question in json.loads(questions.read_text(encoding="utf-8")):
+        pictures = [Path(path).read_bytes() for path in question["images"]]
+        prompt = model.prompt(question["messages"], images=pictures)
+        answer = model.generate(
+            question["messages"],
+            images=pictures,
+            max_new_tokens=question["max_new_tokens"],
+            ignore_eos=True,
+        )
+        tokens = list(answer.token_ids)
+        forced = tokens if question["forced"] is None else question["forced"]
+        own = model.logits(prompt, tokens[:-1])
+        found = {
+            "prompt_token_ids": prompt.token_ids,
+            "token_ids": np.array(tokens, np.int64),
+            "own_logits": own,
+            "logits": own if forced == tokens else model.logits(prompt, forced[:-1]),
+        }
+        for at, image in enumerate(prompt.images):
+            found[f"features_{at}"] = model.image_features(image)
+            for name, tensor in image.tensors.items():
+                found[f"pixels_{at}_{name}"] = tensor
+        np.savez(out / f"{question['name']}.npz", **found)
+
+
+if __name__ == "__main__":
+    try:
+        replay(*(Path(argument) for argument in sys.argv[1:4]))
+    except VlmcError as error:
+        print(error, file=sys.stderr)
+        sys.exit(USER_MISTAKE)

@@ -1,0 +1,78 @@
+"""Digests of a source's files, remembered while the files do not change."""
+
+import hashlib
+import json
+import os
+import tempfile
+import time
+from pathlib import Path
+
+from vlmc.errors import VlmcError
+from vlmc.sources.folder import SourceFolder
+
+_BLOCK = 1 << 20
+# A file changed within the clock's grain of being hashed may look unchanged afterwards.
+_SETTLED_SECONDS = 2
+
+
+def digests(source: SourceFolder, *, cache: Path | None = None) -> dict[str, str]:
+    """sha256 in hexadecimal of every file of ``source``, by name.
+
+    Args:
+        source: The files.
+        cache: Where digests are remembered, by path, size, times and inode; None: nowhere.
+
+    Raises:
+        VlmcError: A file cannot be read.
+    """
+    return {name: _digest(source.folder / name, cache) for name in source.files}
+
+
+def _digest(path: Path, cache: Path | None) -> str:
+    try:
+        before = _identity(path)
+        entry = None if cache is None else _entry(cache, path)
+        if entry is not None and (known := _recall(entry, before)) is not None:
+            return known
+        found = hashlib.sha256()
+        with path.open("rb") as file:
+            while block := file.read(_BLOCK):
+                found.update(block)
+        after = _identity(path)
+    except OSError as error:
+        raise VlmcError(f"cannot be read: {error.strerror}", at=str(path)) from error
+    if before != after:
+        raise VlmcError("the file changed while it was read", at=str(path))
+    changed = max(after[1], after[2]) / 1e9
+    if entry is not None and time.time() - changed > _SETTLED_SECONDS:
+        _remember(entry, after, found.hexdigest())
+    return found.hexdigest()
+
+
+def _identity(path: Path) -> list[int]:
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_dev]
+
+
+def _entry(cache: Path, path: Path) -> Path:
+    key = hashlib.sha256(str(path.resolve()).encode("utf-8", "surrogateescape")).hexdigest()
+    return cache / "digests" / f"{key}.json"
+
+
+def _recall(entry: Path, identity: list[int]) -> str | None:
+    try:
+        value = json.loads(entry.read_text(encoding="ascii"))
+    except (FileNotFoundError, ValueError):
+        return None
+    if not isinstance(value, dict) or value.get("identity") != identity:
+        return None
+    known = value.get("sha256")
+    return known if isinstance(known, str) and len(known) == 64 else None
+
+
+def _remember(entry: Path, identity: list[int], sha256: str) -> None:
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=entry.parent, prefix=".new-")
+    with os.fdopen(handle, "w", encoding="ascii") as file:
+        json.dump({"identity": identity, "sha256": sha256}, file)
+    os.replace(name, entry)

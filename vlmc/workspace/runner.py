@@ -1,0 +1,292 @@
+"""The runner around the passes: it times, digests, caches, resumes and reports; passes do not."""
+
+import errno
+import os
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from vlmc.bundle.manifest import FileEntry
+from vlmc.bundle.store import hash_file
+from vlmc.errors import VlmcError
+from vlmc.schema import Json
+from vlmc.workspace.digests import code_digest, json_digest, library_versions
+from vlmc.workspace.store import DamagedError, Result, Store, filling
+from vlmc.workspace.values import Artifact, Event, Input, Lazy, Record
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """How to make a result again, should its cached copy turn out to be damaged."""
+
+    name: str
+    place: int  # of its record
+    key: str
+    made_from: Json
+    inputs: tuple[Input, ...]
+    fn: Callable[[Path], object]
+
+
+class Workspace:
+    """Runs passes over a cache folder.
+
+    On a hit, sizes are checked and small files hashed. Large files are hashed where their bytes
+    matter: before another pass is made from them, and when they are copied to a bundle. What is
+    found damaged is made again.
+
+    Args:
+        cache_root: The cache; made if absent. Builds may share it.
+        progress: Told of every pass.
+        thorough: Hash large files too on every hit.
+
+    Raises:
+        VlmcError: The cache folder cannot be written.
+    """
+
+    def __init__(
+        self,
+        cache_root: Path,
+        progress: Callable[[Event], None] = lambda event: None,
+        *,
+        thorough: bool = False,
+    ) -> None:
+        self._store = Store(cache_root)
+        self._progress = progress
+        self._thorough = thorough
+        self._records: list[Record] = []
+        self._passes: dict[str, _Pass] = {}
+        self._sound: set[str] = set()  # keys whose every byte this process wrote or hashed
+        self._apart = 0.0  # seconds spent on passes inside other passes
+
+    @property
+    def records(self) -> tuple[Record, ...]:
+        """What each pass cost, in the order of the passes."""
+        return tuple(self._records)
+
+    def step(
+        self,
+        name: str,
+        fn: Callable[[Path], object],
+        *,
+        inputs: Sequence[Input] = (),
+        options: Json,
+        libraries: Sequence[str] = (),
+        code: Sequence[str] | int,
+    ) -> Artifact:
+        """The files of a pass: from the cache, or made by ``fn`` now.
+
+        Args:
+            name: The pass.
+            fn: Writes the result's files into the empty folder it is given.
+            inputs: Digests of all it reads, or the artifacts and lazy values themselves.
+            options: All that steers it, as JSON.
+            libraries: Distributions whose version changes its result.
+            code: Its modules (what they import from their own package counts by itself), or a
+                version number.
+
+        Raises:
+            VlmcError: The cache cannot be written, a library is missing; and what ``fn`` raises.
+        """
+        made_from = _made_from(name, inputs, options, libraries, code)
+        key = json_digest(made_from)
+        this = _Pass(name, len(self._records), key, made_from, tuple(inputs), fn)
+        self._passes[key] = this
+        self._records.append(Record(name, 0.0, True, 0, _peak(), key))
+        result = self._run(this)
+        record = self._records[this.place]
+        return Artifact(
+            self._store.folder(key), result.digest, result.files, record.seconds, record.hit, key
+        )
+
+    def lazy(
+        self,
+        name: str,
+        make: Callable[[], T],
+        *,
+        inputs: Sequence[Input] = (),
+        options: Json,
+        libraries: Sequence[str] = (),
+        code: Sequence[str] | int,
+    ) -> Lazy[T]:
+        """A pass whose value lives in memory only; arguments as in ``step``.
+
+        It counts as a hit until a later pass needs its value; then ``make`` is run and timed.
+        """
+        key = json_digest(_made_from(name, inputs, options, libraries, code))
+        place = len(self._records)
+        self._records.append(Record(name, 0.0, True, 0, _peak(), key))
+
+        def timed() -> T:
+            self._progress(Event("started", name))
+            for given in inputs:
+                self._ensure(given)
+            with self._clock() as seconds:
+                value = make()
+            self._finish(place, Record(name, seconds[0], False, 0, _peak(), key))
+            return value
+
+        return Lazy(key, timed)
+
+    def materialize(self, artifact: Artifact, target: Path) -> dict[str, FileEntry]:
+        """Copies an artifact's files below ``target``, checks every byte, and lists them.
+
+        Never hard links: whoever edits the bundle would edit the cache, and so every later
+        bundle. The copy is made by the kernel, which shares the blocks until one side is
+        written where the file system can (btrfs, xfs), so large weights cost nothing there.
+
+        Raises:
+            VlmcError: The disk is full, or does not give back what was written to it.
+        """
+        for path, expected in artifact.files.items():
+            source, place = artifact.folder / path, target / path
+            if not _copied(source, place, expected):
+                self._sound.discard(artifact.key)
+                self._ensure(artifact)
+                if not _copied(source, place, expected):
+                    raise VlmcError("the disk gives back other bytes than were written to it")
+        return artifact.files
+
+    def _run(self, this: _Pass, *, thorough: bool = False) -> Result:
+        """The pass's entry, found or made; its record says which."""
+        hit = True
+        thorough = thorough or self._thorough
+        with self._clock() as seconds:
+            try:
+                result = self._store.find(this.key, thorough=thorough)
+            except DamagedError:
+                result = None  # looked at again, and told of, under the lock
+            if result is None:
+                with self._store.lock(
+                    this.key, lambda: self._notice(this, "another build is making it")
+                ):
+                    result = self._mend(this, thorough)
+                    if result is None:
+                        hit = False
+                        result = self._build(this)
+        if thorough or not hit:
+            self._sound.add(this.key)
+        size = sum(entry.size for entry in result.files.values())
+        self._finish(this.place, Record(this.name, seconds[0], hit, size, _peak(), this.key))
+        return result
+
+    def _mend(self, this: _Pass, thorough: bool) -> Result | None:
+        """The entry, now that nobody else is at it; a damaged one is removed."""
+        try:
+            return self._store.find(this.key, thorough=thorough)
+        except DamagedError as damage:
+            self._notice(this, f"the cached result is damaged ({damage}): it is made again")
+            self._store.drop(this.key)
+            return None
+
+    def _build(self, this: _Pass) -> Result:
+        self._progress(Event("started", this.name))
+        for given in this.inputs:
+            self._ensure(given)
+        folder = self._store.start(this.key)
+        try:
+            with self._clock(whole=False) as seconds, filling(folder):
+                this.fn(folder)
+            return self._store.finish(this.key, this.made_from, seconds[0])
+        finally:
+            self._store.abandon(this.key)  # nothing is there any more once it is finished
+
+    def _ensure(self, given: Input) -> None:
+        """Makes sure that every byte of an artifact is what it was when it was made."""
+        if not isinstance(given, Artifact) or given.key in self._sound:
+            return
+        with suppress(DamagedError):
+            if self._store.find(given.key, thorough=True):
+                self._sound.add(given.key)
+                return
+        made = self._passes[given.key]
+        if self._run(made, thorough=True).digest != given.digest:
+            raise VlmcError(
+                f"pass '{made.name}' does not give the same bytes twice",
+                hint="run the build again",
+            )
+
+    @contextmanager
+    def _clock(self, *, whole: bool = True) -> Iterator[list[float]]:
+        """Seconds spent inside, without those of other passes that run in between.
+
+        Args:
+            whole: This is a whole pass, to be left out of the time of one around it.
+        """
+        seconds = [0.0]
+        begun, before = time.perf_counter(), self._apart
+        try:
+            yield seconds
+        finally:
+            passed = time.perf_counter() - begun
+            seconds[0] = passed - (self._apart - before)
+            if whole:
+                self._apart = before + passed
+
+    def _notice(self, this: _Pass, message: str) -> None:
+        self._progress(Event("notice", this.name, message))
+
+    def _finish(self, place: int, record: Record) -> None:
+        self._records[place] = record
+        self._progress(Event("finished", record.name, record=record))
+
+
+def _made_from(
+    name: str,
+    inputs: Sequence[Input],
+    options: Json,
+    libraries: Sequence[str],
+    code: Sequence[str] | int,
+) -> Json:
+    """All that decides a pass's result, as JSON; its digest is the key."""
+    return {
+        "pass": name,
+        "inputs": [given if isinstance(given, str) else given.digest for given in inputs],
+        "options": options,
+        "libraries": library_versions(libraries),
+        "code": code if isinstance(code, int) else code_digest(code),
+    }
+
+
+def _copied(source: Path, target: Path, expected: FileEntry) -> bool:
+    """Copies a file; false, and no copy, if it is not what it should be."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _copy(source, target)
+    except OSError as error:
+        if source.is_file():
+            raise VlmcError(f"cannot write: {error.strerror}", at=str(target)) from error
+    else:
+        if hash_file(target) == expected:
+            return True
+    target.unlink(missing_ok=True)
+    return False
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copies a file inside the kernel, sharing blocks where the file system can."""
+    with source.open("rb") as read, target.open("wb") as write:
+        if not hasattr(os, "copy_file_range"):  # Linux only
+            shutil.copyfileobj(read, write, 1 << 20)
+            return
+        left = os.fstat(read.fileno()).st_size
+        try:
+            while left and (done := os.copy_file_range(read.fileno(), write.fileno(), left)):
+                left -= done
+        except OSError as error:
+            if error.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+                raise
+            shutil.copyfileobj(read, write, 1 << 20)
+
+
+def _peak() -> int:
+    """Most memory this process has held, in bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
