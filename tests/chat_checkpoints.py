@@ -19,7 +19,7 @@ SENTENCES = (
     "What is in the picture? There is a red ball on the table, and a cat beside it.",
     "USER: Describe these images. ASSISTANT: The first one shows a street at night.",
     "You are a helpful assistant.\nIt's a café; they're 3.5 metres apart! (don't ask)",
-    "Ein Bild sagt mehr als tausend Worte. L'image est belle. 你好，世界。",
+    "Ein Bild sagt mehr als tausend Worte. L'image est belle. 你好世界。",
 )
 
 LLAVA = (
@@ -73,7 +73,7 @@ MISTRAL = (
 {%- endif -%}
 {%- for message in rest -%}
     {%- if (message.role == 'user') != (loop.index0 % 2 == 0) -%}
-        {{- raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') -}}
+        {{- raise_exception('Conversation roles must alternate user/assistant') -}}
     {%- endif -%}
     {%- if message.role == 'user' -%}
         [INST] {% if loop.first and system %}<<SYS>>\n{{ system }}\n<</SYS>>\n\n{% endif -%}
@@ -136,7 +136,7 @@ def byte_level() -> Tokenizer:
     return tokenizer
 
 
-def _sentencepiece_bpe() -> Tokenizer:
+def _sentencepiece_bpe(markup: bool = True) -> Tokenizer:
     """Llama 2's vocabulary in small: specials, bytes, then pieces with their merges."""
     trained = Tokenizer(models.BPE())
     trained.pre_tokenizer = pre_tokenizers.Metaspace()
@@ -144,18 +144,20 @@ def _sentencepiece_bpe() -> Tokenizer:
     trained.train_from_iterator(SENTENCES, trainer)
     state = json.loads(trained.to_str())["model"]
     words = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
-    # As in the real file, pieces of markup are words: "</" and "s>" could meet.
+    # Pieces of markup are words: "</" and "s>" could meet and make a special token.
     words += [piece for piece in (*state["vocab"], "<", "/", ">", "</", "s>") if piece not in words]
     merges = [tuple(pair) for pair in state["merges"]]
     vocabulary = {piece: id for id, piece in enumerate(words)}
-    if all(piece in vocabulary for piece in ("s", ">", "/", "<")):
+    if markup:
         merges += [("<", "/"), ("s", ">"), ("</", "s>")]
     return Tokenizer(
         models.BPE(vocabulary, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True)
     )
 
 
-def _llama_ends(tokenizer: Tokenizer) -> Tokenizer:
+def _llama_ends(tokenizer: Tokenizer, normalized: bool = False) -> Tokenizer:
+    for text in ("<unk>", "<s>", "</s>"):
+        tokenizer.add_tokens([AddedToken(text, special=True, normalized=normalized)])
     tokenizer.decoder = decoders.Sequence(
         [
             decoders.Replace("▁", " "),
@@ -164,7 +166,6 @@ def _llama_ends(tokenizer: Tokenizer) -> Tokenizer:
             decoders.Strip(" ", 1, 0),
         ]
     )
-    tokenizer.add_tokens([special("<unk>"), special("<s>"), special("</s>")])
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A", pair="<s> $A <s>:1 $B:1", special_tokens=[("<s>", 1)]
     )
@@ -178,6 +179,15 @@ def legacy_llama() -> Tokenizer:
         [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
     )
     return _llama_ends(tokenizer)
+
+
+def normalized_llama() -> Tokenizer:
+    """Early conversions matched special tokens in the normalized text."""
+    tokenizer = _sentencepiece_bpe(markup=False)
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    return _llama_ends(tokenizer, normalized=True)
 
 
 def metaspace_llama() -> Tokenizer:
@@ -218,6 +228,7 @@ def word_level() -> Tokenizer:
 TOKENIZERS = {
     "byte-level": byte_level,
     "legacy-llama": legacy_llama,
+    "normalized-llama": normalized_llama,
     "metaspace-llama": metaspace_llama,
     "unigram": unigram,
     "word-level": word_level,
@@ -227,8 +238,10 @@ TOKENIZERS = {
 def llava_tokenizer(kind: str) -> Tokenizer:
     """One of ``TOKENIZERS`` with LLaVA's special tokens."""
     tokenizer = TOKENIZERS[kind]()
+    known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
     for text in ("<unk>", "<s>", "</s>", "<image>", "<pad>"):
-        tokenizer.add_tokens([special(text)])
+        if text not in known:
+            tokenizer.add_tokens([special(text)])
     tokenizer.add_tokens([AddedToken("<tool_call>", normalized=False)])
     return tokenizer
 

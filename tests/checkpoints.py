@@ -60,11 +60,11 @@ def tokenizer(specials: list[str], *, bos: str | None, eos: str, template: str |
     )
 
 
-def text_config(model_type: str, vocab: int, **values: Any) -> dict[str, Any]:
+def text_config(model_type: str, vocab_size: int, **values: Any) -> dict[str, Any]:
     """A two-layer decoder of width 64."""
     return {
         "model_type": model_type,
-        "vocab_size": vocab,
+        "vocab_size": vocab_size,
         "hidden_size": 64,
         "intermediate_size": 96,
         "num_hidden_layers": 2,
@@ -92,14 +92,21 @@ def randomize(model: Any, seed: int = 1) -> Any:
 
 
 def llava(
-    folder: Path, *, tower: str = "clip", text: str = "llama", seed: int = 1, **values: Any
+    folder: Path,
+    *,
+    tower: str = "clip",
+    text: str = "llama",
+    seed: int = 1,
+    vision_feature_layer: int | list[int] | None = None,
+    vision_feature_select_strategy: str | None = None,
+    **values: Any,
 ) -> Path:
-    """A LLaVA with a CLIP or SigLIP tower and any text backbone."""
+    """A LLaVA with a CLIP or SigLIP tower and any text backbone; ``values`` are the decoder's."""
     import transformers as hf
 
     specials = ["<pad>", "<s>", "</s>", "<image>"]
     words = tokenizer(specials, bos="<s>", eos="</s>", template=None)
-    vocab = len(words)
+    values.setdefault("vocab_size", len(words))
     vision = {
         "model_type": f"{tower}_vision_model",
         "image_size": IMAGE_SIZE,
@@ -110,13 +117,14 @@ def llava(
         "num_attention_heads": 3,
     }
     clip = tower == "clip"
-    strategy = "default" if clip else "full"
+    strategy = vision_feature_select_strategy or ("default" if clip else "full")
+    layer = vision_feature_layer or (-2 if clip else -1)
     config = hf.LlavaConfig(
         vision_config=vision,
-        text_config=text_config(text, vocab, **values),
+        text_config=text_config(text, **values),
         image_token_index=specials.index("<image>"),
         vision_feature_select_strategy=strategy,
-        vision_feature_layer=-2 if clip else -1,
+        vision_feature_layer=layer,
     )
     size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
     if clip:

@@ -1,12 +1,12 @@
 """A bundle made by hand in milliseconds: two decoder layers, a one-product vision tower."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from tests.tiny_processor import END, IMAGE_TOKENS, SIDE, VOCAB, write_processor
 from vlmc.bundle.manifest import (
     GenerationSpec,
     Limits,
@@ -18,16 +18,7 @@ from vlmc.bundle.manifest import (
 from vlmc.bundle.publish import write_bundle
 
 HIDDEN, HEADS, KV, DIM, LAYERS = 32, 4, 2, 8, 2
-SIDE, IMAGE_TOKENS = 8, 4
-IMAGE, END, START = 256, 257, 258
-VOCAB = 260
 POSITIONS = 1024
-TEMPLATE = (
-    "{{ bos_token }}{% for m in messages %}{{ m.role }}:{% if m.content is string %}{{ m.content }}"
-    "{% else %}{% for p in m.content %}{% if p.type == 'image' %}<image>"
-    "{% else %}{{ p.text }}{% endif %}{% endfor %}{% endif %}\n{% endfor %}"
-    "{% if add_generation_prompt %}assistant:{% endif %}"
-)
 _ONNX = {"float32": 1, "float16": 10, "int64": 7, "int32": 6, "bool": 9}
 
 
@@ -75,7 +66,7 @@ def tiny_bundle(
                 (*outputs[:1], features.model_copy(update={"name": "used_features"}), *outputs[1:]),
             )
         weights.close()
-        _processor(folder)
+        write_processor(folder)
         draft = {
             "name": name,
             "family": "tiny",
@@ -263,40 +254,3 @@ def _program(folder, weights, name, nodes, inputs, outputs) -> ProgramSpec:
     file = f"programs/{name}.onnx"
     (folder / file).write_bytes(model.SerializeToString(deterministic=True))
     return ProgramSpec(file=file, weights=("weights/all.bin",), inputs=inputs, outputs=outputs)
-
-
-def _processor(folder: Path) -> None:
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE({letter: at for at, letter in enumerate(letters)}, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(
-        [AddedToken(text, special=True) for text in ("<image>", "<end>", "<start>", "<pad>")]
-    )
-    (folder / "processor/tokenizer.json").write_text(tokenizer.to_str(), encoding="utf-8")
-    (folder / "processor/chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")
-    prompt = {
-        "image_token": "<image>",
-        "image_token_id": IMAGE,
-        "chat_template": "processor/chat_template.jinja",
-        "plain_image": "<image>\n",
-        "special_tokens": {"bos_token": "<start>", "eos_token": "<end>"},
-        "vocab_size": VOCAB,
-    }
-    images = {
-        "geometry": "fixed",
-        "options": {
-            "tokens": IMAGE_TOKENS,
-            "on_white": False,
-            "square": None,
-            "resize": {"height": SIDE, "width": SIDE},
-            "resample": "bilinear",
-            "crop": None,
-            "values": {"rescale": 1 / 255, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]},
-            "pad": None,
-        },
-    }
-    for name, value in {"prompt": prompt, "images": images}.items():
-        (folder / f"processor/{name}.json").write_text(json.dumps(value), encoding="utf-8")

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from tests.tiny_bundle import DIM, HEADS, IMAGE_TOKENS, KV, LAYERS, SCALES, SHAPES
+from tests.tiny_bundle import DIM, HEADS, KV, LAYERS, SCALES, SHAPES
+from tests.tiny_processor import IMAGE_TOKENS
 
 
 def weight(name: str, seed: int = 0) -> np.ndarray:

@@ -19,7 +19,8 @@ from vlmc.bundle.publish import Draft, seal, write_bundle
 from vlmc.bundle.store import canonical_json
 from vlmc.errors import VlmcError, need
 from vlmc.families.prompts import read_prompt
-from vlmc.passes.check import FIGURES, QUESTIONS, TOKENS, Gates, Question, check
+from vlmc.passes.check import FIGURES, QUESTIONS, Gates, Question, answer_length, check
+from vlmc.passes.checkpoint import TensorRef
 from vlmc.passes.compile import compile_programs
 from vlmc.passes.export import GraphSpec, export
 from vlmc.passes.load import GENERATION, load, read_generation
@@ -94,6 +95,7 @@ def build(
     index = check_weights(source.folder)
     hashes = digests(source, cache=cache)
     metadata = json_digest({n: d for n, d in hashes.items() if not n.endswith(".safetensors")})
+    weights = {n: d for n, d in hashes.items() if n.endswith(".safetensors")}
     tensors = json_digest({n: [ref.dtype, list(ref.shape)] for n, ref in index.items()})
     workspace = Workspace(cache, progress)
 
@@ -123,7 +125,11 @@ def build(
         "transform",
         lambda: transform(source.folder, family, index, plan.limits.ctx_len),
         inputs=[metadata, tensors],
-        options={"family": family.name, "ctx-len": _rotary_length(checkpoint.config, plan)},
+        options={
+            "family": family.name,
+            "ctx-len": _rotary_length(checkpoint.config, plan),
+            "ties": json_digest(weights) if _tie_is_in_doubt(checkpoint.config, index) else None,
+        },
         libraries=["torch", "transformers"],
         code=["vlmc.passes.transform", family.vision.__module__],
     )
@@ -158,7 +164,6 @@ def build(
     formats = Formats(
         storage.vision, storage.language, storage.embedding, storage.head, recipe.quantize.block
     )
-    weights = {n: d for n, d in hashes.items() if n.endswith(".safetensors")}
     quantized = workspace.step(
         "quantize",
         lambda folder: quantize(
@@ -188,7 +193,8 @@ def build(
 
     parts = (loaded, quantized, compiled)
     draft = _draft(plan, source, hashes, loaded)
-    questions = _questions(plan)
+    tokens = answer_length(sum(ref.nbytes for ref in index.values()))
+    questions = _questions(plan, tokens)
     exact = {storage.vision, storage.language, storage.head, storage.kv_cache} == {"fp32"}
     compare = recipe.checks.reference == "auto"
 
@@ -202,7 +208,7 @@ def build(
             if compare
             else None
         )
-        check(trial, questions, reference, _gates(recipe), exact=exact, out=folder)
+        check(trial, questions, reference, _gates(recipe), tokens=tokens, exact=exact, out=folder)
         shutil.rmtree(trial)
 
     checked = workspace.step(
@@ -211,6 +217,7 @@ def build(
         inputs=[*parts, json_digest(_plain(draft)), json_digest(weights)],
         options={
             "questions": [question.name for question in questions],
+            "tokens": tokens,
             "gates": recipe.checks.model_dump(mode="json"),
             "compare": compare,
         },
@@ -261,6 +268,14 @@ def _rotary_length(config: Json, plan: Plan) -> int | None:
     return plan.limits.ctx_len if kind in LENGTH_DEPENDENT_ROPE else None
 
 
+def _tie_is_in_doubt(config: Json, index: Mapping[str, TensorRef]) -> bool:
+    """Whether a stored head may differ from the embedding it is said to be: values decide then."""
+    text = config.get("text_config")
+    holders = [config, *([text] if isinstance(text, dict) else [])]
+    untied = all(holder.get("tie_word_embeddings") is False for holder in holders)
+    return not untied and any(name.endswith("lm_head.weight") for name in index)
+
+
 def _graphs(artifact: Artifact) -> dict[str, Path]:
     return {name: artifact.folder / f"{name}.onnx" for name in GRAPHS}
 
@@ -270,13 +285,13 @@ def _gates(recipe: Recipe) -> Gates:
     return Gates(checks.max_logit_error, checks.max_feature_error, checks.min_token_agreement)
 
 
-def _questions(plan: Plan) -> list[Question]:
+def _questions(plan: Plan, answer: int) -> list[Question]:
     """The golden questions that fit: every picture's tokens, and room for words and answer."""
     fitting = []
     for question in QUESTIONS:
         tokens = sum(plan.image_tokens(height, width) for width, height in question.sizes)
         if len(question.sizes) <= plan.limits.max_images and (
-            tokens + _WORDS + TOKENS <= plan.limits.ctx_len
+            tokens + _WORDS + answer <= plan.limits.ctx_len
         ):
             fitting.append(question)
     return fitting

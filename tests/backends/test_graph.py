@@ -53,9 +53,9 @@ def test_locations_are_found_wherever_a_tensor_can_be():
     training = model.training_info.add()
     training.initialization.CopyFrom(graph("init", tensors=[stored("t", "training")]))
     training.algorithm.CopyFrom(graph("step", tensors=[stored("t", "algorithm")]))
-    assert locations(model) == set(
-        "sparse indices deep attribute list graphs sv svs top function default training algorithm".split()
-    )
+    names = "sparse indices deep attribute list graphs sv svs top"
+    names += " function default training algorithm"
+    assert locations(model) == set(names.split())
 
 
 def test_inline_tensors_have_no_location():

@@ -8,7 +8,7 @@ import onnx
 import pytest
 
 from tests.tiny_bundle import DIM, HIDDEN, KV, tiny_bundle
-from vlmc.backends import BACKENDS, OpenOptions
+from vlmc.backends import BACKENDS, OpenOptions, SessionError
 from vlmc.backends.onnxruntime.session import open_session
 from vlmc.bundle.store import read_bundle
 from vlmc.errors import VlmcError
@@ -144,6 +144,17 @@ def test_outputs_are_written_where_they_are_asked(folder):
         assert session.run({"pixel_values": pixels}, {"image_features": buffer}) == {}
         np.testing.assert_array_equal(buffer, alone)
         assert np.abs(alone).max() > 0
+
+
+def test_a_run_that_fails_says_so_and_the_next_one_works(folder):
+    program = read_bundle(folder).manifest.programs["vision"]
+    session = open_session(folder, program, OPTIONS)
+    odd = {"pixel_values": np.zeros((1, 3, 8, 3), np.float32)}  # no multiple of a patch
+    good = {"pixel_values": np.ones((1, 3, 8, 8), np.float32)}
+    expected = session.run(good)["image_features"]
+    with pytest.raises(SessionError, match="onnxruntime failed"):
+        session.run(odd)
+    np.testing.assert_array_equal(session.run(good)["image_features"], expected)
 
 
 def test_a_cache_is_written_in_place_and_only_in_its_slot(folder):

@@ -28,6 +28,9 @@ from vlmc.runtime import load
 MESSAGES = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "what?"}]}]
 
 
+WHAT = ["prompt", "pixels 0", "features 0", "logits", "tokens"]
+
+
 def png() -> bytes:
     stream = io.BytesIO()
     levels = np.random.default_rng(0).integers(0, 255, (9, 12, 3), np.uint8)
@@ -107,7 +110,7 @@ def case_of(folder):
 
 
 def changed(case, what):
-    top = case.logits
+    raised = tuple(value + 1 for value in case.logits.values)
     return case.model_copy(
         update={
             "prompt": {"prompt_token_ids": (*case.prompt_token_ids[:-1], 3)},
@@ -115,15 +118,13 @@ def changed(case, what):
                 "pixels": ({"pixel_values": digest_of(np.zeros((1, 3, 8, 8), np.float32))},)
             },
             "features 0": {"features": (case.features[0].model_copy(update={"rows": (1, 2)}),)},
-            "logits": {
-                "logits": top.model_copy(update={"values": tuple(v + 1 for v in top.values)})
-            },
+            "logits": {"logits": case.logits.model_copy(update={"values": raised})},
             "tokens": {"token_ids": (case.token_ids[0], 255, *case.token_ids[2:]), "certain": 3},
         }[what]
     )
 
 
-@pytest.mark.parametrize("what", ["prompt", "pixels 0", "features 0", "logits", "tokens"])
+@pytest.mark.parametrize("what", WHAT)
 def test_a_difference_is_found_where_it_is(folder, what):
     (result,) = run(folder, changed(case_of(folder), what))
     assert not result.ok

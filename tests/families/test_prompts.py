@@ -4,6 +4,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+from tokenizers import AddedToken, Tokenizer
+
 from tests.chat_checkpoints import (
     CHATML,
     LLAVA,
@@ -12,15 +14,12 @@ from tests.chat_checkpoints import (
     byte_level,
     legacy_llama,
     llava_tokenizer,
-    load_qwen2_vl,
     metaspace_llama,
     save_llava,
     save_qwen2_vl,
     special,
     unigram,
 )
-from tokenizers import AddedToken, Tokenizer
-
 from vlmc.errors import VlmcError
 from vlmc.families.prompts import read_prompt
 
@@ -180,6 +179,29 @@ def test_tokens_that_only_the_configuration_has(tmp_path):
     change(tmp_path, added_tokens_decoder=state, additional_special_tokens=["<new>", "<more>"])
     spec, _ = assert_as_transformers(tmp_path, "<extra>")
     assert spec.image_token_id == size
+
+
+@pytest.mark.parametrize("flag", ["lstrip", "rstrip", "normalized", "special"])
+@pytest.mark.parametrize("kind", ["byte-level", "legacy-llama"])
+def test_flags_that_differ_between_the_files(tmp_path, kind, flag):
+    tokenizer = llava_tokenizer(kind)
+    old_style(tmp_path, tokenizer)
+    state = json.loads((tmp_path / "tokenizer_config.json").read_text())["added_tokens_decoder"]
+    for text in ("<pad>", "</s>", "<tool_call>"):
+        token = state[str(tokenizer.token_to_id(text))]
+        token[flag] = not token[flag]
+    change(tmp_path, added_tokens_decoder=state)
+    assert_as_transformers(tmp_path)
+
+
+def test_only_a_sentencepiece_model(tmp_path):
+    old_style(tmp_path, llava_tokenizer("byte-level"))
+    (tmp_path / "tokenizer.json").unlink()
+    (tmp_path / "tokenizer.model").write_bytes(b"not one")
+    with pytest.raises(
+        VlmcError, match=r"transformers cannot read this tokenizer(.|\n)*save_pretr"
+    ):
+        read(tmp_path, "<image>", 3)
 
 
 def test_named_tokens_of_the_model(tmp_path):

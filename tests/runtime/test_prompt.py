@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from tokenizers import Tokenizer
+
 from tests.chat_checkpoints import (
     CHATML,
     LLAVA,
@@ -19,8 +21,6 @@ from tests.chat_checkpoints import (
     save_llava,
     save_qwen2_vl,
 )
-from tokenizers import Tokenizer
-
 from vlmc.bundle.manifest import PromptSpec
 from vlmc.errors import VlmcError
 from vlmc.families.prompts import read_prompt
@@ -166,8 +166,37 @@ def test_ids_equal_the_processors(pair, kind, template):
 
 # Bits that come close to special tokens, and ordinary ones.
 NEAR = st.sampled_from(
-    ["<", ">", "<|", "|>", "im", "image", "/", "s", "</", "unk", "pad", "_", "▁", "\n", " ", "  "]
-    + ["The", "ball", "é", "你", "🙂", "'s", "12", ".", "\t", "\u0000", "\ufdd0", "USER:", "[INST]"]
+    [
+        "<",
+        ">",
+        "<|",
+        "|>",
+        "im",
+        "image",
+        "/",
+        "s",
+        "</",
+        "unk",
+        "pad",
+        "_",
+        "▁",
+        "\n",
+        " ",
+        "  ",
+        "The",
+        "ball",
+        "é",
+        "你",
+        "🙂",
+        "'s",
+        "12",
+        ".",
+        "\t",
+        "\x00",
+        "\ufdd0",
+        "USER:",
+        "[INST]",
+    ]
 )
 KINDS = [*TOKENIZERS, "qwen2-vl"]
 
@@ -234,7 +263,9 @@ def twins(pair):
     return get
 
 
-@pytest.mark.parametrize("kind", KINDS)
+# With "normalized-llama" even the template's "</s>" is text, unless a space stands before it: its
+# spelling matters there, so a twin with another one is no reference.
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "normalized-llama"])
 @settings(max_examples=80, deadline=None)
 @given(data=st.data())
 def test_a_spelled_special_token_is_plain_text(pair, twins, kind, data):

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from vlmc.errors import VlmcError
-from vlmc.runtime.sampling import Sampler, Sampling, check_number, processed, softmax
+from vlmc.runtime.sampling import (
+    Sampler,
+    Sampling,
+    check_number,
+    processed,
+    softmax,
+    suggested_sampling,
+)
 
 CHOICES = [
     {"temperature": 0.7},
@@ -166,7 +173,7 @@ def test_bounds_themselves_are_fine():
 
 
 def test_a_number_says_what_it_should_be():
-    with pytest.raises(VlmcError, match="2.5 is not a whole number from 1 to 9"):
+    with pytest.raises(VlmcError, match=r"2\.5 is not a whole number from 1 to 9"):
         check_number("x", 2.5, kind=int, low=1, high=9)
     with pytest.raises(VlmcError, match="0 is not a number above 0 and at most 1"):
         check_number("x", 0, kind=float, low=0, high=1, above=True)
@@ -177,3 +184,13 @@ def test_extreme_logits_never_break_a_sample():
         for logits in ([3e38, -3e38, 0], [-np.inf, 0, -np.inf], [0, 0, 0], [1e-40, -1e-40, 0]):
             sampler = Sampler(Sampling(**values, seed=0))
             assert sampler.choose(np.array(logits, np.float32)) in (0, 1, 2)
+
+
+def test_what_the_authors_suggest():
+    values = {"do_sample": True, "temperature": 0.7, "top_k": 20, "top_p": 0.8}
+    assert suggested_sampling(values) == Sampling(0.7, 20, 0.8)
+    assert suggested_sampling({"top_k": 0}) == Sampling(temperature=1.0)
+    assert not suggested_sampling({}).greedy
+    with pytest.raises(VlmcError) as caught:
+        suggested_sampling({"top_p": 7})
+    assert caught.value.at == "manifest.json: generation.suggested: top_p"

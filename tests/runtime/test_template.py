@@ -3,8 +3,8 @@ import time
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.chat_checkpoints import CHATML, LLAVA, MISTRAL, VICUNA
 
+from tests.chat_checkpoints import CHATML, LLAVA, MISTRAL, VICUNA
 from vlmc.errors import VlmcError
 from vlmc.runtime.template import ChatTemplate
 
@@ -18,7 +18,8 @@ NAMES = {"bos_token": "<s>", "eos_token": "</s>"}
 
 # Each uses something of transformers' environment.
 SNIPPETS = {
-    "blocks": "{% for m in messages %}\n    {% if m.role == 'user' %}\nU\n    {% endif %}\n{% endfor %}\n",
+    "blocks": "{% for m in messages %}\n    {% if m.role == 'user' %}\nU\n"
+    "    {% endif %}\n{% endfor %}\n",
     "tojson": "{{ messages | tojson }}{{ messages[0] | tojson(indent=2) }}",
     "tojson options": "{{ {'b': 1, 'a': '<é>'} | tojson(sort_keys=true, ensure_ascii=true) }}",
     "separators": "{{ [1, 2] | tojson(separators=(',', ':')) }}",

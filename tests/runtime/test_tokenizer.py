@@ -3,9 +3,9 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.chat_checkpoints import SENTENCES, TOKENIZERS, llava_tokenizer, special
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
+from tests.chat_checkpoints import SENTENCES, TOKENIZERS, llava_tokenizer, special
 from vlmc.errors import VlmcError
 from vlmc.runtime.detokenize import clean_up
 from vlmc.runtime.tokenizer import TextTokenizer

@@ -7,8 +7,10 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,15 @@ class Repository:
     gated: bool = False
 
 
+@dataclass(frozen=True)
+class Done:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
 @dataclass
 class Hub:
     """The server's state, and what it was asked."""
@@ -41,22 +52,29 @@ class Hub:
         self.models[name] = Repository(folder, {"main": commit, commit: commit}, gated)
         return commit
 
-    def run(
-        self, *words: str, env: Mapping[str, str] | None = None, script: str | None = None
-    ) -> subprocess.CompletedProcess[str]:
-        """``vlmc WORDS``, or a script, in a process that knows no other hub."""
-        command = [sys.executable, "-c", script or "import vlmc.cli as c, sys; sys.exit(c.main())"]
+    def run(self, *words: str) -> Done:
+        """``vlmc WORDS`` in this process, its streams caught."""
+        from vlmc.cli import main
+
+        out, err = StringIO(), StringIO()
+        with redirect_stdout(out), redirect_stderr(err):
+            code = main(words)
+        return Done(code, out.getvalue(), err.getvalue())
+
+    def spawn(self, *words: str, **env: str) -> Done:
+        """``vlmc WORDS`` in a process of its own, which reads its hub from the environment."""
+        command = [sys.executable, "-c", "import vlmc.cli as c, sys; sys.exit(c.main())"]
         base = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
         base |= {"HF_ENDPOINT": self.url, "HF_HOME": str(self.home), "PYTHONPATH": str(ROOT)}
-        base |= {"HF_HUB_DISABLE_TELEMETRY": "1"}
-        return subprocess.run(
+        done = subprocess.run(
             [*command, *words],
-            env=base | dict(env or {}),
+            env=base | env,
             capture_output=True,
             text=True,
             timeout=120,
             check=False,
         )
+        return Done(done.returncode, done.stdout, done.stderr)
 
 
 def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
@@ -139,11 +157,19 @@ def blob(raw: bytes) -> str:
 
 
 @pytest.fixture
-def hub(tmp_path: Path) -> Iterator[Hub]:
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    from huggingface_hub import constants
+
     state = Hub("", tmp_path / "hf-home")
     server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(state))
     state.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    template = state.url + constants.HUGGINGFACE_CO_URL_TEMPLATE.removeprefix(constants.ENDPOINT)
+    monkeypatch.setattr(constants, "ENDPOINT", state.url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(state.home / "hub"))
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(state.home / "token"))
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     yield state
     server.shutdown()

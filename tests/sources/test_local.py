@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import time
 from pathlib import Path
 
 import pytest
@@ -151,16 +150,19 @@ def test_a_missing_shard(model: Path) -> None:
         check_weights(model)
 
 
-def test_digests_are_sha256_and_remembered_while_files_stay(model: Path, tmp_path: Path) -> None:
+def test_digests_are_sha256_and_remembered_while_files_stay(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cache = tmp_path / "cache"
     found = source(model)
     for path in model.iterdir():
         os.utime(path, (1, 1))
-    assert digests(found) == {
+    assert digests(found, cache=cache) == {
         name: hashlib.sha256((model / name).read_bytes()).hexdigest() for name in found.files
     }
+    assert not list(cache.rglob("*.json"))
     # A file is remembered once its last change is no longer recent.
-    time.sleep(2.1)
+    monkeypatch.setattr("vlmc.sources.hashes._SETTLED_SECONDS", -1)
     first = digests(found, cache=cache)
     entries = sorted((cache / "digests").iterdir())
     assert len(entries) == len(found.files)
@@ -175,10 +177,12 @@ def test_digests_are_sha256_and_remembered_while_files_stay(model: Path, tmp_pat
     assert again["model.safetensors"] != first["model.safetensors"]
 
 
-def test_a_broken_digest_entry_is_not_believed(model: Path, tmp_path: Path) -> None:
+def test_a_broken_digest_entry_is_not_believed(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vlmc.sources.hashes._SETTLED_SECONDS", -1)
     cache = tmp_path / "cache"
     found = source(model)
-    time.sleep(2.1)
     first = digests(found, cache=cache)
     for entry in (cache / "digests").iterdir():
         entry.write_text("{")

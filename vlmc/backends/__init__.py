@@ -2,7 +2,7 @@
 
 from vlmc.backends.onnxruntime.programs import lower
 from vlmc.backends.onnxruntime.session import open_session
-from vlmc.backends.spec import Backend, OpenOptions, Session
+from vlmc.backends.spec import Backend, OpenOptions, Session, SessionError
 
 BACKENDS: dict[str, Backend] = {
     "onnxruntime": Backend(
@@ -13,4 +13,4 @@ BACKENDS: dict[str, Backend] = {
     ),
 }
 
-__all__ = ["BACKENDS", "Backend", "OpenOptions", "Session"]
+__all__ = ["BACKENDS", "Backend", "OpenOptions", "Session", "SessionError"]

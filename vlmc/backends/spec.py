@@ -13,6 +13,10 @@ from vlmc.schema import Split
 Array = NDArray[Any]
 
 
+class SessionError(RuntimeError):
+    """A program failed while it ran: not a user's mistake, and not the end of other requests."""
+
+
 class Session(Protocol):
     """An opened program."""
 
@@ -29,6 +33,9 @@ class Session(Protocol):
 
         Returns:
             The outputs that are not in ``into``.
+
+        Raises:
+            SessionError: The program failed.
         """
         ...
 
@@ -42,11 +49,14 @@ class OpenOptions:
         spin: Threads wait for work busily: a shorter step, more CPU time.
         shrink: Memory taken by a run is given back after it, where the backend can: for
             programs that run rarely, as a vision tower does.
+        pieces: Hold a small part of the weights at a time, whatever it costs in speed; a build
+            checks bundles larger than its own memory so.
     """
 
     threads: int
     spin: bool = True
     shrink: bool = False
+    pieces: bool = False
 
 
 @dataclass(frozen=True)

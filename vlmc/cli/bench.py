@@ -70,7 +70,7 @@ def _measure(
 ) -> Json:
     from vlmc.runtime import load
 
-    model = load(bundle, threads=threads)
+    model = load(bundle, threads=threads, reuse=False)
     answers = []
     processor: list[float] = []
     wall: list[float] = []
@@ -110,18 +110,21 @@ def _cold_start(bundle: Path, pictures: Sequence[Path], prompt: str, threads: in
         words += ["--image", str(picture)]
     if threads is not None:
         words += ["--threads", str(threads)]
-    started = time.perf_counter()
-    child = subprocess.Popen(
-        [sys.executable, "-c", _ENTRY, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    output, complaint = child.stdout.read(), child.stderr.read()  # type: ignore[union-attr]
-    _, status, usage = os.wait4(child.pid, 0)
-    child.returncode = os.waitstatus_to_exitcode(status)
-    seconds = time.perf_counter() - started
-    child.stdout.close()  # type: ignore[union-attr]
-    child.stderr.close()  # type: ignore[union-attr]
+    with tempfile.TemporaryFile() as complaints:
+        started = time.perf_counter()
+        child = subprocess.Popen(
+            [sys.executable, "-c", _ENTRY, *words], stdout=subprocess.PIPE, stderr=complaints
+        )
+        with child.stdout as pipe:  # type: ignore[union-attr]
+            output = pipe.read()
+        # wait4, not wait: it alone gives this one child's peak memory.
+        _, status, usage = os.wait4(child.pid, 0)
+        seconds = time.perf_counter() - started
+        child.returncode = os.waitstatus_to_exitcode(status)
+        complaints.seek(0)
+        said = complaints.read().decode(errors="replace").strip()
     if child.returncode:
-        raise VlmcError(f"the fresh process failed: {complaint.decode(errors='replace').strip()}")
+        raise VlmcError(f"the fresh process failed: {said}")
     timings = json.loads(output)["timings"]
     unit = 1 if sys.platform == "darwin" else 1024
     return {

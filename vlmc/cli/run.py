@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, cast
 
@@ -31,9 +32,15 @@ def run(
     ignore_eos: Annotated[
         bool, Option("--ignore-eos", help="Generate all tokens, past the end token.")
     ] = False,
+    verify: Annotated[
+        bool, Option("--verify", help="Hash every file of the bundle first.")
+    ] = False,
     threads: Annotated[
         int | None, Option("--threads", help="Threads [default: this process's physical cores].")
     ] = None,
+    sample: Annotated[
+        bool, Option("--sample", help="Sample with the values the model's authors suggest.")
+    ] = False,
     temperature: Annotated[
         float | None, Option("--temperature", help="Sample; 0 is greedy.")
     ] = None,
@@ -57,9 +64,14 @@ def run(
     Without --prompt and --messages the question is read from standard input; at a terminal a
     chat begins. Greedy unless a sampling option is given.
     """
-    from vlmc.runtime import Request, Sampling, load
+    from vlmc.bundle.store import read_bundle
+    from vlmc.runtime import Request, Sampling, load, suggested_sampling
 
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed)
+    if sample:
+        given = {name: value for name, value in asdict(sampling).items() if value is not None}
+        suggested = read_bundle(bundle).manifest.generation.suggested
+        sampling = replace(suggested_sampling(suggested), **given)
     if ignore_eos and max_new_tokens is None:
         raise VlmcError("--ignore-eos needs --max-new-tokens", at="--ignore-eos")
     chat = prompt is None and messages is None and sys.stdin.isatty()
@@ -87,7 +99,7 @@ def run(
     if chat:
         from vlmc.cli.chat import converse
 
-        model = load(bundle, threads=threads)
+        model = load(bundle, threads=threads, verify=verify)
         converse(model, head, pictures, lambda turns, files: request(turns, None, files))
         return
     if messages is not None:
@@ -97,7 +109,7 @@ def run(
         if not text and not pictures:
             raise VlmcError("the prompt is empty", at="--prompt")
         asked = request([*head, *_question(text, len(pictures))], None, pictures)
-    stream = load(bundle, threads=threads).start(asked)
+    stream = load(bundle, threads=threads, verify=verify, reuse=False).start(asked)
     if as_json:
         print(json.dumps(stream.finish().to_json()))
         return

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vlmc.bundle.goldens import CaseResult, read_cases, run_case
+from vlmc.bundle.goldens import CaseResult, Finding, read_cases, run_case
 from vlmc.bundle.store import Bundle, read_bundle, verify_digests
 from vlmc.errors import VlmcError
 
@@ -58,6 +58,7 @@ def _damage(bundle: Bundle) -> VlmcError | None:
 
 
 def _run_cases(bundle: Bundle, threads: int | None, *, quiet: bool) -> list[CaseResult]:
+    from vlmc.backends import SessionError
     from vlmc.runtime import load
 
     cases = read_cases(bundle)
@@ -66,7 +67,11 @@ def _run_cases(bundle: Bundle, threads: int | None, *, quiet: bool) -> list[Case
     model = load(bundle.folder, threads=threads)
     results = []
     for case in cases:
-        result = run_case(model, bundle, case)
+        try:
+            result = run_case(model, bundle, case)
+        except (VlmcError, SessionError) as error:
+            failed = Finding("run", False, str(error))
+            result = CaseResult(case.name, case.computed_by, (failed,))
         results.append(result)
         if not quiet:
             print(f"{'ok   ' if result.ok else 'DIFFER'} {case.name} (by {case.computed_by})")

@@ -69,11 +69,15 @@ class Batch:
 
 
 class Batcher:
-    """Makes the batch of a step: always the same for the same step, seed base and sizes."""
+    """Makes the batch of a step: always the same for the same step and options.
 
-    def __init__(self, tokenizer: Any, rows: int, turns: int) -> None:
+    `rows` pictures, at most `turns` questions about each, words `loose` as in `world.scene`.
+    """
+
+    def __init__(self, tokenizer: Any, rows: int, turns: int, *, loose: bool = False) -> None:
         self._rows = rows
         self._turns = turns
+        self._loose = loose
 
         @lru_cache(maxsize=20_000)
         def encode(text: str) -> tuple[int, ...]:
@@ -86,7 +90,7 @@ class Batcher:
         pixels, things, letters, conversations = [], [], [], []
         for row in range(self._rows):
             dice = Dice(f"row {step} {row}")
-            drawn = scene(step * self._rows + row, split="train")
+            drawn = scene(step * self._rows + row, split="train", loose=self._loose)
             with_picture = not dice.chance(0.02)
             if with_picture:
                 pixels.append(square(render(drawn)))

@@ -61,7 +61,7 @@ def build_tokenizer() -> Any:
     letters = set(LETTERS)
     corpus: list[str] = [NO_PICTURE, NO_WORD]
     for seed in range(2000):
-        for asked in questions(scene(seed, split="train")):
+        for asked in questions(scene(seed, split="train", loose=True)):
             corpus.append(asked.question)
             words = asked.answer.rstrip(".").split()
             corpus.append(" ".join(w for w in words if len(w) < 3 or not set(w) <= letters) + ".")

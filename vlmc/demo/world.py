@@ -123,17 +123,24 @@ class Dice:
         return [left.pop(self.below(len(left))) for _ in range(count)]
 
 
-def scene(seed: int, *, split: Split = "held-out") -> Scene:
-    """The scene of a seed; the contents of the two splits never meet, whatever the seeds."""
+def scene(seed: int, *, split: Split = "held-out", loose: bool = False) -> Scene:
+    """The scene of a seed; the contents of the two splits never meet, whatever the seeds.
+
+    Args:
+        seed: any integer.
+        split: the side of the split it comes from.
+        loose: puts the word anywhere in its row, where its letters are harder to read; otherwise
+            each letter stands in a column of `ADVANCE_UNITS`. Training starts with loose words.
+    """
     dice = Dice(f"{split} {seed}")
     while True:
-        drawn = _draw(dice, seed, split)
+        drawn = _draw(dice, seed, split, loose)
         if drawn.split() == split:
             return drawn
 
 
-def _draw(dice: Dice, seed: int, split: Split) -> Scene:
-    word = _word(dice, split) if dice.chance(0.6) else None
+def _draw(dice: Dice, seed: int, split: Split, loose: bool) -> Scene:
+    word = _word(dice, split, loose) if dice.chance(0.6) else None
     free = [cell for cell in range(9) if word is None or cell // 3 != word.row]
     cells = sorted(free[i] for i in dice.sample(len(free), 1 + dice.below(4)))
     colours: tuple[str, ...] = tuple(COLOURS)
@@ -151,7 +158,7 @@ def _draw(dice: Dice, seed: int, split: Split) -> Scene:
     return Scene(seed, things, word, background, size)
 
 
-def _word(dice: Dice, split: Split) -> Word:
+def _word(dice: Dice, split: Split, loose: bool) -> Word:
     if split == "train":
         letters = "".join(dice.pick(LETTERS) for _ in range(3 + dice.below(3)))
         text = letters if dice.chance(0.6) else dice.pick(SEEN_WORDS)
@@ -159,7 +166,11 @@ def _word(dice: Dice, split: Split) -> Word:
         text = dice.pick(UNSEEN_WORDS if dice.chance(0.5) else SEEN_WORDS)
     width = (len(text) - 1) * ADVANCE_UNITS + font.WIDTH * DOT_UNITS
     row = dice.below(3)
-    x = dice.between(1, GRID_UNITS - width - 1)
+    if loose:
+        x = dice.between(1, GRID_UNITS - width - 1)
+    else:
+        column = dice.below(GRID_UNITS // ADVANCE_UNITS - len(text) + 1)
+        x = column * ADVANCE_UNITS + dice.between(0, 1.8)
     y = row * CELL_UNITS + dice.between(2, CELL_UNITS - font.HEIGHT * DOT_UNITS - 2)
     ink = dice.below(60)
     return Word(text, row, x, y, _shifted(dice, (ink, ink, ink), 5))

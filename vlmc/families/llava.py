@@ -12,7 +12,7 @@ from vlmc.bundle.manifest import PositionSpec
 from vlmc.errors import VlmcError
 from vlmc.families.configs import section, whole, word
 from vlmc.families.image_processors import fixed_spec
-from vlmc.families.spec import Checkpoint, Family, ModelFacts, WeightCounts
+from vlmc.families.spec import Checkpoint, Family, ModelFacts, TextFacts, WeightCounts
 from vlmc.families.text import text_facts, text_weights
 from vlmc.runtime.images import image_tokens, vision_inputs
 from vlmc.schema import Json
@@ -84,7 +84,7 @@ def facts(checkpoint: Checkpoint) -> ModelFacts:
         vision_inputs=vision_inputs(images),
         image_tokens=lambda height, width: image_tokens(height, width, images),
         min_image_tokens=tokens,
-        weights=_count(vision, tower, layers, len(chosen), config, checkpoint),
+        weights=_count(vision, tower, len(chosen), config, text),
     )
 
 
@@ -109,18 +109,16 @@ def _feature_layers(config: Json, layers: int) -> tuple[int, ...]:
     return tuple(chosen)
 
 
-def _count(
-    vision: Json, tower: _Tower, layers: int, states: int, config: Json, checkpoint: Checkpoint
-) -> WeightCounts:
+def _count(vision: Json, tower: _Tower, states: int, config: Json, text: TextFacts) -> WeightCounts:
     at = f"{_AT}: vision_config"
+    layers = whole(vision, "num_hidden_layers", tower.layers, at=at)
     width = whole(vision, "hidden_size", tower.hidden, at=at)
     inner = whole(vision, "intermediate_size", tower.intermediate, at=at)
     patch = whole(vision, "patch_size", tower.patch, at=at)
-    decoder = section(config, "text_config", at=_AT)
-    text = text_facts(decoder, str(decoder.get("model_type") or "llama"))
     encoder = layers * width * (4 * width + 2 * inner) + 3 * patch * patch * width
     projector = text.hidden * (states * width + text.hidden)
     tied = True if config.get("tie_word_embeddings") is True else None
+    decoder = section(config, "text_config", at=_AT)
     language, embedding, head = text_weights(decoder, text, tied=tied)
     return WeightCounts(encoder + projector, language, embedding, head)
 

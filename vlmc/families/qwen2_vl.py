@@ -12,7 +12,7 @@ from vlmc.bundle.manifest import ImageSpec, PositionSpec
 from vlmc.errors import VlmcError
 from vlmc.families.configs import section, whole
 from vlmc.families.image_processors import native_grid_spec
-from vlmc.families.spec import Checkpoint, Family, ModelFacts, WeightCounts
+from vlmc.families.spec import Checkpoint, Family, ModelFacts, TextFacts, WeightCounts
 from vlmc.families.text import text_facts, text_weights
 from vlmc.runtime.images import image_tokens, native_grid, vision_inputs
 from vlmc.schema import Json
@@ -65,7 +65,7 @@ def facts(checkpoint: Checkpoint) -> ModelFacts:
         vision_inputs=vision_inputs(images),
         image_tokens=lambda height, width: image_tokens(height, width, images),
         min_image_tokens=_least_tokens(images),
-        weights=_count(config, decoder, tower, at),
+        weights=_count(config, decoder, tower, text),
         multiples={"patches": whole(tower, "spatial_merge_size", 2, at=at) ** 2},
     )
 
@@ -78,8 +78,8 @@ def _least_tokens(images: ImageSpec) -> int:
     return -(-options.min_pixels // area) if options.resize else 1
 
 
-def _count(config: Json, decoder: Json, tower: Json, at: str) -> WeightCounts:
-    text = text_facts(decoder, "qwen2_vl_text")
+def _count(config: Json, decoder: Json, tower: Json, text: TextFacts) -> WeightCounts:
+    at = f"{_AT}: vision_config"
     depth = whole(tower, "depth", 32, at=at)
     width = whole(tower, "embed_dim", 1280, at=at)
     ratio = whole(tower, "mlp_ratio", 4, at=at)

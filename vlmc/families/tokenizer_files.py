@@ -20,6 +20,10 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json with merges.
 _REGISTERED = {"llava": "TokenizersBackend", "qwen2_vl": "Qwen2Tokenizer"}
 _BACKENDS = ("TokenizersBackend", "PreTrainedTokenizer", "PythonBackend")
 
+_SAVE = (
+    "where the packages it asks for are installed, AutoTokenizer.from_pretrained(folder)"
+    ".save_pretrained(folder) writes the tokenizer.json that is read here"
+)
 _QWEN2_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -233,7 +237,7 @@ def _load_with_transformers(folder: Path) -> LoadedTokenizer:
         )
     except (ImportError, OSError, ValueError) as error:
         problem = f"transformers cannot read this tokenizer: {error}"
-        raise VlmcError(problem, at=folder.name) from error
+        raise VlmcError(problem, at=folder.name, hint=_SAVE) from error
     backend = getattr(tokenizer, "_tokenizer", None)
     if not isinstance(backend, Tokenizer):
         problem = f"{type(tokenizer).__name__} runs in Python: only tokenizers of the "

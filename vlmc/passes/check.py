@@ -30,7 +30,9 @@ from vlmc.schema import Json
 if TYPE_CHECKING:
     from vlmc.passes.reference import Reference
 
-TOKENS = 16
+# Every token reads a large checkpoint once more: the larger, the fewer are compared.
+_TOKENS = ((256 << 20, 16), (4 << 30, 4))
+_FEWEST_TOKENS = 1
 FIGURES = "figures.json"
 # What a bundle in float32 must reach whatever the recipe says; measured errors are near 1e-6.
 EXACT = 1e-3
@@ -91,6 +93,11 @@ def picture(size: tuple[int, int]) -> bytes:
     return stream.getvalue()
 
 
+def answer_length(checkpoint_bytes: int) -> int:
+    """How many tokens of an answer are compared, for a checkpoint of that size."""
+    return next((n for limit, n in _TOKENS if checkpoint_bytes <= limit), _FEWEST_TOKENS)
+
+
 def messages_of(question: Question) -> list[Json]:
     """The question as chat messages: its images, then its text."""
     images: list[Json] = [{"type": "image"} for _ in question.sizes]
@@ -103,6 +110,7 @@ def check(
     reference: Reference | None,
     gates: Gates,
     *,
+    tokens: int,
     exact: bool,
     out: Path,
 ) -> None:
@@ -113,6 +121,7 @@ def check(
         questions: Those that fit its limits.
         reference: transformers over the same checkpoint; None compares nothing.
         gates: What the recipe demands.
+        tokens: How many of each answer to compare.
         exact: Everything is float32, so the bundle must agree with transformers.
         out: The pass's folder.
 
@@ -126,9 +135,9 @@ def check(
     if reference is not None:
         for q in questions:
             opened = [Image.open(io.BytesIO(data)) for data in pictures[q.name]]
-            expected[q.name] = reference.answer(messages_of(q), opened, TOKENS)
+            expected[q.name] = reference.answer(messages_of(q), opened, tokens)
     forced = {name: answer.token_ids for name, answer in expected.items()}
-    found = _replay(bundle, questions, pictures, forced)
+    found = _replay(bundle, questions, pictures, forced, tokens)
     figures = [
         _compare(q, found[q.name], expected[q.name]) for q in questions if q.name in expected
     ]
@@ -147,6 +156,7 @@ def _replay(
     questions: Sequence[Question],
     pictures: Mapping[str, Sequence[bytes]],
     forced: Mapping[str, list[int]],
+    tokens: int,
 ) -> dict[str, Found]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -163,7 +173,7 @@ def _replay(
                     "messages": messages_of(q),
                     "images": paths,
                     "forced": forced.get(q.name),
-                    "max_new_tokens": TOKENS,
+                    "max_new_tokens": tokens,
                 }
             )
         (folder / "questions.json").write_text(json.dumps(asked), encoding="utf-8")
@@ -288,7 +298,7 @@ def _goldens(
                 logits=top_logits(logits[0], allowed),
                 token_ids=tuple(tokens),
                 certain=certain_tokens(logits, allowed),
-                max_new_tokens=TOKENS,
+                max_new_tokens=len(tokens),
             )
         )
     write_goldens(out, cases, pictures=files, arrays=arrays)

@@ -81,8 +81,8 @@ def export(
         ir.save(graph_model, out / f"{spec.name}.onnx")
     used = sorted({name for weights in programs.values() for name in weights})
     sources = parameter_sources(model.module, index, model.matched, used)
-    embeddings = names[id(model.language.embed.weight)]  # type: ignore[union-attr, arg-type]
-    head = names[id(model.language.head.weight)]  # type: ignore[union-attr, arg-type]
+    embeddings = names[id(model.language.embed.weight)]  # type: ignore[union-attr]
+    head = names[id(model.language.head.weight)]  # type: ignore[union-attr]
     text = json.dumps(
         {"programs": programs, "sources": sources, "embedding": embeddings, "head": head},
         indent=1,

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from vlmc.bundle.manifest import GenerationSpec, ImageSpec, PromptSpec
 from vlmc.bundle.store import canonical_json
@@ -46,7 +47,9 @@ def read_generation(config: Json, generation: Json) -> GenerationSpec:
     """
     text = config.get("text_config")
     holders = [generation, config, text if isinstance(text, dict) else {}]
-    value = next((h["eos_token_id"] for h in holders if h.get("eos_token_id") is not None), [])
+    value: Any = next(
+        (h["eos_token_id"] for h in holders if h.get("eos_token_id") is not None), []
+    )
     ids = value if isinstance(value, list) else [value]
     if not all(type(token) is int and token >= 0 for token in ids):
         raise VlmcError(f"{value!r} is no token id", at="generation_config.json: eos_token_id")

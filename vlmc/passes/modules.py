@@ -64,7 +64,7 @@ def causal_mask(*, mask_function: Callable[..., Any], config: Any, **_: Any) -> 
     return CausalMask(window=window)
 
 
-class StepCache(Cache):
+class StepCache(Cache):  # type: ignore[misc]
     """The cache during one exported step: past tensors in, present tensors out.
 
     ``update`` hands the step's own keys and values through; the attention node appends them to
@@ -165,7 +165,7 @@ def attention(
             shape=packed[0].shape,
             version=DOMAIN_VERSION,
         )
-        return out.unflatten(-1, (heads, width)), None
+        return out.reshape(*out.shape[:-1], heads, width), None
     cache, layer = _step[-1], int(module.layer_idx)  # type: ignore[arg-type]
     past_key, past_value = cache.past[2 * layer : 2 * layer + 2]
     out, present_key, present_value = torch.onnx.ops.symbolic_multi_out(
@@ -177,7 +177,7 @@ def attention(
         version=DOMAIN_VERSION,
     )
     cache.present[layer] = (present_key, present_value)
-    return out.unflatten(-1, (heads, width)), None
+    return out.reshape(*out.shape[:-1], heads, width), None
 
 
 def register_attention() -> None:

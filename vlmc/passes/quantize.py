@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmc.backends.spec import StoredPart, StoredWeight
+from vlmc.errors import VlmcError
 from vlmc.passes.checkpoint import TensorRef
 from vlmc.passes.export import PARAMETERS
 from vlmc.passes.weights import WeightJob, write_weights
@@ -54,12 +55,19 @@ def quantize(
         progress: Called with bytes done and in all.
 
     Raises:
-        VlmcError: A weight cannot be read, or does not fit its format.
+        VlmcError: A weight cannot be read, or does not fit its format; two formats for one table.
     """
     import onnx_ir as ir
 
     parameters: dict[str, Any] = json.loads((exported / PARAMETERS).read_text(encoding="utf-8"))
     tables = {parameters["embedding"]: formats.embedding, parameters["head"]: formats.head}
+    if len(tables) == 1 and formats.embedding != formats.head:
+        raise VlmcError(
+            f"this model's output head is its embedding, stored once: '{formats.embedding}' and "
+            f"'{formats.head}' exclude each other",
+            at="quantize.embedding",
+            hint="give quantize.embedding and quantize.head the same value",
+        )
     (out / FOLDER).mkdir()
     described: dict[str, Any] = {}
     for name, path in graphs.items():

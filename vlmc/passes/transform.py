@@ -47,15 +47,24 @@ def build_module(folder: Path, attention: str) -> nn.Module:
     Args:
         folder: The checkpoint's folder.
         attention: transformers' name of the attention implementation.
+
+    Raises:
+        VlmcError: transformers refuses the configuration.
     """
     import torch
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig, AutoModelForImageTextToText
 
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    with torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(
-            config, attn_implementation=attention, dtype=torch.float32, trust_remote_code=False
-        )
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        with torch.device("meta"):
+            model = AutoModelForImageTextToText.from_config(
+                config, attn_implementation=attention, dtype=torch.float32, trust_remote_code=False
+            )
+    except (StrictDataclassError, ValueError) as error:
+        raise VlmcError(
+            f"transformers refuses this configuration: {error}", at=str(folder / "config.json")
+        ) from error
     for name, buffer in list(model.named_buffers()):
         owner, _, leaf = name.rpartition(".")
         model.get_submodule(owner)._buffers[leaf] = torch.empty_like(buffer, device="cpu")
@@ -109,7 +118,7 @@ def transform(
                 module._parameters[name] = made[id(parameter)]
     for module in model.modules():
         if type(module) is torch.nn.Linear:
-            module.forward = neutral_linear(module)
+            module.forward = neutral_linear(module)  # type: ignore[method-assign, assignment]
     decoder = family.decoder(model)
     language = LanguageProgram(decoder, model.get_input_embeddings(), model.get_output_embeddings())
     return TransformedModel(model, family.vision(model), language, matched)
@@ -120,7 +129,7 @@ def _fix_rotary(model: torch.nn.Module, ctx_len: int) -> None:
         kind = getattr(module, "rope_type", None)
         if kind not in LENGTH_DEPENDENT_ROPE:
             continue
-        trained = int(module.original_max_seq_len)  # type: ignore[arg-type]
+        trained = int(module.original_max_seq_len)
         if ctx_len > trained:
             raise VlmcError(
                 f"'{kind}' rotary embeddings ({name}) change with the prompt's length beyond "
@@ -128,4 +137,4 @@ def _fix_rotary(model: torch.nn.Module, ctx_len: int) -> None:
                 at="ctx-len",
                 hint=f"use a ctx-len of at most {trained}",
             )
-        module.rope_type = LENGTH_DEPENDENT_ROPE[kind]  # type: ignore[assignment]
+        module.rope_type = LENGTH_DEPENDENT_ROPE[kind]

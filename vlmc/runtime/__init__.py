@@ -7,7 +7,7 @@
 
 from vlmc.runtime.model import Model, load
 from vlmc.runtime.request import Answer, Request, Timings, Usage
-from vlmc.runtime.sampling import Sampling
+from vlmc.runtime.sampling import Sampling, suggested_sampling
 from vlmc.runtime.stream import AnswerStream
 
 __all__ = [
@@ -19,4 +19,5 @@ __all__ = [
     "Timings",
     "Usage",
     "load",
+    "suggested_sampling",
 ]

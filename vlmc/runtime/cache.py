@@ -1,5 +1,7 @@
 """The key-value cache: one buffer per layer, its slots written in place by the program."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from vlmc.bundle.manifest import Limits, ProgramSpec
@@ -12,13 +14,16 @@ _STATES = {"past_key.": "present_key.", "past_value.": "present_value."}
 class Cache:
     """Buffers ``[batch-size, KV, ctx-len, D]``; a run of slots is a contiguous slice of them.
 
-    Memory is asked for once and becomes resident page by page, as positions are written.
+    Memory is asked for once and becomes resident page by page, as positions are written. A slot
+    remembers which chunks of which prompt it holds (see ``vlmc.runtime.prefix``).
     """
 
     def __init__(self, program: ProgramSpec, limits: Limits) -> None:
         outputs = {spec.name for spec in program.outputs}
         self._buffers: dict[str, Array] = {}
         self._present: dict[str, str] = {}
+        self._held: list[list[tuple[int, bytes]]] = [[] for _ in range(limits.batch_size)]
+        self._views: dict[tuple[int, int], dict[str, Array]] = {}
         for spec in program.inputs:
             prefix = spec.name[: spec.name.find(".") + 1]
             if prefix not in _STATES:
@@ -27,7 +32,13 @@ class Cache:
             sizes = [size for size in spec.shape[1:] if isinstance(size, int)]
             if len(sizes) != 3 or sizes[1] != limits.ctx_len or present not in outputs:
                 raise VlmcError(f"'{spec.name}' {list(spec.shape)} is not a cache of ctx-len")
-            self._buffers[spec.name] = np.zeros((limits.batch_size, *sizes), spec.dtype)
+            try:
+                self._buffers[spec.name] = np.zeros((limits.batch_size, *sizes), spec.dtype)
+            except MemoryError as error:
+                raise VlmcError(
+                    "the key-value cache does not fit this machine's memory",
+                    hint="rebuild with a smaller ctx-len or batch-size, or 'kv-cache: fp16'",
+                ) from error
             self._present[spec.name] = present
 
     @property
@@ -35,15 +46,40 @@ class Cache:
         """Bytes of all buffers, resident or not."""
         return sum(buffer.nbytes for buffer in self._buffers.values())
 
-    def inputs(self, slots: slice) -> dict[str, Array]:
-        """The states of ``slots`` by input name; views."""
-        return {name: buffer[slots] for name, buffer in self._buffers.items()}
+    def inputs(self, start: int, stop: int) -> dict[str, Array]:
+        """The states of slots ``start`` to ``stop - 1`` by input name.
 
-    def outputs(self, slots: slice) -> dict[str, Array]:
+        The same views each time, so a session knows that they are bound already.
+        """
+        if (start, stop) not in self._views:
+            views = {name: buffer[start:stop] for name, buffer in self._buffers.items()}
+            self._views[start, stop] = views
+        return self._views[start, stop]
+
+    def outputs(self, start: int, stop: int) -> dict[str, Array]:
         """The same views by output name."""
-        return {self._present[name]: buffer[slots] for name, buffer in self._buffers.items()}
+        views = self.inputs(start, stop)
+        return {self._present[name]: view for name, view in views.items()}
 
     def move(self, source: int, target: int, length: int) -> None:
         """Copies the first ``length`` positions of one slot over another's."""
+        self.forget(target, 0)
         for buffer in self._buffers.values():
             buffer[target, :, :length] = buffer[source, :, :length]
+        self._held[target] = [entry for entry in self._held[source] if entry[0] <= length]
+
+    def forget(self, slot: int, start: int) -> None:
+        """Says that a slot is about to be written from position ``start`` on."""
+        held = self._held[slot]
+        while held and held[-1][0] > start:
+            held.pop()
+
+    def remember(self, slot: int, stop: int, key: bytes) -> None:
+        """Says that the chunk of this key was written, up to position ``stop - 1``."""
+        self._held[slot].append((stop, key))
+
+    def matching(self, slot: int, keys: Sequence[bytes]) -> int:
+        """How many of a prompt's first chunks a slot holds already."""
+        held = [key for _, key in self._held[slot]]
+        pairs = zip(held, keys, strict=False)
+        return next((at for at, (a, b) in enumerate(pairs) if a != b), min(len(held), len(keys)))

@@ -49,14 +49,23 @@ class Engine:
         bundle: As ``read_bundle`` returns it.
         threads: Of each program; None is ``default_threads()``.
         spin: See ``OpenOptions``.
+        pieces: See ``OpenOptions``.
     """
 
-    def __init__(self, bundle: Bundle, *, threads: int | None = None, spin: bool = True) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        threads: int | None = None,
+        spin: bool = True,
+        pieces: bool = False,
+    ) -> None:
         self.bundle = bundle
         self.limits = bundle.manifest.limits
         self.threads = default_threads() if threads is None else threads
         self.load_seconds = 0.0
         self._spin = spin
+        self._pieces = pieces
         self.single = bundle.manifest.split == "single"
         name = "model" if self.single else "language"
         self.program = bundle.manifest.programs[name]
@@ -83,7 +92,8 @@ class Engine:
             feeds = self._token_feeds(np.zeros((1, 1), np.int64), np.full((1, 1), -1), 0, lengths)
             feeds |= self._vision_feeds(image)
             feeds["image_features"] = self._blank
-            return self._checked(self._run(slice(0, 1), feeds)[self._used], image)
+            self.cache.forget(0, 0)
+            return self._checked(self._run(0, 1, feeds)[self._used], image)
         if self._vision is None:
             self._vision = self._open(self.bundle.manifest.programs["vision"], shrink=True)
         (rows,) = self._vision.run(image.tensors).values()
@@ -96,6 +106,7 @@ class Engine:
         positions: NDArray[np.int64],
         chunk: Chunk,
         features: Features,
+        key: bytes | None = None,
     ) -> Array:
         """Runs one chunk of a prompt into a slot whose cache ends at ``chunk.start``.
 
@@ -105,6 +116,7 @@ class Engine:
             positions: ``[L]`` or ``[3, L]`` of the whole prompt.
             chunk: One of ``vlmc.runtime.features.cut``.
             features: Of this prompt; images the chunk needs are encoded into it.
+            key: The chunk's, for the cache to remember; None: it does not.
 
         Returns:
             Logits ``[V]`` of the chunk's last token.
@@ -126,7 +138,10 @@ class Engine:
         feeds["image_features"] = rows
         current = None if chunk.image is None else prompt.images[chunk.image]
         feeds |= self._vision_feeds(current)
-        outputs = self._run(slice(slot, slot + 1), feeds)
+        self.cache.forget(slot, chunk.start)
+        outputs = self._run(slot, slot + 1, feeds)
+        if key is not None:
+            self.cache.remember(slot, chunk.stop, key)
         if chunk.image is not None and current is not None:
             features.rows[chunk.image] = self._checked(outputs[self._used], current)
         return np.asarray(outputs["logits"][0])
@@ -149,7 +164,7 @@ class Engine:
         )
         feeds["image_features"] = self._blank
         feeds |= self._vision_feeds(None)
-        return self._run(slice(0, len(tokens)), feeds)["logits"]
+        return self._run(0, len(tokens), feeds)["logits"]
 
     def _token_feeds(
         self, ids: Array, index: Array, positions: Array | int, ends: Array
@@ -177,9 +192,10 @@ class Engine:
             feeds[name] = np.zeros(sizes, spec.dtype)
         return feeds
 
-    def _run(self, slots: slice, feeds: dict[str, Array]) -> dict[str, Array]:
-        known = {name: feeds[name] for name in feeds if name in self._inputs}
-        return self._session.run(known | self.cache.inputs(slots), self.cache.outputs(slots))
+    def _run(self, start: int, stop: int, feeds: dict[str, Array]) -> dict[str, Array]:
+        """Runs the program over slots ``start`` to ``stop - 1``."""
+        states, written = self.cache.inputs(start, stop), self.cache.outputs(start, stop)
+        return self._session.run(feeds | states, written)
 
     def _encode_into(self, features: Features, image: int, prompt: Prompt) -> None:
         loaded = self.load_seconds
@@ -202,7 +218,9 @@ class Engine:
         backend = lookup(
             BACKENDS, self.bundle.manifest.backend, kind="backend", at=str(self.bundle.folder)
         )
-        options = OpenOptions(threads=self.threads, spin=self._spin, shrink=shrink)
+        options = OpenOptions(
+            threads=self.threads, spin=self._spin, shrink=shrink, pieces=self._pieces
+        )
         session = backend.open(self.bundle.folder, program, options)
         self.load_seconds += time.perf_counter() - started
         return session

@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from vlmc.backends import SessionError
 from vlmc.errors import VlmcError
 from vlmc.runtime.engine import Engine, Features
-from vlmc.runtime.features import Chunk, cut
+from vlmc.runtime.features import Chunk, cut, needed_images
+from vlmc.runtime.prefix import chunk_keys
 from vlmc.runtime.request import FinishReason
 from vlmc.runtime.sampling import Sampler
 from vlmc.runtime.stops import Stops
@@ -48,9 +50,10 @@ class Job:
     token_ids: list[int] = field(default_factory=list)
     pieces: deque[str] = field(default_factory=deque)
     finish_reason: FinishReason | None = None
-    error: VlmcError | None = None
+    error: VlmcError | SessionError | None = None
     features: Features = field(default_factory=Features)
     chunks: deque[Chunk] = field(default_factory=deque)
+    keys: deque[bytes] = field(default_factory=deque)
     length: int = 0  # positions of its slot that are written
     prefill_seconds: float = 0.0
     first_token_at: float | None = None
@@ -81,7 +84,7 @@ class Job:
         elif len(self.token_ids) >= self.room:
             self._end("length")
 
-    def fail(self, error: VlmcError) -> None:
+    def fail(self, error: VlmcError | SessionError) -> None:
         """Ends it with an error."""
         self.error = error
         self.done_at = time.perf_counter()
@@ -111,10 +114,16 @@ class Loop:
     one, which costs about as much as that row's attention in one step.
 
     One thread at a time. ``step`` may be interrupted (Ctrl-C); ``discard`` then removes a job.
+
+    Args:
+        engine: Does the work; its cache is the loop's alone while it is busy.
+        reuse: Take over the chunks that a slot holds already from an earlier prompt with the
+            same beginning, images included: a chat's next turn, say.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, *, reuse: bool = True) -> None:
         self.engine = engine
+        self._reuse = reuse
         self._waiting: deque[Job] = deque()
         self._filling: Job | None = None
         self._rows: list[Job] = []
@@ -127,7 +136,10 @@ class Loop:
     def submit(self, job: Job) -> None:
         """Puts a job at the end of the queue."""
         size = self.engine.limits.prefill_seq_len
-        job.chunks = deque(cut(job.prompt, size, at_images=self.engine.single))
+        chunks = cut(job.prompt, size, at_images=self.engine.single)
+        job.chunks = deque(chunks)
+        if self._reuse:
+            job.keys = deque(chunk_keys(job.prompt, job.positions, chunks))
         self._waiting.append(job)
 
     def step(self) -> None:
@@ -138,6 +150,7 @@ class Loop:
         room = len(self._rows) < self.engine.limits.batch_size
         if self._filling is None and self._waiting and room:
             self._filling = self._waiting.popleft()
+            self._take_over(self._filling)
         if self._filling is not None:
             self._prefill(self._filling)
         if self._rows:
@@ -152,20 +165,37 @@ class Loop:
         elif any(job is row for row in self._rows):
             self._leave([job])
 
+    def _take_over(self, job: Job) -> None:
+        """Skips the chunks its slot holds; the last one is run in any case, for its logits."""
+        count = self.engine.cache.matching(len(self._rows), list(job.keys)[:-1])
+        while count and self._continues(job, job.chunks[count]):
+            count -= 1
+        for _ in range(count):
+            job.length = job.chunks.popleft().stop
+            job.keys.popleft()
+
+    def _continues(self, job: Job, chunk: Chunk) -> bool:
+        """Whether a chunk reads features that only an earlier one can compute (single split)."""
+        if not self.engine.single or chunk.image is not None:
+            return False
+        return bool(needed_images(job.prompt, chunk))
+
     def _prefill(self, job: Job) -> None:
         started = time.perf_counter()
         apart = job.features.seconds + self.engine.load_seconds
         chunk = job.chunks[0]
+        key = job.keys[0] if job.keys else None
+        slot = len(self._rows)
         try:
-            logits = self.engine.prefill(
-                len(self._rows), job.prompt, job.positions, chunk, job.features
-            )
-        except VlmcError as error:
+            logits = self.engine.prefill(slot, job.prompt, job.positions, chunk, job.features, key)
+        except (VlmcError, SessionError) as error:
             self._filling = None
             job.fail(error)
             return
         job.length = chunk.stop
         job.chunks.popleft()
+        if job.keys:
+            job.keys.popleft()
         apart = job.features.seconds + self.engine.load_seconds - apart
         job.prefill_seconds += time.perf_counter() - started - apart
         if not job.chunks:
@@ -175,11 +205,19 @@ class Loop:
 
     def _decode(self) -> None:
         rows = self._rows
-        logits = self.engine.decode(
-            [row.token_ids[-1] for row in rows],
-            [row.next_position for row in rows],
-            [row.length for row in rows],
-        )
+        try:
+            logits = self.engine.decode(
+                [row.token_ids[-1] for row in rows],
+                [row.next_position for row in rows],
+                [row.length for row in rows],
+            )
+        except SessionError as error:
+            for row in rows:
+                row.fail(error)
+            self._rows = []
+            if self._filling is not None:
+                self.engine.cache.move(len(rows), 0, self._filling.length)
+            return
         for row in rows:
             row.length += 1
         self._take(rows, logits)

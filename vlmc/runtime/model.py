@@ -31,7 +31,12 @@ IMAGES_FILE = "processor/images.json"
 
 
 def load(
-    path: str | Path, *, threads: int | None = None, verify: bool = False, spin: bool = True
+    path: str | Path,
+    *,
+    threads: int | None = None,
+    verify: bool = False,
+    spin: bool = True,
+    reuse: bool = True,
 ) -> "Model":
     """Opens a bundle.
 
@@ -40,6 +45,8 @@ def load(
         threads: Of the programs; None: the physical cores this process may use.
         verify: Hash every file first.
         spin: Idle threads wait busily between two products: faster steps, more CPU time.
+        reuse: A prompt that begins as an earlier one did is not run again from the start; answers
+            are the same without. For measuring, say no.
 
     Raises:
         VlmcError: Not a bundle, a broken one, or one this vlmc cannot run.
@@ -51,19 +58,24 @@ def load(
     if verify:
         verify_digests(bundle)
     engine = Engine(bundle, threads=threads, spin=spin)
-    return Model(bundle, engine, time.perf_counter() - started - engine.load_seconds)
+    spent = time.perf_counter() - started - engine.load_seconds
+    return Model(bundle, engine, load_seconds=spent, reuse=reuse)
 
 
 class Model:
     """The public face of the runtime; made by ``load``. One thread at a time."""
 
-    def __init__(self, bundle: Bundle, engine: Engine, load_seconds: float) -> None:
+    def __init__(
+        self, bundle: Bundle, engine: Engine, *, load_seconds: float = 0.0, reuse: bool = True
+    ) -> None:
         started = time.perf_counter()
         self.bundle = bundle
         self.manifest = bundle.manifest
         self.engine = engine
-        self.loop = Loop(engine)
+        self.loop = Loop(engine, reuse=reuse)
         self.prompts = PromptBuilder.load(bundle.folder)
+        if self.prompts.spec.chat_template is not None:
+            bundle.path(self.prompts.spec.chat_template)  # it must be one of the bundle's files
         self.images = _image_spec(bundle)
         self._load_seconds = load_seconds + time.perf_counter() - started
 

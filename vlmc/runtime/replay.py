@@ -7,13 +7,18 @@ memory is not the compiler's.
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from vlmc.bundle.store import read_bundle
 from vlmc.errors import VlmcError
-from vlmc.runtime import load
+from vlmc.runtime.engine import Engine
+from vlmc.runtime.model import Model
 
 USER_MISTAKE = 2
+# A larger bundle is run piece by piece, so that a check takes no more memory than the build.
+_WHOLE_BYTES = 512 << 20
 
 
 def replay(bundle: Path, questions: Path, out: Path) -> None:
@@ -28,8 +33,9 @@ def replay(bundle: Path, questions: Path, out: Path) -> None:
             [forced, V] and ``own_logits`` [own greedy tokens, V], ``features_i`` and
             ``pixels_i_NAME`` for each image.
     """
-    # One thread: the same sums in the same order on every machine of a kind.
-    model = load(bundle, threads=1)
+    opened = read_bundle(bundle)
+    size = sum(entry.size for entry in opened.manifest.files.values())
+    model = Model(opened, Engine(opened, pieces=size > _WHOLE_BYTES), reuse=False)
     for question in json.loads(questions.read_text(encoding="utf-8")):
         pictures = [Path(path).read_bytes() for path in question["images"]]
         prompt = model.prompt(question["messages"], images=pictures)
@@ -42,7 +48,7 @@ def replay(bundle: Path, questions: Path, out: Path) -> None:
         tokens = list(answer.token_ids)
         forced = tokens if question["forced"] is None else question["forced"]
         own = model.logits(prompt, tokens[:-1])
-        found = {
+        found: dict[str, Any] = {
             "prompt_token_ids": prompt.token_ids,
             "token_ids": np.array(tokens, np.int64),
             "own_logits": own,

@@ -63,6 +63,12 @@ class Request:
             raise VlmcError("a request has either messages or a prompt", at="request")
         if isinstance(self.images, str | bytes | Path | Image.Image):
             raise VlmcError("images are a list", at="images")
+        for index, image in enumerate(self.images):
+            if not isinstance(image, str | bytes | Path | Image.Image):
+                raise VlmcError(
+                    f"a picture is a path, bytes or a PIL image, got {type(image).__name__}",
+                    at=f"images[{index}]",
+                )
 
 
 def make_request(messages: Sequence[Json] | None, options: Options) -> Request:

@@ -1,7 +1,7 @@
 """Choosing the next token: transformers' logits processors, in their order, in numpy."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -64,6 +64,26 @@ _RANGES: dict[str, tuple[type[int] | type[float], float, float, bool]] = {
     "seed": (int, 0, 2**63 - 1, False),
 }
 SAMPLING_NAMES = tuple(entry.name for entry in fields(Sampling))
+
+
+def suggested_sampling(values: Mapping[str, object]) -> Sampling:
+    """What a model's authors suggest, with temperature 1 where they say nothing.
+
+    Args:
+        values: ``manifest.generation.suggested``: keys of transformers' generation config.
+
+    Raises:
+        VlmcError: A value is out of its range.
+    """
+    known = {name: values.get(name) for name in SAMPLING_NAMES if name != "seed"}
+    if known["top_k"] == 0:  # transformers' way to say: off
+        known["top_k"] = None
+    if known["temperature"] is None:
+        known["temperature"] = 1.0
+    try:
+        return Sampling(**known)  # type: ignore[arg-type]
+    except VlmcError as error:
+        raise error.located("manifest.json: generation.suggested") from error
 
 
 def check_number(

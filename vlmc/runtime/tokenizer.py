@@ -52,8 +52,11 @@ class TextTokenizer:
         self._tokenizer = tokenizer
         is_bpe = type(tokenizer.model).__name__ == "BPE"
         self._clean = clean_up_tokenization_spaces and not is_bpe
+        # The library leaves tokens out by their text, which a normalizer may have changed.
         self._special = frozenset(
-            id for id, token in tokenizer.get_added_tokens_decoder().items() if token.special
+            id
+            for id, token in tokenizer.get_added_tokens_decoder().items()
+            if token.special and tokenizer.id_to_token(id) == token.content
         )
 
     def token_to_id(self, token: str) -> int | None:

@@ -54,13 +54,14 @@ def resolve(
         return _local(recipe.folder, weights=weights)
     from vlmc.sources.hub import download
 
-    def fetch(patterns: tuple[str, ...], revision: str | None) -> tuple[Path, str, list[str]]:
-        return download(recipe.model, revision, patterns, cache=cache, offline=offline)
-
-    folder, revision, present = fetch(METADATA, recipe.revision)
+    model = recipe.model
+    folder, revision, present = download(
+        model, recipe.revision, METADATA, cache=cache, offline=offline, silent=True
+    )
     if weights:
-        folder, revision, present = fetch((*METADATA, *_weight_files(folder)), revision)
-    return SourceFolder(recipe.model, revision, folder, _readable(present), recipe.model)
+        needed = (*METADATA, *_weight_files(folder))
+        folder, revision, present = download(model, revision, needed, cache=cache, offline=offline)
+    return SourceFolder(model, revision, folder, _readable(present), model)
 
 
 def _weight_files(folder: Path) -> tuple[str, ...]:

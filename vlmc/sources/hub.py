@@ -4,13 +4,13 @@ The client reads ``HF_ENDPOINT``, ``HF_HOME``, ``HF_TOKEN`` and ``HF_HUB_OFFLINE
 passes through here, and no message of the client is repeated whole.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from vlmc.errors import VlmcError
 from vlmc.sources.weights import refuse_pickles
-
-_WEIGHTS = (".safetensors", ".safetensors.index.json")
 
 
 class UnreachableError(VlmcError):
@@ -24,8 +24,17 @@ def download(
     *,
     cache: Path | None,
     offline: bool,
+    silent: bool = False,
 ) -> tuple[Path, str, list[str]]:
     """Fetches a model's files that match ``patterns`` and are not here yet.
+
+    Args:
+        model: The hub id.
+        revision: Commit, tag or branch; None: the default branch.
+        patterns: Globs of file names in the repository's root.
+        cache: Where downloads are kept; None: the client's own cache.
+        offline: Use the cache alone.
+        silent: Show no progress.
 
     Returns:
         The folder, the commit, and the names of all files in the folder.
@@ -36,7 +45,7 @@ def download(
             only.
     """
     import httpx2
-    from huggingface_hub import HfApi, errors, snapshot_download
+    from huggingface_hub import HfApi, errors
 
     at = f"{model}@{revision}" if revision else model
     client = HfApi()
@@ -44,8 +53,8 @@ def download(
         commit = client.resolve_revision(
             model, revision=revision, cache_dir=cache, local_files_only=offline
         )
-        folder = Path(
-            snapshot_download(
+        with _silent(silent):
+            found = client.snapshot_download(
                 model,
                 revision=commit,
                 cache_dir=cache,
@@ -54,11 +63,8 @@ def download(
                 ignore_patterns=["*/*"],
                 local_files_only=offline,
             )
-        )
-        names = sorted(p.name for p in folder.iterdir() if p.is_file())
-        if not offline and not any(name.endswith(_WEIGHTS) for name in names):
-            listed = client.list_repo_files(model, revision=folder.name)
-            refuse_pickles(listed, model=model, at=at)
+        folder = Path(found)
+        names = sorted(path.name for path in folder.iterdir() if path.is_file())
     except errors.GatedRepoError as error:
         hint = "accept its terms on its page, then set HF_TOKEN to a token of that account"
         raise VlmcError("access to this model is restricted", at=at, hint=hint) from error
@@ -83,7 +89,36 @@ def download(
     except OSError as error:
         message = f"the download cannot be stored: {error.strerror or type(error).__name__}"
         raise VlmcError(message, at=str(error.filename or at)) from error
+    refuse_pickles(_listed(model, folder, cache) or names, model=model, at=at)
     return folder, folder.name, names
+
+
+def _listed(model: str, folder: Path, cache: Path | None) -> list[str]:
+    """All names of the repository's root, as its last download saw them; empty if unknown."""
+    from huggingface_hub import errors, get_cached_repo_tree
+
+    try:
+        tree = get_cached_repo_tree(model, revision=folder.name, cache_dir=cache)
+    except errors.CachedRepoTreeNotFoundError:
+        return []
+    return [file.path for file in tree if "/" not in file.path]
+
+
+@contextmanager
+def _silent(silent: bool) -> Iterator[None]:
+    """No progress bars of the client within, where asked; the user's own setting is kept."""
+    from huggingface_hub import utils
+
+    bars: Any = utils  # its names are exported lazily, out of a type checker's sight
+
+    if not silent or bars.are_progress_bars_disabled():
+        yield
+        return
+    bars.disable_progress_bars()
+    try:
+        yield
+    finally:
+        bars.enable_progress_bars()
 
 
 def _absent(at: str, *, offline: bool) -> UnreachableError:

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.tiny_bundle import END, tiny_bundle
+from tests.tiny_bundle import tiny_bundle
 from tests.tiny_oracle import greedy, logits, see
+from tests.tiny_processor import END
 from vlmc.errors import VlmcError
 from vlmc.runtime import Request, load
 from vlmc.runtime.positions import prompt_positions
@@ -100,7 +101,7 @@ def test_logits_and_features_are_the_models(models):
 
 def test_a_half_precision_cache_is_used_as_declared(models):
     model = models(cache="float16")
-    assert model.engine.cache.inputs(slice(0, 1))["past_key.0"].dtype == np.float16
+    assert model.engine.cache.inputs(0, 1)["past_key.0"].dtype == np.float16
     prompt = model.prompt(prompt="hello")
     exact = models().logits(models().prompt(prompt="hello"))
     found = model.logits(prompt)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vlmc.backends.spec import StoredWeight
+from vlmc.backends.spec import Array, StoredWeight
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -62,10 +62,11 @@ class Lowering:
             self._shared[key] = make()
         return self._shared[key]
 
-    def constant(self, array: np.ndarray[Any, Any]) -> ir.Value:
+    def constant(self, content: Array | np.generic) -> ir.Value:
         """A small initializer; equal ones are one."""
         import onnx_ir as ir
 
+        array = np.asarray(content)
         name = f"const_{array.dtype}_{'x'.join(map(str, array.shape))}_{array.tobytes().hex()}"
         if name not in self._values:
             value = ir.Value(
@@ -129,7 +130,7 @@ def lower_graph(model: ir.Model, weights: Mapping[str, StoredWeight]) -> None:
         else:
             for i, value in enumerate(node.inputs):
                 if _weight_of(low, value) is not None:
-                    node.replace_input_with(i, _float_weight(low, str(value.name)))  # type: ignore[union-attr]
+                    node.replace_input_with(i, _float_weight(low, str(value.name)))
     kept = [value for value in graph.inputs if value.name not in weights]
     graph.inputs.clear()
     graph.inputs.extend(kept)
@@ -151,7 +152,7 @@ def _float_weight(low: Lowering, name: str) -> ir.Value:
     value = low.part(name, "")
     if low.weights[name].format == "fp32":
         return value
-    return low.shared(  # type: ignore[no-any-return]
+    return low.shared(
         "float", value, lambda: low.add("Cast", [value], {"to": int(ir.DataType.FLOAT)})
     )
 
@@ -273,7 +274,7 @@ def _nibbles(low: Lowering, packed: ir.Value, shape: Sequence[int]) -> ir.Value:
     first = low.add("Unsqueeze", [low.add("BitwiseAnd", [packed, mask]), last])
     second = low.add("BitShift", [packed, four], {"direction": "RIGHT"})
     pairs = low.add("Concat", [first, low.add("Unsqueeze", [second, last])], {"axis": -1})
-    return low.add("Reshape", [pairs, low.constant(np.array(shape, np.int64))])  # type: ignore[no-any-return]
+    return low.add("Reshape", [pairs, low.constant(np.array(shape, np.int64))])
 
 
 def _attention(low: Lowering, node: ir.Node) -> None:

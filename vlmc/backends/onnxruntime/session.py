@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from vlmc.backends.onnxruntime.graph import external_locations
-from vlmc.backends.spec import Array, OpenOptions
+from vlmc.backends.spec import Array, OpenOptions, Session, SessionError
 from vlmc.bundle.manifest import ElementType, ProgramSpec, TensorSpec
 from vlmc.errors import VlmcError
 
@@ -24,7 +24,7 @@ _FOLDER = "session.model_external_initializers_file_folder_path"
 _SHRINK = "memory.enable_memory_arena_shrinkage"
 
 
-def open_session(folder: Path, program: ProgramSpec, options: OpenOptions) -> "OrtSession":
+def open_session(folder: Path, program: ProgramSpec, options: OpenOptions) -> Session:
     """Opens one program of a bundle.
 
     External data must lie under ``weights/`` and be listed in ``program.weights``; onnxruntime
@@ -44,10 +44,14 @@ def open_session(folder: Path, program: ProgramSpec, options: OpenOptions) -> "O
     for location in sorted(locations):
         if location not in program.weights or not location.startswith("weights/"):
             raise VlmcError(f"the graph points to {location!r}, not one of its weights", at=place)
+    if options.pieces:
+        from vlmc.backends.onnxruntime.segments import SegmentedSession
+
+        return SegmentedSession(folder, program, options)
     settings = ort.SessionOptions()
     settings.intra_op_num_threads = options.threads
     settings.inter_op_num_threads = 1
-    settings.log_severity_level = 3
+    settings.log_severity_level = 4  # what it would log is raised
     settings.add_session_config_entry(_FOLDER, str(folder))
     settings.add_session_config_entry("session.intra_op.allow_spinning", str(int(options.spin)))
     try:
@@ -60,12 +64,12 @@ def open_session(folder: Path, program: ProgramSpec, options: OpenOptions) -> "O
 
 
 def _refusals() -> tuple[type[Exception], ...]:
-    """What a session raises for a program it cannot take; they share no base class."""
+    """What onnxruntime raises; its exceptions share no base class."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     names = "Fail InvalidGraph InvalidProtobuf InvalidArgument NoSuchFile NotImplemented"
     names += " RuntimeException EPFail"
-    return tuple(getattr(state, name) for name in names.split())
+    return RuntimeError, *(getattr(state, name) for name in names.split())
 
 
 class OrtSession:
@@ -78,10 +82,12 @@ class OrtSession:
         self._inputs = {spec.name: spec for spec in program.inputs}
         self._outputs = {spec.name: spec for spec in program.outputs}
         self._binding = session.io_binding()
-        self._bound: dict[tuple[str, str], tuple[int, tuple[int, ...]]] = {}
+        self._fed: dict[str, Array] = {}
+        self._written: dict[str, Array] = {}
         self._order: list[str] = []  # outputs come back in the order they were first bound
-        self._run_options = ort.RunOptions()
+        self._run_options = None
         if shrink:
+            self._run_options = ort.RunOptions()
             self._run_options.add_run_config_entry(_SHRINK, "cpu:0")
 
     def run(
@@ -91,6 +97,7 @@ class OrtSession:
 
         Raises:
             VlmcError: A feed is missing, unknown, or of another dtype or shape than declared.
+            SessionError: The program failed.
         """
         into = into or {}
         if feeds.keys() != self._inputs.keys() or not into.keys() <= self._outputs.keys():
@@ -98,29 +105,34 @@ class OrtSession:
                 (feeds.keys() ^ self._inputs.keys()) | (into.keys() - self._outputs.keys())
             )
             raise VlmcError(f"inputs or outputs missing or unknown: {', '.join(odd)}")
+        # An array stays bound as long as the same one is given: the dozens of states of a cache
+        # would cost more each step than some models' layers. Bound arrays are kept alive here.
         for name, array in feeds.items():
-            _check(self._inputs[name], array)
-            self._bind("in", name, array)
+            if self._fed.get(name) is not array:
+                _check(self._inputs[name], array)
+                self._binding.bind_input(name, *_pointer(array))
+                self._fed[name] = array
         for name, array in into.items():
-            _check(self._outputs[name], array)
-            self._bind("out", name, array)
+            if self._written.get(name) is not array:
+                _check(self._outputs[name], array)
+                self._binding.bind_output(name, *_pointer(array))
+                self._written[name] = array
         free = [name for name in self._outputs if name not in into]
         for name in free:
-            self._bound.pop(("out", name), None)
+            self._written.pop(name, None)
             self._binding.bind_output(name, "cpu")
         self._order += [name for name in (*into, *free) if name not in self._order]
-        self._session.run_with_iobinding(self._binding, self._run_options)
-        values = dict(zip(self._order, self._binding.get_outputs(), strict=True))
-        return {name: values[name].numpy() for name in free}
+        try:
+            self._session.run_with_iobinding(self._binding, self._run_options)
+        except _refusals() as error:
+            raise SessionError(f"onnxruntime failed: {error}") from error
+        values = self._binding.get_outputs_as_ortvaluevector()
+        return {name: values[self._order.index(name)].numpy() for name in free}
 
-    def _bind(self, side: str, name: str, array: Array) -> None:
-        # A cache is bound once and then stays: dozens of calls a step would cost more than
-        # some models' layers.
-        what = (array.ctypes.data, array.shape)
-        if self._bound.get((side, name)) != what:
-            bind = self._binding.bind_input if side == "in" else self._binding.bind_output
-            bind(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
-            self._bound[side, name] = what
+
+def _pointer(array: Array) -> tuple[object, ...]:
+    """The arguments of onnxruntime's ``bind_*`` after the name."""
+    return "cpu", 0, array.dtype, array.shape, array.ctypes.data
 
 
 def _check(spec: TensorSpec, array: Array) -> None:

@@ -1,0 +1,76 @@
+"""Checkpoints, their oracles and their bundles: each made once, in the test that needs it first."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.build.oracle import Expected, Oracle
+from tests.build.questions import QUESTIONS
+from tests.build.variants import VARIANTS
+from tests.checkpoints import MAKERS
+
+RECIPE = "model: ./{name}\nctx-len: 320\nprefill-seq-len: 16\nchecks: {{reference: 'off'}}\n"
+
+
+@dataclass
+class Workshop:
+    """Everything below one folder; ``get`` makes a thing the first time it is asked for."""
+
+    folder: Path
+    made: dict[Any, Any] = field(default_factory=dict)
+
+    def get(self, key: Any, make: Callable[[], Any]) -> Any:
+        if key not in self.made:
+            with warnings.catch_warnings():
+                # The libraries' own warnings are not what these tests are about.
+                warnings.simplefilter("ignore")
+                self.made[key] = make()
+        return self.made[key]
+
+    def checkpoint(self, name: str) -> Path:
+        makers = {**MAKERS, **VARIANTS}
+        return self.get(("checkpoint", name), lambda: makers[name](self.folder / name))
+
+    def recipe(self, name: str) -> Path:
+        self.checkpoint(name)
+        path = self.folder / f"{name}.yaml"
+        path.write_text(RECIPE.format(name=name), encoding="utf-8")
+        return path
+
+    def build(self, name: str, *overrides: str, **options: Any) -> Any:
+        """A fresh run of the build, cached passes reused."""
+        from vlmc.compiler import build
+        from vlmc.recipe import load_recipe
+
+        path = self.recipe(name)
+        given = {"out": self.folder / "artifacts", "cache": self.folder / "cache", **options}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return build(load_recipe(path, overrides), at=str(path), **given)
+
+    def model(self, name: str, *overrides: str) -> Any:
+        """The opened bundle."""
+        from vlmc.runtime import load
+
+        return self.get(
+            ("model", name, overrides),
+            lambda: load(self.build(name, *overrides).bundle, threads=1, spin=False),
+        )
+
+    def expected(self, name: str, question: str) -> Expected:
+        oracle = self.get(("oracle", name), lambda: Oracle(self.checkpoint(name)))
+        asked = QUESTIONS[question]
+        return self.get(
+            ("expected", name, question), lambda: oracle.answer(asked.messages, asked.pictures())
+        )
+
+
+@pytest.fixture(scope="session")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    return Workshop(tmp_path_factory.mktemp("build"))

@@ -1,0 +1,111 @@
+"""transformers, loaded the ordinary way, as the judge of built bundles."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+TOKENS = 24
+
+
+@dataclass(frozen=True)
+class Expected:
+    """``token_ids`` are greedy, an end token left out; ``logits`` [24, V] go past it."""
+
+    prompt_token_ids: list[int]
+    features: list[np.ndarray]
+    token_ids: list[int]
+    forced: list[int]
+    logits: np.ndarray
+
+
+class Oracle:
+    """A folder's model in float32 with eager attention, and its processor."""
+
+    def __init__(self, folder: Path) -> None:
+        import torch
+        from transformers import AutoModelForImageTextToText
+
+        model: Any = AutoModelForImageTextToText.from_pretrained(
+            folder, dtype=torch.float32, attn_implementation="eager", local_files_only=True
+        )
+        self.model = model.eval()
+        self.processor = make_processor(folder)
+
+    def answer(self, messages: list[dict[str, Any]], pictures: list[Any]) -> Expected:
+        """``pictures`` are PIL images, in the order of the messages' image parts."""
+        import torch
+
+        waiting = iter(pictures)
+        filled = [
+            message
+            if isinstance(message["content"], str)
+            else {
+                **message,
+                "content": [
+                    {"type": "image", "image": next(waiting)} if p["type"] == "image" else p
+                    for p in message["content"]
+                ],
+            }
+            for message in messages
+        ]
+        inputs = self.processor.apply_chat_template(
+            filled, tokenize=True, add_generation_prompt=True, return_dict=True, return_tensors="pt"
+        )
+        return self.continue_(inputs, bool(pictures), torch)
+
+    def continue_(self, inputs: Any, pictured: bool, torch: Any) -> Expected:
+        length = inputs["input_ids"].shape[1]
+        own = {"do_sample": False, "max_new_tokens": TOKENS, "num_beams": 1}
+        with torch.no_grad():
+            features = []
+            if pictured:
+                wanted = ("pixel_values", "image_grid_thw", "image_sizes")
+                given = {key: inputs[key] for key in wanted if key in inputs}
+                found = self.model.get_image_features(**given, return_dict=True).pooler_output
+                features = [rows.numpy() for rows in found]
+            tokens = self.model.generate(**inputs, **own)[0, length:].tolist()
+            ends = self.model.generation_config.eos_token_id
+            ends = ends if isinstance(ends, list) else [ends]
+            made = self.model.generate(
+                **inputs,
+                **own,
+                min_new_tokens=None,
+                eos_token_id=-1,
+                output_logits=True,
+                return_dict_in_generate=True,
+            )
+        return Expected(
+            prompt_token_ids=inputs["input_ids"][0].tolist(),
+            features=features,
+            token_ids=tokens[:-1] if tokens[-1] in ends else tokens,
+            forced=made.sequences[0, length:].tolist(),
+            logits=torch.cat(made.logits).numpy(),
+        )
+
+
+def make_processor(folder: Path) -> Any:
+    """The folder's processor with the PIL image classes; Qwen2-VL's without its video part."""
+    from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, AutoTokenizer
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+
+    try:
+        return AutoProcessor.from_pretrained(folder, backend="pil", local_files_only=True)
+    except ImportError:
+        known = PROCESSOR_MAPPING[type(AutoConfig.from_pretrained(folder))]
+
+    class WithoutVideo(known):  # type: ignore[misc, valid-type]
+        def check_argument_for_proper_class(self, name: str, argument: Any) -> type:
+            return type(argument)
+
+    words = AutoTokenizer.from_pretrained(folder)
+    template = folder / "chat_template.jinja"
+    return WithoutVideo(
+        image_processor=AutoImageProcessor.from_pretrained(folder, backend="pil"),
+        tokenizer=words,
+        video_processor=None,
+        chat_template=template.read_text("utf-8") if template.is_file() else words.chat_template,
+    )

@@ -1,0 +1,90 @@
+"""The passes as a user sees them: reproducible, cached, stoppable."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vlmc.compiler import PASSES
+
+pytestmark = pytest.mark.build
+ROOT = Path(__file__).parents[2]
+ENTRY = "import sys; from vlmc.cli import main; sys.exit(main())"
+NAME = "llava-clip-llama"
+
+
+def command(folder: Path, seed: int, *words: str) -> dict:
+    """``vlmc build --json`` as its own process, standing in ``folder``."""
+    done = subprocess.run(
+        [sys.executable, "-c", ENTRY, "build", *words, "--json"],
+        cwd=folder,
+        env={**os.environ, "PYTHONHASHSEED": str(seed), "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def contents(bundle: Path) -> dict[str, bytes]:
+    files = (path for path in bundle.rglob("*") if path.is_file())
+    return {str(path.relative_to(bundle)): path.read_bytes() for path in files}
+
+
+@pytest.mark.parametrize("name", [NAME, "qwen2-vl"])
+def test_another_folder_cache_and_hash_seed_give_the_same_bytes(workshop, tmp_path, name):
+    recipe = workshop.recipe(name).read_text(encoding="utf-8")
+    made = []
+    for seed in (1, 77):
+        folder = tmp_path / f"somewhere{seed}" / ("deeper" * seed)[:30]
+        folder.mkdir(parents=True)
+        (folder / name).symlink_to(workshop.checkpoint(name))
+        (folder / f"{name}.yaml").write_text(recipe, encoding="utf-8")
+        out = command(folder, seed, f"{name}.yaml", "--cache", f"cache{seed}", "--set", "checks={}")
+        made.append((out["version"], contents(folder / out["bundle"])))
+    (first, files), (second, others) = made
+    assert {path for path in files if files[path] != others.get(path)} == set()
+    assert (first, files.keys()) == (second, others.keys())
+
+
+def hits(made) -> dict[str, bool]:
+    return {record.name: record.hit for record in made.passes}
+
+
+def test_a_second_build_is_all_hits(workshop):
+    workshop.build(NAME)
+    made = workshop.build(NAME)
+    assert hits(made) == dict.fromkeys(PASSES, True)
+
+
+@pytest.mark.parametrize("change", ["ctx-len=300", "prefill-seq-len=40", "batch-size=2"])
+def test_another_length_reads_no_weights_again(workshop, change):
+    workshop.build(NAME)
+    made = workshop.build(NAME, change)
+    assert hits(made) == {**dict.fromkeys(PASSES, True), "check": False}
+
+
+def test_another_split_lowers_again(workshop):
+    workshop.build(NAME)
+    made = workshop.build(NAME, "split=single", "ctx-len=280")
+    assert [name for name, hit in hits(made).items() if not hit][-1] == "check"
+    assert hits(made)["quantize"]
+
+
+def test_another_precision_exports_nothing_again(workshop):
+    workshop.build(NAME)
+    made = workshop.build(NAME, "precision.language=int8", "ctx-len=280")
+    assert all(hits(made)[name] for name in ("load", "transform", "export", "simplify"))
+
+
+@pytest.mark.parametrize("last", PASSES)
+def test_a_build_stops_where_it_is_told(workshop, tmp_path, last):
+    out = tmp_path / "artifacts"
+    made = workshop.build(NAME, until=last, out=out)
+    assert [record.name for record in made.passes] == list(PASSES[: PASSES.index(last) + 1])
+    assert (made.bundle is None) == (last != "check")
+    assert out.exists() == (last == "check")

@@ -1,0 +1,179 @@
+"""Checkpoints as they are found in the wild: other decoders, other shapes, older ways to save.
+
+Each combines several peculiarities, because a build costs seconds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.checkpoints import llava, qwen2_vl
+
+Json = dict[str, Any]
+
+
+def edit(path: Path, change: Callable[[Json], object]) -> None:
+    """Changes a JSON file in place."""
+    values = json.loads(path.read_text(encoding="utf-8"))
+    change(values)
+    path.write_text(json.dumps(values), encoding="utf-8")
+
+
+def resave(folder: Path, rename: Callable[[str], str] = str, dtype: str = "float32") -> None:
+    """Writes the weights again under other names and in another element type."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    path = folder / "model.safetensors"
+    held = {
+        rename(name): value.to(getattr(torch, dtype)) for name, value in load_file(path).items()
+    }
+    save_file(held, path, metadata={"format": "pt"})
+    edit(folder / "config.json", lambda config: config.update(dtype=dtype))
+
+
+def shard(folder: Path) -> Path:
+    """Saves the model again, in many files."""
+    import transformers as hf
+
+    model = hf.LlavaForConditionalGeneration.from_pretrained(folder)
+    (folder / "model.safetensors").unlink()
+    model.save_pretrained(folder, max_shard_size="150KB")
+    assert (folder / "model.safetensors.index.json").is_file()
+    return folder
+
+
+def biased_in_shards(folder: Path) -> Path:
+    """Biases everywhere, one key/value head, heads of 24, stretched rotary, several files."""
+    rotary = {
+        "rope_type": "llama3",
+        "rope_theta": 10000.0,
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    }
+    llava(
+        folder,
+        attention_bias=True,
+        mlp_bias=True,
+        num_key_value_heads=1,
+        head_dim=24,
+        rope_parameters=rotary,
+    )
+    return shard(folder)
+
+
+def old_names(folder: Path) -> Path:
+    """Names as transformers 4 saved them, bfloat16, a tie the weights deny, several end tokens."""
+
+    def old(name: str) -> str:
+        for new, was in (
+            ("model.language_model.", "language_model.model."),
+            ("lm_head.", "language_model.lm_head."),
+            ("model.vision_tower.vision_model.", "vision_tower.vision_model."),
+            ("model.vision_tower.", "vision_tower.vision_model."),
+            ("model.", ""),
+        ):
+            if name.startswith(new):
+                return was + name.removeprefix(new)
+        raise AssertionError(name)
+
+    llava(folder, seed=3)
+    resave(folder, old, "bfloat16")
+
+    def tie(config: Json) -> None:
+        config["tie_word_embeddings"] = config["text_config"]["tie_word_embeddings"] = True
+
+    edit(folder / "config.json", tie)
+    ends = [2, *range(40, 140)]
+    edit(folder / "generation_config.json", lambda values: values.update(eos_token_id=ends))
+    return folder
+
+
+def layers_side_by_side(folder: Path) -> Path:
+    """Features of several layers, with the class token; no generation config."""
+    llava(folder, vision_feature_layer=[-2, 1], vision_feature_select_strategy="full")
+    (folder / "generation_config.json").unlink()
+    return folder
+
+
+def older_processor(folder: Path) -> Path:
+    """A Qwen2 decoder of half windows; image processing and template where they used to lie."""
+    llava(
+        folder,
+        tower="siglip",
+        text="qwen2",
+        vocab_size=451,
+        use_sliding_window=True,
+        sliding_window=16,
+        max_window_layers=1,
+    )
+    processor = folder / "processor_config.json"
+    values = json.loads(processor.read_text(encoding="utf-8"))
+    images = values.pop("image_processor")
+    processor.write_text(json.dumps(values), encoding="utf-8")
+    (folder / "preprocessor_config.json").write_text(json.dumps(images), encoding="utf-8")
+    _template_into(folder / "tokenizer_config.json")
+    return folder
+
+
+def flat_qwen2_vl(folder: Path) -> Path:
+    """As on the hub: a flat config, mrope under its old name, float16, pixel bounds in pixels."""
+
+    def old(name: str) -> str:
+        if name.startswith("model.visual."):
+            return name.removeprefix("model.")
+        return name.replace("model.language_model.", "model.")
+
+    def flat(config: Json) -> None:
+        text = config.pop("text_config")
+        rotary = text.pop("rope_parameters")
+        del text["model_type"]
+        config.update({key: value for key, value in text.items() if key not in config})
+        config["rope_theta"] = rotary["rope_theta"]
+        config["rope_scaling"] = {"type": "mrope", "mrope_section": rotary["mrope_section"]}
+
+    def bounds(values: Json) -> None:
+        size = values.pop("size")
+        values.update(min_pixels=size["shortest_edge"], max_pixels=size["longest_edge"])
+
+    qwen2_vl(folder)
+    resave(folder, old, "float16")
+    edit(folder / "config.json", flat)
+    edit(folder / "preprocessor_config.json", bounds)
+    _template_into(folder / "tokenizer_config.json")
+    return folder
+
+
+def _template_into(path: Path) -> None:
+    """The template as an entry of the tokenizer's settings, not as a file of its own."""
+    template = path.parent / "chat_template.jinja"
+    edit(path, lambda values: values.update(chat_template=template.read_text(encoding="utf-8")))
+    template.unlink()
+
+
+VARIANTS: dict[str, Callable[[Path], Path]] = {
+    "biased-in-shards": biased_in_shards,
+    "old-names": old_names,
+    "layers-side-by-side": layers_side_by_side,
+    "older-processor": older_processor,
+    "flat-qwen2-vl": flat_qwen2_vl,
+    "gemma2": lambda folder: llava(folder, text="gemma2", head_dim=24, sliding_window=16),
+    "mistral-yarn": lambda folder: llava(
+        folder,
+        text="mistral",
+        tie_word_embeddings=True,
+        num_attention_heads=2,
+        rope_parameters={
+            "rope_type": "yarn",
+            "rope_theta": 10000.0,
+            "factor": 4.0,
+            "original_max_position_embeddings": 64,
+        },
+    ),
+    "qwen2-vl-tied": lambda folder: qwen2_vl(folder, tied=True, num_key_value_heads=1),
+}
