@@ -12,7 +12,7 @@ import pytest
 
 from tests.build.oracle import Expected, Oracle
 from tests.build.questions import QUESTIONS
-from tests.build.variants import VARIANTS
+from tests.build.variants import SPECIAL, VARIANTS
 from tests.checkpoints import MAKERS
 
 RECIPE = "model: ./{name}\nctx-len: 320\nprefill-seq-len: 16\nchecks: {{reference: 'off'}}\n"
@@ -34,7 +34,7 @@ class Workshop:
         return self.made[key]
 
     def checkpoint(self, name: str) -> Path:
-        makers = {**MAKERS, **VARIANTS}
+        makers = {**MAKERS, **VARIANTS, **SPECIAL}
         return self.get(("checkpoint", name), lambda: makers[name](self.folder / name))
 
     def recipe(self, name: str) -> Path:

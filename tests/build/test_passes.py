@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.build.test_parity import compare
 from vlmc.compiler import PASSES
 
 pytestmark = pytest.mark.build
@@ -88,3 +89,11 @@ def test_a_build_stops_where_it_is_told(workshop, tmp_path, last):
     assert [record.name for record in made.passes] == list(PASSES[: PASSES.index(last) + 1])
     assert (made.bundle is None) == (last != "check")
     assert out.exists() == (last == "check")
+
+
+@pytest.mark.parametrize("name", ["said-tied-and-equal", "said-tied-but-different"])
+def test_the_weights_decide_a_tie_not_what_another_checkpoint_left_in_the_cache(workshop, name):
+    """Same configuration and shapes: only values say whether the head is the embedding."""
+    for other in ("said-tied-and-equal", "said-tied-but-different"):
+        workshop.build(other, until="export")
+    compare(workshop, name, "landscape")

@@ -35,6 +35,24 @@ def resave(folder: Path, rename: Callable[[str], str] = str, dtype: str = "float
     edit(folder / "config.json", lambda config: config.update(dtype=dtype))
 
 
+def say_tied(config: Json) -> None:
+    """Claims that the output head is the embedding."""
+    config["tie_word_embeddings"] = config["text_config"]["tie_word_embeddings"] = True
+
+
+def said_tied(folder: Path, *, equal: bool) -> Path:
+    """A configuration that says tied, with both tensors stored."""
+    from safetensors.torch import load_file, save_file
+
+    llava(folder)
+    edit(folder / "config.json", say_tied)
+    weights = load_file(folder / "model.safetensors")
+    if equal:
+        weights["lm_head.weight"] = weights["model.language_model.embed_tokens.weight"].clone()
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
 def shard(folder: Path) -> Path:
     """Saves the model again, in many files."""
     import transformers as hf
@@ -85,10 +103,7 @@ def old_names(folder: Path) -> Path:
     llava(folder, seed=3)
     resave(folder, old, "bfloat16")
 
-    def tie(config: Json) -> None:
-        config["tie_word_embeddings"] = config["text_config"]["tie_word_embeddings"] = True
-
-    edit(folder / "config.json", tie)
+    edit(folder / "config.json", say_tied)
     ends = [2, *range(40, 140)]
     edit(folder / "generation_config.json", lambda values: values.update(eos_token_id=ends))
     return folder
@@ -176,4 +191,9 @@ VARIANTS: dict[str, Callable[[Path], Path]] = {
         },
     ),
     "qwen2-vl-tied": lambda folder: qwen2_vl(folder, tied=True, num_key_value_heads=1),
+}
+# Made for tests of their own.
+SPECIAL: dict[str, Callable[[Path], Path]] = {
+    "said-tied-and-equal": lambda folder: said_tied(folder, equal=True),
+    "said-tied-but-different": lambda folder: said_tied(folder, equal=False),
 }

@@ -172,6 +172,18 @@ def test_files_that_are_not_listed_are_refused(tmp_path):
         read_cases(read_bundle(tiny_bundle(tmp_path, goldens=goldens)))
 
 
+def test_expectations_of_what_is_not_there_are_refused(tmp_path, folder):
+    def goldens(folder, draft):
+        golden(folder, draft, images=())
+
+    with pytest.raises(VlmcError, match="more images than it has"):
+        read_cases(read_bundle(tiny_bundle(tmp_path, goldens=goldens)))
+    case = case_of(folder)
+    far = case.features[0].model_copy(update={"rows": (0, 4)})
+    with pytest.raises(VlmcError, match=r"rows \[0, 4\] of 4"):
+        run(folder, case.model_copy(update={"features": (far,)}))
+
+
 def test_a_pickle_is_not_loaded(tmp_path):
     def goldens(folder, draft):
         golden(folder, draft)

@@ -225,7 +225,8 @@ def test_verify_finds_an_answer_that_differs(capsys, tmp_path):
 
 def test_a_case_that_cannot_run_is_a_finding(capsys, tmp_path):
     def too_long(folder, draft):
-        golden(folder, draft, messages=[{"role": "user", "content": "x" * 200}], images=())
+        messages = [{"role": "user", "content": "x" * 200}]
+        golden(folder, draft, messages=messages, images=(), pixels=(), features=())
 
     folder = tiny_bundle(tmp_path, goldens=too_long)
     code, out, _ = vlmc(capsys, "verify", folder, "--json")

@@ -110,7 +110,7 @@ def test_unknown_text_models_need_their_sizes() -> None:
 
 @pytest.mark.parametrize("value", [0, -1, 1.5, "64", True, [64]])
 def test_sizes_that_are_no_sizes(value: object) -> None:
-    with pytest.raises(VlmcError, match="'hidden_size' is .*, not a whole number"):
+    with pytest.raises(VlmcError, match=r"'hidden_size' is .*, not a whole number"):
         text_facts({"hidden_size": value}, "llama")
 
 

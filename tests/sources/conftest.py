@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-TOKEN = "hf_" + "StandInTokenOfNobody"  # noqa: S105
+TOKEN = "hf_" + "StandInTokenOfNobody"
 
 
 @dataclass
@@ -84,10 +84,10 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
         def log_message(self, *_: object) -> None:
             return
 
-        def do_HEAD(self) -> None:  # noqa: N802
+        def do_HEAD(self) -> None:
             self.answer(body=False)
 
-        def do_GET(self) -> None:  # noqa: N802
+        def do_GET(self) -> None:
             self.answer(body=True)
 
         def send(self, status: int, raw: bytes, headers: Mapping[str, str], *, body: bool) -> None:

@@ -202,6 +202,8 @@ def read_cases(bundle: Bundle) -> tuple[Case, ...]:
         place = ".".join(str(part) for part in first["loc"])
         raise VlmcError(first["msg"], at=f"{CASES}: {place}") from error
     for case in cases:
+        if max(len(case.pixels), len(case.features)) > len(case.images):
+            raise VlmcError(f"case '{case.name}' expects more images than it has", at=CASES)
         for file in (*case.images, *(sample.file for sample in case.features)):
             bundle.path(file)
     return cases
@@ -217,11 +219,11 @@ def run_case(runner: Runner, bundle: Bundle, case: Case) -> CaseResult:
         same = found == expected
         findings.append(Finding(f"pixels {index}", same, "same bits" if same else "differ"))
     for index, sample in enumerate(case.features):
-        features = runner.image_features(prompt.images[index])[list(sample.rows)]
+        features = _rows(runner.image_features(prompt.images[index]), sample.rows)
         there = _read_array(bundle, sample.file)
         findings.append(_close(f"features {index}", there, features, sample.tolerance))
     if case.logits is not None:
-        values = runner.logits(prompt)[0][list(case.logits.token_ids)]
+        values = _rows(runner.logits(prompt)[0], case.logits.token_ids)
         expected_values = np.array(case.logits.values)
         findings.append(_close("logits", expected_values, values, case.logits.tolerance))
     if case.token_ids is not None:
@@ -236,6 +238,12 @@ def _read_array(bundle: Bundle, name: str) -> Array:
         return np.asarray(np.load(io.BytesIO(bundle.read(name)), allow_pickle=False))
     except (ValueError, EOFError) as error:
         raise VlmcError(f"this is not a plain array: {error}", at=name) from error
+
+
+def _rows(array: Array, rows: Sequence[int]) -> Array:
+    if not all(0 <= row < len(array) for row in rows):
+        raise VlmcError(f"a case expects rows {list(rows)} of {len(array)}", at=CASES)
+    return array[list(rows)]
 
 
 def _same_ids(what: str, expected: Sequence[int], found: list[int]) -> Finding:

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vlmc.cli.progress import shown
 from vlmc.errors import VlmcError
 from vlmc.schema import Json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from vlmc.compiler import Build
-    from vlmc.workspace import Event
 
 DEFAULT_OUT = Path("artifacts")
 
@@ -59,7 +55,7 @@ def build(
 
     results = []
     for path, recipe in loaded:
-        with _shown(recipe.name) as (progress, bytes_done):
+        with shown(recipe.name) as (progress, bytes_done):
             made = build_recipe(
                 recipe,
                 at=str(path),
@@ -92,36 +88,3 @@ def _described(made: Build) -> Json:
             for record in made.passes
         ],
     }
-
-
-@contextmanager
-def _shown(
-    name: str,
-) -> Iterator[tuple[Callable[[Event], None], Callable[[int, int], None]]]:
-    """Passes as they run, on stderr: a live line on a terminal, plain lines elsewhere."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    from vlmc.cli.sizes import size_text
-
-    console = Console(stderr=True, highlight=False)
-    columns = (TextColumn("  {task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        running = bar.add_task("", total=None, visible=False)
-
-        def progress(event: Event) -> None:
-            if event.kind == "started":
-                bar.reset(running, total=None, visible=True, description=f"{name}: {event.step}")
-            elif event.kind == "notice":
-                bar.print(f"  {event.step}: {event.message}")
-            elif event.record is not None:
-                record = event.record
-                size = size_text(record.size) if record.size else ""
-                hit = "cached" if record.hit else f"{record.seconds:.1f} s"
-                bar.update(running, visible=False)
-                bar.print(f"  {record.name:<10} {hit:>8}  {size:>10}")
-
-        def bytes_done(done: int, total: int) -> None:
-            bar.update(running, completed=done, total=total)
-
-        yield progress, bytes_done

@@ -5,12 +5,23 @@ from collections.abc import Collection
 from vlmc.errors import VlmcError
 from vlmc.schema import Json
 
+MAX_SIZE = 1 << 31
+MAX_LAYERS = 4096
 
-def whole(config: Json, key: str, default: int | None = None, *, at: str, least: int = 1) -> int:
+
+def whole(
+    config: Json,
+    key: str,
+    default: int | None = None,
+    *,
+    at: str,
+    least: int = 1,
+    most: int = MAX_SIZE,
+) -> int:
     """The whole number under ``key``, or ``default`` where it is absent or null.
 
     Raises:
-        VlmcError: It is absent without a default, no whole number, or below ``least``.
+        VlmcError: It is absent without a default, no whole number, or out of bounds.
     """
     value = config.get(key)
     if value is None:
@@ -19,6 +30,8 @@ def whole(config: Json, key: str, default: int | None = None, *, at: str, least:
         raise VlmcError(f"'{key}' is missing", at=at)
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise VlmcError(f"'{key}' is {value!r}, not a whole number of {least} or more", at=at)
+    if value > most:
+        raise VlmcError(f"'{key}' is {value}; the most that makes sense is {most}", at=at)
     return value
 
 

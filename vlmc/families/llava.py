@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from vlmc.bundle.manifest import PositionSpec
 from vlmc.errors import VlmcError
-from vlmc.families.configs import section, whole, word
+from vlmc.families.configs import MAX_LAYERS, section, whole, word
 from vlmc.families.image_processors import fixed_spec
 from vlmc.families.spec import Checkpoint, Family, ModelFacts, TextFacts, WeightCounts
 from vlmc.families.text import text_facts, text_weights
@@ -64,7 +64,7 @@ def facts(checkpoint: Checkpoint) -> ModelFacts:
     tower = _TOWERS[kind]
     side = whole(vision, "image_size", tower.image, at=at)
     patch = whole(vision, "patch_size", tower.patch, at=at)
-    layers = whole(vision, "num_hidden_layers", tower.layers, at=at)
+    layers = whole(vision, "num_hidden_layers", tower.layers, at=at, most=MAX_LAYERS)
     if patch > side:
         raise VlmcError(f"a patch of {patch} pixels in an image of {side}", at=at)
     chosen = _feature_layers(config, layers)
@@ -111,7 +111,7 @@ def _feature_layers(config: Json, layers: int) -> tuple[int, ...]:
 
 def _count(vision: Json, tower: _Tower, states: int, config: Json, text: TextFacts) -> WeightCounts:
     at = f"{_AT}: vision_config"
-    layers = whole(vision, "num_hidden_layers", tower.layers, at=at)
+    layers = whole(vision, "num_hidden_layers", tower.layers, at=at, most=MAX_LAYERS)
     width = whole(vision, "hidden_size", tower.hidden, at=at)
     inner = whole(vision, "intermediate_size", tower.intermediate, at=at)
     patch = whole(vision, "patch_size", tower.patch, at=at)

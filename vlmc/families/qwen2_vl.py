@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from vlmc.bundle.manifest import ImageSpec, PositionSpec
 from vlmc.errors import VlmcError
-from vlmc.families.configs import section, whole
+from vlmc.families.configs import MAX_LAYERS, section, whole
 from vlmc.families.image_processors import native_grid_spec
 from vlmc.families.spec import Checkpoint, Family, ModelFacts, TextFacts, WeightCounts
 from vlmc.families.text import text_facts, text_weights
@@ -80,7 +80,7 @@ def _least_tokens(images: ImageSpec) -> int:
 
 def _count(config: Json, decoder: Json, tower: Json, text: TextFacts) -> WeightCounts:
     at = f"{_AT}: vision_config"
-    depth = whole(tower, "depth", 32, at=at)
+    depth = whole(tower, "depth", 32, at=at, most=MAX_LAYERS)
     width = whole(tower, "embed_dim", 1280, at=at)
     ratio = whole(tower, "mlp_ratio", 4, at=at)
     patch = whole(tower, "patch_size", 14, at=at)

@@ -7,7 +7,7 @@ those defaults (transformers 5.23, ``configuration_*.py``); a test compares it w
 from dataclasses import dataclass
 
 from vlmc.errors import VlmcError
-from vlmc.families.configs import whole
+from vlmc.families.configs import MAX_LAYERS, whole
 from vlmc.families.spec import TextFacts
 from vlmc.schema import Json
 
@@ -65,7 +65,9 @@ def text_facts(config: Json, model_type: str, *, at: str = f"{CONFIG}: text_conf
         return whole(config, key, default, at=at)
 
     try:
-        layers = size("num_hidden_layers", known.layers if known else None)
+        layers = whole(
+            config, "num_hidden_layers", known.layers if known else None, at=at, most=MAX_LAYERS
+        )
         hidden = size("hidden_size", known.hidden if known else None)
         heads = size("num_attention_heads", known.heads if known else None)
         vocab = size("vocab_size", known.vocab if known else None)

@@ -82,6 +82,8 @@ def quantize(
             else:
                 form = "fp32"
             source = parameters["sources"][weight]
+            if word == "fp16" and len(index[source].shape) > 1 and form == "fp32":
+                form = "fp16"  # convolutions and position tables
             jobs.append(WeightJob(weight, (source,), form, formats.block))
         stored = write_weights(jobs, index, out / FOLDER / f"{name}.bin", progress=progress)
         for job in jobs:

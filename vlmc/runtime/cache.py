@@ -22,7 +22,6 @@ class Cache:
         outputs = {spec.name for spec in program.outputs}
         self._buffers: dict[str, Array] = {}
         self._present: dict[str, str] = {}
-        self._held: list[list[tuple[int, bytes]]] = [[] for _ in range(limits.batch_size)]
         self._views: dict[tuple[int, int], dict[str, Array]] = {}
         for spec in program.inputs:
             prefix = spec.name[: spec.name.find(".") + 1]
@@ -40,6 +39,7 @@ class Cache:
                     hint="rebuild with a smaller ctx-len or batch-size, or 'kv-cache: fp16'",
                 ) from error
             self._present[spec.name] = present
+        self._held: list[list[tuple[int, bytes]]] = [[] for _ in range(limits.batch_size)]
 
     @property
     def nbytes(self) -> int:

@@ -231,6 +231,9 @@ class Engine:
         states = {name for name in self._inputs if name.startswith(("past_key.", "past_value."))}
         others = self._inputs.keys() - _FED - states
         odd = (needed - self._inputs.keys()) | (set() if self.single else others)
+        features = self._inputs.get("image_features")
+        if features is not None and [type(size) for size in features.shape] != [str, int]:
+            odd.add("image_features")
         if odd:
             raise VlmcError(
                 f"the program's inputs are not those this vlmc feeds: {', '.join(sorted(odd))}",

@@ -1,0 +1,25 @@
+"""What cannot be built is said in one error, by the pass that finds it."""
+
+import pytest
+
+from tests.build.variants import edit
+from vlmc.errors import VlmcError
+
+pytestmark = pytest.mark.build
+
+
+def test_one_table_cannot_be_stored_in_two_formats(workshop):
+    with pytest.raises(VlmcError, match=r"'fp32' and 'int8' exclude each other") as caught:
+        workshop.build("qwen2-vl-tied", "quantize.embedding=fp32", "quantize.head=int8")
+    assert "quantize.embedding" in str(caught.value)
+
+
+def test_a_configuration_that_transformers_refuses_is_the_users_mistake(workshop):
+    from tests.checkpoints import llava
+
+    folder = llava(workshop.folder / "refused", head_dim=16)
+    edit(folder / "config.json", lambda c: c["text_config"].update(num_attention_heads=6))
+    workshop.made["checkpoint", "refused"] = folder
+    with pytest.raises(VlmcError, match="transformers refuses this configuration") as caught:
+        workshop.build("refused", until="export")
+    assert "config.json" in str(caught.value)
