@@ -4,34 +4,43 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import json
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Literal, get_args
 
-from vlmc import __version__
+from vlmc.assembly import (
+    REPORT,
+    contents,
+    draft_of,
+    hold_budgets,
+    lay,
+    lay_trial,
+    plain,
+    report_of,
+)
 from vlmc.backends import BACKENDS
-from vlmc.bundle.manifest import GenerationSpec, ProgramSpec, Source
-from vlmc.bundle.publish import Draft, seal, write_bundle
+from vlmc.bundle.manifest import FileEntry
+from vlmc.bundle.publish import Draft, find_published, seal, write_bundle
 from vlmc.bundle.store import canonical_json
-from vlmc.errors import VlmcError, need
+from vlmc.errors import need
 from vlmc.families.prompts import read_prompt
-from vlmc.passes.check import FIGURES, QUESTIONS, Gates, Question, answer_length, check
+from vlmc.passes.check import QUESTIONS, Gates, Question, answer_length, check
 from vlmc.passes.checkpoint import TensorRef
 from vlmc.passes.compile import compile_programs
 from vlmc.passes.export import GraphSpec, export
-from vlmc.passes.load import GENERATION, load, read_generation
-from vlmc.passes.quantize import WEIGHTS, Formats, quantize
+from vlmc.passes.load import load, read_generation
+from vlmc.passes.quantize import Formats, quantize
 from vlmc.passes.reference import Reference
-from vlmc.passes.simplify import COUNTS, simplify
+from vlmc.passes.simplify import simplify
 from vlmc.passes.transform import LENGTH_DEPENDENT_ROPE, transform
 from vlmc.plan import Plan, image_features, language_interface, resolve
-from vlmc.recipe import Budgets, Recipe, recorded
-from vlmc.schema import Frozen, Json
-from vlmc.sources import SourceFolder, check_weights, digests, read_checkpoint
+from vlmc.recipe import Recipe
+from vlmc.schema import Json
+from vlmc.sources import check_weights, digests, read_checkpoint
 from vlmc.sources import resolve as resolve_source
 from vlmc.workspace import Artifact, Event, Record, Workspace
 from vlmc.workspace.digests import json_digest
@@ -45,9 +54,6 @@ _EXPORTERS = ("torch", "transformers", "onnxscript", "onnx-ir", "onnx")
 _SIMPLIFIERS = ("onnxscript", "onnx-ir", "onnx", "onnxsim")
 _RUNTIME = ("onnxruntime", "numpy", "pillow", "tokenizers", "jinja2")
 _TOOLS = tuple(sorted({*_EXPORTERS, *_SIMPLIFIERS, *_RUNTIME}))
-_REPORT = "report/build.json"
-# Files of the passes that only later passes read.
-_NOT_BUNDLED = (GENERATION, WEIGHTS, FIGURES)
 # Room a golden question's words and template are given, in tokens.
 _WORDS = 96
 
@@ -192,7 +198,7 @@ def build(
         return stopped()
 
     parts = (loaded, quantized, compiled)
-    draft = _draft(plan, source, hashes, loaded)
+    draft = draft_of(plan, source, hashes, loaded, GRAPHS, _TOOLS)
     tokens = answer_length(sum(ref.nbytes for ref in index.values()))
     questions = _questions(plan, tokens)
     exact = {storage.vision, storage.language, storage.head, storage.kv_cache} == {"fp32"}
@@ -201,7 +207,7 @@ def build(
     def run_check(folder: Path) -> None:
         trial = folder / "trial"
         trial.mkdir()
-        _lay(trial, parts, workspace)
+        lay_trial(trial, parts)
         seal(trial, draft)
         reference = (
             Reference(source.folder, index, facts.images.options, family.plain_image)
@@ -214,7 +220,7 @@ def build(
     checked = workspace.step(
         "check",
         run_check,
-        inputs=[*parts, json_digest(_plain(draft)), json_digest(weights)],
+        inputs=[*parts, json_digest(plain(draft)), json_digest(weights)],
         options={
             "questions": [question.name for question in questions],
             "tokens": tokens,
@@ -224,19 +230,29 @@ def build(
         libraries=(*_RUNTIME, "torch", "transformers"),
         code=["vlmc.passes.check", "vlmc.passes.reference", "vlmc.runtime.replay"],
     )
-    report = _report(simplified, quantized, checked)
+    bundled = (*parts, checked)
+    report = canonical_json(report_of(simplified, quantized, checked))
+    files = {
+        **contents(bundled),
+        REPORT: FileEntry(sha256=sha256(report).hexdigest(), size=len(report)),
+    }
+    hold_budgets(
+        recipe.budgets,
+        size=sum(entry.size for entry in listed.values()),
+        peak=max(record.peak for record in workspace.records),
+        seconds=time.perf_counter() - started,
+    )
 
     def fill(folder: Path) -> Draft:
-        _lay(folder, (*parts, checked), workspace)
-        place = folder / _REPORT
+        lay(folder, bundled, workspace)
+        place = folder / REPORT
         place.parent.mkdir()
-        place.write_bytes(canonical_json(report))
-        peak = max(record.peak for record in workspace.records)
-        _hold_budgets(recipe.budgets, folder, peak, time.perf_counter() - started)
+        place.write_bytes(report)
         return draft
 
-    written = write_bundle(out, recipe.name, fill)
-    return Build(written.folder, written.manifest.version, workspace.records)
+    there = find_published(out, recipe.name, draft, listed)
+    bundle = there or write_bundle(out, recipe.name, fill)
+    return Build(bundle.folder, bundle.manifest.version, workspace.records)
 
 
 def graph_specs(plan: Plan) -> tuple[GraphSpec, GraphSpec]:
@@ -295,81 +311,3 @@ def _questions(plan: Plan, answer: int) -> list[Question]:
         ):
             fitting.append(question)
     return fitting
-
-
-def _lay(folder: Path, parts: Sequence[Artifact], workspace: Workspace) -> None:
-    """Copies what belongs into a bundle out of the passes' results."""
-    for part in parts:
-        workspace.materialize(part, folder)
-    for path in _NOT_BUNDLED:
-        (folder / path).unlink(missing_ok=True)
-
-
-def _draft(plan: Plan, source: SourceFolder, hashes: Mapping[str, str], loaded: Artifact) -> Draft:
-    """The manifest's fields, but those that the bundle's files decide."""
-    generation = GenerationSpec.model_validate_json((loaded.folder / GENERATION).read_bytes())
-    programs = {
-        program.name: ProgramSpec(
-            file=f"programs/{program.name}.onnx",
-            weights=tuple(
-                f"weights/{name}.bin" for name in GRAPHS if program.name in (name, "model")
-            ),
-            inputs=program.inputs,
-            outputs=program.outputs,
-        )
-        for program in plan.programs
-    }
-    return {
-        "name": plan.recipe.name,
-        "family": plan.family.name,
-        "split": plan.recipe.split,
-        "programs": programs,
-        "limits": plan.limits,
-        "positions": plan.facts.positions,
-        "generation": generation,
-        "backend": plan.recipe.compile.backend,
-        "target": {},
-        "source": Source(model=source.model, revision=source.revision, files=dict(hashes)),
-        "recipe": recorded(plan.recipe),
-        "tools": {
-            "vlmc": __version__,
-            **{name: importlib.metadata.version(name) for name in _TOOLS},
-        },
-    }
-
-
-def _plain(value: object) -> object:
-    """A draft as JSON values, for a cache key."""
-    if isinstance(value, Frozen):
-        return value.model_dump(mode="json")
-    return {k: _plain(v) for k, v in value.items()} if isinstance(value, Mapping) else value
-
-
-def _report(simplified: Artifact, quantized: Artifact, checked: Artifact) -> Json:
-    """What the build measured; no times, so that equal builds give equal bytes."""
-    weights = json.loads((quantized.folder / WEIGHTS).read_text(encoding="utf-8"))
-    formats: dict[str, dict[str, float]] = {}
-    for weight in weights.values():
-        kind = formats.setdefault(
-            weight["format"], {"tensors": 0, "bytes": 0, "largest-relative-error": 0.0}
-        )
-        kind["tensors"] += 1
-        kind["bytes"] += sum(part["nbytes"] for part in weight["parts"].values())
-        error = float(f"{weight['parts']['']['relative_error']:.3g}")
-        kind["largest-relative-error"] = max(kind["largest-relative-error"], error)
-    return {
-        "nodes": json.loads((simplified.folder / COUNTS).read_text(encoding="utf-8")),
-        "weights": formats,
-        "check": json.loads((checked.folder / FIGURES).read_text(encoding="utf-8")),
-    }
-
-
-def _hold_budgets(budgets: Budgets, folder: Path, peak: int, seconds: float) -> None:
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    for key, value, limit in (
-        ("max-bundle-size", size, budgets.max_bundle_size),
-        ("max-build-memory", peak, budgets.max_build_memory),
-        ("max-build-seconds", round(seconds), budgets.max_build_seconds),
-    ):
-        if limit is not None and value > limit:
-            raise VlmcError(f"{value:,} is over the budget of {limit:,}", at=f"budgets.{key}")

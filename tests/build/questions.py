@@ -1,4 +1,4 @@
-"""What the parity tests ask: text alone, pictures of every shape, several of them, several turns."""
+"""What the parity tests ask: text alone, pictures of every shape, several of them, turns."""
 
 from __future__ import annotations
 

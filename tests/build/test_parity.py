@@ -57,7 +57,7 @@ def test_rows_of_different_layouts_are_answered_together(workshop, name, split):
     from vlmc.runtime import Request
 
     model = workshop.model(name, "batch-size=3", "prefill-seq-len=8", f"split={split}")
-    asked = list(PLAIN) + ["tiny"]
+    asked = (*PLAIN, "tiny")
     requests = [
         Request(
             messages=QUESTIONS[question].messages,

@@ -6,7 +6,7 @@ Each combines several peculiarities, because a build costs seconds.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,14 @@ def edit(path: Path, change: Callable[[Json], object]) -> None:
     path.write_text(json.dumps(values), encoding="utf-8")
 
 
-def resave(folder: Path, rename: Callable[[str], str] = str, dtype: str = "float32") -> None:
-    """Writes the weights again under other names and in another element type."""
+def resave(folder: Path, prefixes: Mapping[str, str], dtype: str = "float32") -> None:
+    """Writes the weights again, names beginning otherwise and in another element type."""
     import torch
     from safetensors.torch import load_file, save_file
+
+    def rename(name: str) -> str:
+        found = next((old for old in prefixes if name.startswith(old)), "")
+        return prefixes.get(found, "") + name.removeprefix(found)
 
     path = folder / "model.safetensors"
     held = {
@@ -48,7 +52,8 @@ def said_tied(folder: Path, *, equal: bool) -> Path:
     edit(folder / "config.json", say_tied)
     weights = load_file(folder / "model.safetensors")
     if equal:
-        weights["lm_head.weight"] = weights["model.language_model.embed_tokens.weight"].clone()
+        embedding = weights["language_model.model.embed_tokens.weight"]
+        weights["language_model.lm_head.weight"] = embedding.clone()
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
 
@@ -86,22 +91,9 @@ def biased_in_shards(folder: Path) -> Path:
 
 
 def old_names(folder: Path) -> Path:
-    """Names as transformers 4 saved them, bfloat16, a tie the weights deny, several end tokens."""
-
-    def old(name: str) -> str:
-        for new, was in (
-            ("model.language_model.", "language_model.model."),
-            ("lm_head.", "language_model.lm_head."),
-            ("model.vision_tower.vision_model.", "vision_tower.vision_model."),
-            ("model.vision_tower.", "vision_tower.vision_model."),
-            ("model.", ""),
-        ):
-            if name.startswith(new):
-                return was + name.removeprefix(new)
-        raise AssertionError(name)
-
+    """Names as in the first checkpoints, bfloat16, a tie the weights deny, several end tokens."""
     llava(folder, seed=3)
-    resave(folder, old, "bfloat16")
+    resave(folder, {"vision_tower.": "vision_tower.vision_model."}, "bfloat16")
 
     edit(folder / "config.json", say_tied)
     ends = [2, *range(40, 140)]
@@ -110,8 +102,15 @@ def old_names(folder: Path) -> Path:
 
 
 def layers_side_by_side(folder: Path) -> Path:
-    """Features of several layers, with the class token; no generation config."""
+    """Features of several layers, with the class token; no generation config; later names."""
     llava(folder, vision_feature_layer=[-2, 1], vision_feature_select_strategy="full")
+    later = {
+        "language_model.lm_head.": "lm_head.",
+        "language_model.model.": "model.language_model.",
+        "vision_tower.": "model.vision_tower.vision_model.",
+        "multi_modal_projector.": "model.multi_modal_projector.",
+    }
+    resave(folder, later)
     (folder / "generation_config.json").unlink()
     return folder
 
@@ -132,17 +131,15 @@ def older_processor(folder: Path) -> Path:
     images = values.pop("image_processor")
     processor.write_text(json.dumps(values), encoding="utf-8")
     (folder / "preprocessor_config.json").write_text(json.dumps(images), encoding="utf-8")
-    _template_into(folder / "tokenizer_config.json")
+    template = folder / "chat_template.jinja"
+    text = json.dumps({"chat_template": template.read_text(encoding="utf-8")})
+    (folder / "chat_template.json").write_text(text, encoding="utf-8")
+    template.unlink()
     return folder
 
 
 def flat_qwen2_vl(folder: Path) -> Path:
     """As on the hub: a flat config, mrope under its old name, float16, pixel bounds in pixels."""
-
-    def old(name: str) -> str:
-        if name.startswith("model.visual."):
-            return name.removeprefix("model.")
-        return name.replace("model.language_model.", "model.")
 
     def flat(config: Json) -> None:
         text = config.pop("text_config")
@@ -157,18 +154,21 @@ def flat_qwen2_vl(folder: Path) -> Path:
         values.update(min_pixels=size["shortest_edge"], max_pixels=size["longest_edge"])
 
     qwen2_vl(folder)
-    resave(folder, old, "float16")
+    resave(folder, {}, "float16")
     edit(folder / "config.json", flat)
     edit(folder / "preprocessor_config.json", bounds)
-    _template_into(folder / "tokenizer_config.json")
+    template = folder / "chat_template.jinja"
+    text = template.read_text(encoding="utf-8")
+    edit(folder / "tokenizer_config.json", lambda values: values.update(chat_template=text))
+    template.unlink()
     return folder
 
 
-def _template_into(path: Path) -> None:
-    """The template as an entry of the tokenizer's settings, not as a file of its own."""
-    template = path.parent / "chat_template.jinja"
-    edit(path, lambda values: values.update(chat_template=template.read_text(encoding="utf-8")))
-    template.unlink()
+def tied_qwen2_vl(folder: Path) -> Path:
+    """A head that is the embedding, one key/value head, later names."""
+    qwen2_vl(folder, tied=True, num_key_value_heads=1)
+    resave(folder, {"visual.": "model.visual.", "model.": "model.language_model."})
+    return folder
 
 
 VARIANTS: dict[str, Callable[[Path], Path]] = {
@@ -190,7 +190,7 @@ VARIANTS: dict[str, Callable[[Path], Path]] = {
             "original_max_position_embeddings": 64,
         },
     ),
-    "qwen2-vl-tied": lambda folder: qwen2_vl(folder, tied=True, num_key_value_heads=1),
+    "qwen2-vl-tied": tied_qwen2_vl,
 }
 # Made for tests of their own.
 SPECIAL: dict[str, Callable[[Path], Path]] = {

@@ -222,6 +222,13 @@ def test_an_unknown_or_mistyped_field_is_named(folder):
         read_bundle(folder)
 
 
+@pytest.mark.parametrize("name", ["prefill_seq_len", "ctx_len", "batch_size"])
+def test_limits_of_nothing_are_refused(folder, name):
+    edit(folder, lambda values: values["limits"].update({name: 0}))
+    with pytest.raises(VlmcError, match=rf"limits\.{name}"):
+        read_bundle(folder)
+
+
 def test_programs_must_be_those_of_the_split(folder):
     edit(folder, lambda values: values.update(split="single"))
     with pytest.raises(VlmcError, match="split 'single' needs"):

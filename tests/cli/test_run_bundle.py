@@ -81,6 +81,13 @@ def test_the_question_may_come_from_standard_input(capsys, folder, monkeypatch):
     assert answer(capsys, folder)["prompt_token_ids"] == expected["prompt_token_ids"]
 
 
+def test_standard_input_must_be_text(capsys, folder, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a\xff"), encoding="utf-8"))
+    code, out, err = vlmc(capsys, "run", folder)
+    assert (code, out) == (2, "")
+    assert "standard input: this is not text" in err
+
+
 def test_sampling_options_reach_the_sampler(capsys, folder):
     words = (folder, "--prompt", "hi", "--max-new-tokens", 9, "--ignore-eos")
     hot = (*words, "--temperature", 60, "--top-k", 50, "--top-p", 0.99, "--min-p", 0.001)

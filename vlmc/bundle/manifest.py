@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from vlmc.schema import Frozen, Json, Split
 
@@ -32,10 +32,10 @@ class ProgramSpec(Frozen):
 class Limits(Frozen):
     """The envelope the bundle was compiled for; requests outside it are refused."""
 
-    prefill_seq_len: int
-    ctx_len: int
-    batch_size: int
-    max_images: int
+    prefill_seq_len: PositiveInt
+    ctx_len: PositiveInt
+    batch_size: PositiveInt
+    max_images: NonNegativeInt
 
 
 class ImageSpec(Frozen):

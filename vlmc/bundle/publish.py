@@ -81,12 +81,37 @@ def seal(folder: Path, draft: Draft) -> Manifest:
         if path.is_file() and name != MANIFEST:
             check_name(name)
             files[name] = hash_file(path)
-    blank = {"files": files, "digest": "0" * 64, "version": ""}
-    values = Manifest.model_validate({**draft, **blank})
-    digest = bundle_digest(values.model_dump(mode="json"), files)
-    manifest = values.model_copy(update={"digest": digest, "version": digest[:12]})
+    manifest = _manifest(draft, files)
     (folder / MANIFEST).write_bytes(manifest_bytes(manifest))
     return manifest
+
+
+def find_published(
+    out: Path, name: str, draft: Draft, files: Mapping[str, FileEntry]
+) -> Bundle | None:
+    """The bundle of exactly these files, if it is there and whole; ``latest`` then points to it.
+
+    Saves laying out a large bundle only to find that it is there.
+
+    Args:
+        out: The artifacts folder.
+        name: The recipe's name.
+        draft: As ``fill`` of ``write_bundle`` returns it.
+        files: Every file that ``fill`` would lay, by path.
+    """
+    manifest = _manifest(draft, files)
+    home = out / name
+    if not _holds(home / manifest.version, manifest):
+        return None
+    _point(home / LATEST, manifest.version)
+    return read_bundle(home / manifest.version)
+
+
+def _manifest(draft: Draft, files: Mapping[str, FileEntry]) -> Manifest:
+    blank = {"files": dict(sorted(files.items())), "digest": "0" * 64, "version": ""}
+    values = Manifest.model_validate({**draft, **blank})
+    digest = bundle_digest(values.model_dump(mode="json"), values.files)
+    return values.model_copy(update={"digest": digest, "version": digest[:12]})
 
 
 @contextmanager

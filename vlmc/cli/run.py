@@ -105,7 +105,7 @@ def run(
     if messages is not None:
         asked = request([*head, *_read_messages(messages)], None, pictures)
     else:
-        text = sys.stdin.read().removesuffix("\n") if prompt is None else prompt
+        text = _read_stdin() if prompt is None else prompt
         if not text and not pictures:
             raise VlmcError("the prompt is empty", at="--prompt")
         asked = request([*head, *_question(text, len(pictures))], None, pictures)
@@ -123,6 +123,13 @@ def show(text: str) -> None:
     encoding = sys.stdout.encoding or "utf-8"
     sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
     sys.stdout.flush()
+
+
+def _read_stdin() -> str:
+    try:
+        return sys.stdin.read().removesuffix("\n")
+    except UnicodeDecodeError as error:
+        raise VlmcError("this is not text in UTF-8", at="standard input") from error
 
 
 def _question(text: str, images: int) -> list[Json]:

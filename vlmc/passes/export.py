@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -115,9 +117,7 @@ def _export_one(spec: GraphSpec, module: nn.Module) -> ir.Model:
         if past:
             arguments[past[0] :] = [arguments[past[0] :]]
             shapes[past[0] :] = [shapes[past[0] :]]
-        with warnings.catch_warnings():
-            # torch warns of its own deprecations while tracing.
-            warnings.simplefilter("ignore")
+        with _quiet():
             traced = torch.export.export(
                 module, tuple(arguments), dynamic_shapes=tuple(shapes), strict=False
             )
@@ -127,6 +127,20 @@ def _export_one(spec: GraphSpec, module: nn.Module) -> ir.Model:
     if program is None:
         raise RuntimeError("torch.onnx.export returned no program")
     return program.model
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps off the terminal what torch says of itself: its deprecations, absent torchvision."""
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _lift_weights(model: ir.Model, renamed: Mapping[str, str]) -> list[str]:

@@ -47,9 +47,7 @@ def read_generation(config: Json, generation: Json) -> GenerationSpec:
     """
     text = config.get("text_config")
     holders = [generation, config, text if isinstance(text, dict) else {}]
-    value: Any = next(
-        (h["eos_token_id"] for h in holders if h.get("eos_token_id") is not None), []
-    )
+    value: Any = next((h["eos_token_id"] for h in holders if h.get("eos_token_id") is not None), [])
     ids = value if isinstance(value, list) else [value]
     if not all(type(token) is int and token >= 0 for token in ids):
         raise VlmcError(f"{value!r} is no token id", at="generation_config.json: eos_token_id")

@@ -113,7 +113,7 @@ class Model:
         streams = []
         for index, request in enumerate(requests):
             try:
-                streams.append(self._stream(request))
+                streams.append(self.prepare(request))
             except VlmcError as error:
                 raise error.located(f"requests[{index}]") from error
         try:
@@ -130,7 +130,7 @@ class Model:
         Raises:
             VlmcError: The request is refused.
         """
-        stream = self._stream(request)
+        stream = self.prepare(request)
         self.loop.submit(stream.job)
         return stream
 
@@ -180,7 +180,15 @@ class Model:
         if self.loop.busy:
             raise VlmcError("an answer is under way", hint="finish or close its stream first")
 
-    def _stream(self, request: Request) -> AnswerStream:
+    def prepare(self, request: Request) -> AnswerStream:
+        """Checks a request and prepares its pictures and tokens; ``loop.submit`` queues its job.
+
+        Touches neither programs nor cache: a server may do this beside the thread that runs the
+        loop.
+
+        Raises:
+            VlmcError: The request is refused.
+        """
         started = time.perf_counter()
         stops = Stops(request.stop)
         prompt = self._prompt(request)

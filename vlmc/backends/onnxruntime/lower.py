@@ -174,7 +174,8 @@ def _replace(node: ir.Node, outputs: Iterable[ir.Value]) -> None:
 def _linear(low: Lowering, node: ir.Node) -> None:
     x, weight = node.inputs[0], node.inputs[1]
     bias = node.inputs[2] if len(node.inputs) > 2 else None
-    assert x is not None and weight is not None
+    assert x is not None
+    assert weight is not None
     name = str(weight.name)
     stored = low.weights[name]
     bias_value = _float_weight(low, str(bias.name)) if bias is not None else None
@@ -235,7 +236,8 @@ def _embedding(low: Lowering, node: ir.Node) -> None:
     import onnx_ir as ir
 
     weight, ids = node.inputs[0], node.inputs[1]
-    assert weight is not None and ids is not None
+    assert weight is not None
+    assert ids is not None
     name = str(weight.name)
     stored = low.weights[name]
     to_float = {"to": int(ir.DataType.FLOAT)}
