@@ -232,7 +232,7 @@ def build(
     )
     bundled = (*parts, checked)
     report = canonical_json(report_of(simplified, quantized, checked))
-    files = {
+    listed = {
         **contents(bundled),
         REPORT: FileEntry(sha256=sha256(report).hexdigest(), size=len(report)),
     }
