@@ -27,6 +27,7 @@ FLOORS = {
     "sources": 5,
     "plan": 5,
     "workspace": 5,
+    "assembly": 5,
     "compiler": 5,
     "demo": 6,
     "serve": 6,
@@ -36,6 +37,10 @@ FLOORS = {
 ALLOWED = {
     ("schema", "errors"),
     ("passes", "quantizers"),
+    ("assembly", "plan"),
+    ("assembly", "sources"),
+    ("assembly", "workspace"),
+    ("compiler", "assembly"),
     ("compiler", "plan"),
     ("compiler", "sources"),
     ("compiler", "workspace"),

@@ -28,12 +28,13 @@ from vlmc.bundle.publish import Draft, find_published, seal, write_bundle
 from vlmc.bundle.store import canonical_json
 from vlmc.errors import need
 from vlmc.families.prompts import read_prompt
-from vlmc.passes.check import QUESTIONS, Gates, Question, answer_length, check
+from vlmc.passes.check import Gates, check
 from vlmc.passes.checkpoint import TensorRef
 from vlmc.passes.compile import compile_programs
 from vlmc.passes.export import GraphSpec, export
 from vlmc.passes.load import load, read_generation
 from vlmc.passes.quantize import Formats, quantize
+from vlmc.passes.questions import QUESTIONS, Question, answer_length
 from vlmc.passes.reference import Reference
 from vlmc.passes.simplify import simplify
 from vlmc.passes.transform import LENGTH_DEPENDENT_ROPE, transform

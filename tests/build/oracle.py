@@ -93,7 +93,9 @@ def make_processor(folder: Path) -> Any:
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
     try:
-        return AutoProcessor.from_pretrained(folder, backend="pil", local_files_only=True)
+        made = AutoProcessor.from_pretrained(folder, backend="pil", local_files_only=True)
+        made.chat_template = made.chat_template or made.tokenizer.chat_template
+        return made
     except ImportError:
         known = PROCESSOR_MAPPING[type(AutoConfig.from_pretrained(folder))]
 

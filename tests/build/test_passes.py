@@ -97,3 +97,11 @@ def test_the_weights_decide_a_tie_not_what_another_checkpoint_left_in_the_cache(
     for other in ("said-tied-and-equal", "said-tied-but-different"):
         workshop.build(other, until="export")
     compare(workshop, name, "landscape")
+
+
+def test_the_check_uses_a_template_that_only_the_tokenizer_has(workshop):
+    made = workshop.build("older-processor", "checks.reference=auto")
+    report = json.loads((made.bundle / "report/build.json").read_text(encoding="utf-8"))
+    figures = report["check"]["questions"]
+    assert len(figures) == 3
+    assert all(f["logit_error"] < 1e-4 and f["token_agreement"] == 1 for f in figures)

@@ -39,6 +39,14 @@ def resave(folder: Path, prefixes: Mapping[str, str], dtype: str = "float32") ->
     edit(folder / "config.json", lambda config: config.update(dtype=dtype))
 
 
+def template_to_tokenizer(folder: Path) -> None:
+    """Moves the chat template into the tokenizer's settings."""
+    template = folder / "chat_template.jinja"
+    text = template.read_text(encoding="utf-8")
+    edit(folder / "tokenizer_config.json", lambda values: values.update(chat_template=text))
+    template.unlink()
+
+
 def say_tied(config: Json) -> None:
     """Claims that the output head is the embedding."""
     config["tie_word_embeddings"] = config["text_config"]["tie_word_embeddings"] = True
@@ -94,7 +102,6 @@ def old_names(folder: Path) -> Path:
     """Names as in the first checkpoints, bfloat16, a tie the weights deny, several end tokens."""
     llava(folder, seed=3)
     resave(folder, {"vision_tower.": "vision_tower.vision_model."}, "bfloat16")
-
     edit(folder / "config.json", say_tied)
     ends = [2, *range(40, 140)]
     edit(folder / "generation_config.json", lambda values: values.update(eos_token_id=ends))
@@ -102,7 +109,7 @@ def old_names(folder: Path) -> Path:
 
 
 def layers_side_by_side(folder: Path) -> Path:
-    """Features of several layers, with the class token; no generation config; later names."""
+    """Features of several layers, with the class token; later names, no generation config."""
     llava(folder, vision_feature_layer=[-2, 1], vision_feature_select_strategy="full")
     later = {
         "language_model.lm_head.": "lm_head.",
@@ -111,6 +118,10 @@ def layers_side_by_side(folder: Path) -> Path:
         "multi_modal_projector.": "model.multi_modal_projector.",
     }
     resave(folder, later)
+    template = folder / "chat_template.jinja"
+    text = json.dumps({"chat_template": template.read_text(encoding="utf-8")})
+    (folder / "chat_template.json").write_text(text, encoding="utf-8")
+    template.unlink()
     (folder / "generation_config.json").unlink()
     return folder
 
@@ -131,10 +142,7 @@ def older_processor(folder: Path) -> Path:
     images = values.pop("image_processor")
     processor.write_text(json.dumps(values), encoding="utf-8")
     (folder / "preprocessor_config.json").write_text(json.dumps(images), encoding="utf-8")
-    template = folder / "chat_template.jinja"
-    text = json.dumps({"chat_template": template.read_text(encoding="utf-8")})
-    (folder / "chat_template.json").write_text(text, encoding="utf-8")
-    template.unlink()
+    template_to_tokenizer(folder)
     return folder
 
 
@@ -157,10 +165,7 @@ def flat_qwen2_vl(folder: Path) -> Path:
     resave(folder, {}, "float16")
     edit(folder / "config.json", flat)
     edit(folder / "preprocessor_config.json", bounds)
-    template = folder / "chat_template.jinja"
-    text = template.read_text(encoding="utf-8")
-    edit(folder / "tokenizer_config.json", lambda values: values.update(chat_template=text))
-    template.unlink()
+    template_to_tokenizer(folder)
     return folder
 
 

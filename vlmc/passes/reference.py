@@ -135,6 +135,8 @@ def _processor(folder: Path, image_options: Json) -> Any:
             f"transformers cannot make this checkpoint's processor: {error}",
             hint="checks: {reference: off} builds without comparing to transformers",
         ) from error
+    # A template that only the tokenizer has is the model's all the same.
+    processor.chat_template = processor.chat_template or processor.tokenizer.chat_template
     if {"min_pixels", "max_pixels"} <= image_options.keys():
         processor.image_processor.size = {
             "shortest_edge": image_options["min_pixels"],

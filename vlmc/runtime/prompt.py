@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from vlmc.bundle.manifest import PromptSpec
+from vlmc.bundle.store import check_name
 from vlmc.errors import VlmcError
 from vlmc.runtime.template import ChatTemplate
 from vlmc.runtime.tokenizer import StreamDecoder, TextTokenizer
@@ -71,6 +72,7 @@ class PromptBuilder:
         )
         template = None
         if spec.chat_template is not None:
+            check_name(spec.chat_template)
             source = _read(bundle / spec.chat_template).decode()
             template = ChatTemplate(source, at=spec.chat_template)
         return cls(spec, tokenizer, template)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vlmc.backends.spec import Array, StoredWeight
+from vlmc.backends.onnxruntime.rewrite import Lowering
+from vlmc.backends.spec import StoredWeight
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -18,96 +19,6 @@ _INT8_TOP = 127.0
 _SMALLEST_SCALE = 1e-12
 # MatMulNBits: 4 multiplies 8-bit activations, the fast kernels.
 _ACCURACY_LEVEL = 4
-
-
-class Lowering:
-    """One graph being lowered: appends nodes before the one they replace."""
-
-    def __init__(self, graph: ir.Graph, weights: Mapping[str, StoredWeight]) -> None:
-        self.graph = graph
-        self.weights = weights
-        self.before: ir.Node | None = None
-        self._values: dict[str, ir.Value] = {}
-        self._shared: dict[tuple[str, str], Any] = {}
-        self._count = 0
-
-    def add(
-        self,
-        op: str,
-        inputs: Sequence[ir.Value | None],
-        attributes: Mapping[str, Any] | None = None,
-        *,
-        domain: str = "",
-        outputs: int = 1,
-    ) -> Any:
-        """A node before the current one; its output, or the tuple of its outputs."""
-        import onnx_ir as ir
-
-        values = [ir.Value(name=self._name(op)) for _ in range(outputs)]
-        attrs = [
-            ir.AttrTensor(k, v)
-            if isinstance(v, ir.TensorProtocol)
-            else ir.convenience.convert_attribute(k, v)
-            for k, v in (attributes or {}).items()
-        ]
-        node = ir.Node(domain, op, inputs, attrs, outputs=values, name=self._name(op))
-        assert self.before is not None
-        self.graph.insert_before(self.before, node)
-        return values[0] if outputs == 1 else tuple(values)
-
-    def shared(self, kind: str, value: ir.Value, make: Callable[[], Any]) -> Any:
-        """What ``make`` gives, made once for each ``value``: it stays before its first use."""
-        key = (kind, str(value.name))
-        if key not in self._shared:
-            self._shared[key] = make()
-        return self._shared[key]
-
-    def constant(self, content: Array | np.generic) -> ir.Value:
-        """A small initializer; equal ones are one."""
-        import onnx_ir as ir
-
-        array = np.asarray(content)
-        name = f"const_{array.dtype}_{'x'.join(map(str, array.shape))}_{array.tobytes().hex()}"
-        if name not in self._values:
-            value = ir.Value(
-                name=name,
-                shape=ir.Shape(array.shape),
-                type=ir.TensorType(ir.DataType.from_numpy(array.dtype)),
-                const_value=ir.tensor(array, name=name),
-            )
-            self.graph.initializers[name] = value
-            self._values[name] = value
-        return self._values[name]
-
-    def part(self, weight: str, suffix: str) -> ir.Value:
-        """The initializer of one stored part of a weight."""
-        import onnx_ir as ir
-
-        stored = self.weights[weight].parts[suffix]
-        if stored.name not in self._values:
-            dtype = ir.DataType.from_numpy(np.dtype(stored.dtype))
-            tensor = ir.ExternalTensor(
-                stored.file,
-                stored.offset,
-                stored.nbytes,
-                dtype,
-                shape=ir.Shape(stored.shape),
-                name=stored.name,
-                base_dir="",
-            )
-            value = ir.Value(
-                name=stored.name,
-                shape=ir.Shape(stored.shape),
-                type=ir.TensorType(dtype),
-                const_value=tensor,
-            )
-            self.graph.initializers[stored.name] = value
-            self._values[stored.name] = value
-        return self._values[stored.name]
-
-    def _name(self, op: str) -> str:
-        self._count += 1
-        return f"{op}_{self._count}"
 
 
 def lower_graph(model: ir.Model, weights: Mapping[str, StoredWeight]) -> None:

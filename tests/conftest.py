@@ -1,0 +1,58 @@
+"""Options of a test run, and its share of the machine."""
+
+from __future__ import annotations
+
+import ast
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# What only the build extra installs, and the parts of vlmc that do not start without it.
+BUILD_ONLY = ("onnx", "onnx_ir", "onnxscript", "onnxsim", "safetensors", "torch", "transformers")
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Each worker has one core; torch would start a thread for every core in every worker.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--runtime-only", action="store_true", help="leave out files that need the build extra"
+    )
+    parser.addoption(
+        "--update-readme", action="store_true", help="write README.md's table of models"
+    )
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    if not config.getoption("--runtime-only") or collection_path.suffix != ".py":
+        return None
+    return needs_build_extra(collection_path) or None
+
+
+def needs_build_extra(path: Path) -> bool:
+    """Whether a test file, a module of tests it imports or its conftest imports such a library."""
+    waiting, seen = [path, path.parent / "conftest.py"], set()
+    while waiting:
+        here = waiting.pop()
+        if here in seen or not here.is_file():
+            continue
+        seen.add(here)
+        for name in _imports(here):
+            top, _, rest = name.partition(".")
+            if top in BUILD_ONLY:
+                return True
+            if top == "tests":
+                waiting.append(ROOT.joinpath("tests", *rest.split(".")).with_suffix(".py"))
+    return False
+
+
+def _imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
