@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,8 +11,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-# What only the build extra installs, and the parts of vlmc that do not start without it.
-BUILD_ONLY = ("onnx", "onnx_ir", "onnxscript", "onnxsim", "safetensors", "torch", "transformers")
+# What only the build extra installs.
+BUILD_EXTRA = ("onnx", "onnx_ir", "onnxscript", "onnxsim", "safetensors", "torch", "transformers")
+ABSENT = frozenset(name for name in BUILD_EXTRA if importlib.util.find_spec(name) is None)
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Each worker has one core; torch would start a thread for every core in every worker.
@@ -20,7 +22,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--runtime-only", action="store_true", help="leave out files that need the build extra"
+        "--installed-only",
+        action="store_true",
+        help="leave out files that import a library of the build extra which is not installed",
     )
     parser.addoption(
         "--update-readme", action="store_true", help="write README.md's table of models"
@@ -28,13 +32,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    if not config.getoption("--runtime-only") or collection_path.suffix != ".py":
+    if not config.getoption("--installed-only") or collection_path.suffix != ".py":
         return None
-    return needs_build_extra(collection_path) or None
+    return needs_absent_library(collection_path) or None
 
 
-def needs_build_extra(path: Path) -> bool:
-    """Whether a test file, a module of tests it imports or its conftest imports such a library."""
+def needs_absent_library(path: Path) -> bool:
+    """Whether a test file, its conftest or a test module they import needs a library of those."""
     waiting, seen = [path, path.parent / "conftest.py"], set()
     while waiting:
         here = waiting.pop()
@@ -43,7 +47,7 @@ def needs_build_extra(path: Path) -> bool:
         seen.add(here)
         for name in _imports(here):
             top, _, rest = name.partition(".")
-            if top in BUILD_ONLY:
+            if top in ABSENT:
                 return True
             if top == "tests":
                 waiting.append(ROOT.joinpath("tests", *rest.split(".")).with_suffix(".py"))
@@ -56,3 +60,5 @@ def _imports(path: Path) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             yield node.module
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "pytest.importorskip":
+            yield ast.literal_eval(node.args[0])

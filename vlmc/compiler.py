@@ -1,4 +1,4 @@
-"""The build: eight passes in one straight line. Start reading here."""
+"""The build: seven passes in one straight line. Start reading here."""
 
 from __future__ import annotations
 
@@ -266,7 +266,7 @@ def graph_specs(plan: Plan) -> tuple[GraphSpec, GraphSpec]:
         plan.family.example,
         facts.multiples,
     )
-    inputs, outputs = language_interface(facts, "ctx", plan.storage.kv_cache)
+    inputs, outputs = language_interface(facts, "ctx", plan.storage)
     return vision, GraphSpec("language", inputs, outputs)
 
 

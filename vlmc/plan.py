@@ -1,5 +1,6 @@
 """What a build will make: every name, shape and limit resolved, before any weight is read."""
 
+import math
 from dataclasses import dataclass, replace
 
 from vlmc.backends import BACKENDS
@@ -18,13 +19,14 @@ Shape = tuple[int | str, ...]
 
 @dataclass(frozen=True)
 class Storage:
-    """How each part's numbers are stored."""
+    """How each part's numbers are stored; ``cache_width`` numbers for a head in the cache."""
 
     vision: VisionPrecision
     language: LanguagePrecision
     embedding: LanguagePrecision
     head: LanguagePrecision
     kv_cache: CachePrecision
+    cache_width: int
 
 
 @dataclass(frozen=True)
@@ -96,10 +98,10 @@ def resolve(
         limits = _limits(recipe, facts)
     except VlmcError as error:
         raise error.located(recipe_at) from error
-    storage = _storage(recipe)
+    storage = _storage(recipe, facts)
     settled = _settled(recipe, limits, storage)
     text = facts.text
-    per_position = 2 * text.layers * text.kv_heads * text.head_dim
+    per_position = 2 * text.layers * text.kv_heads * storage.cache_width
     element = 2 if storage.kv_cache == "fp16" else 4
     return Plan(
         recipe=settled,
@@ -178,7 +180,8 @@ def _limits(recipe: Recipe, facts: ModelFacts) -> Limits:
     )
 
 
-def _storage(recipe: Recipe) -> Storage:
+def _storage(recipe: Recipe, facts: ModelFacts) -> Storage:
+    multiple = BACKENDS[recipe.compile.backend].head_multiple
     precision, quantize = recipe.precision, recipe.quantize
     # Tables lose more by four bits than layers do, and answers hang on the head.
     derived: LanguagePrecision = "int8" if precision.language == "int4" else precision.language
@@ -188,6 +191,7 @@ def _storage(recipe: Recipe) -> Storage:
         embedding=quantize.embedding or derived,
         head=quantize.head or derived,
         kv_cache=precision.kv_cache,
+        cache_width=math.ceil(facts.text.head_dim / multiple) * multiple,
     )
 
 
@@ -196,7 +200,7 @@ def _programs(
 ) -> tuple[ProgramPlan, ...]:
     hidden = facts.text.hidden
     features = image_features(facts)
-    inputs, outputs = language_interface(facts, limits.ctx_len, storage.kv_cache)
+    inputs, outputs = language_interface(facts, limits.ctx_len, storage)
     if recipe.split == "dual":
         return (
             ProgramPlan("vision", facts.vision_inputs, (features,)),
@@ -219,14 +223,14 @@ def image_features(facts: ModelFacts) -> TensorSpec:
 
 
 def language_interface(
-    facts: ModelFacts, ctx_len: int | str, kv_cache: CachePrecision
+    facts: ModelFacts, ctx_len: int | str, storage: Storage
 ) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
     """Inputs and outputs of the language program, for a cache length that may be a name."""
     text = facts.text
     step: Shape = ("batch", "step")
     axes = facts.positions.scheme == "mrope"
-    cache: ElementType = "float16" if kv_cache == "fp16" else "float32"
-    block: Shape = ("batch", text.kv_heads, ctx_len, text.head_dim)
+    cache: ElementType = "float16" if storage.kv_cache == "fp16" else "float32"
+    block: Shape = ("batch", text.kv_heads, ctx_len, storage.cache_width)
     inputs = [
         _spec("input_ids", "int64", step),
         _spec("image_features", "float32", ("features", text.hidden)),

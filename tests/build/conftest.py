@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,19 @@ from tests.checkpoints import MAKERS
 RECIPE = "model: ./{name}\nctx-len: 320\nprefill-seq-len: 16\nchecks: {{reference: 'off'}}\n"
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silences the libraries: their words are not what is tested, and cost more than the work."""
+    level = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+
+
 @dataclass
 class Workshop:
     """Everything below one folder; ``get`` makes a thing the first time it is asked for."""
@@ -27,9 +42,7 @@ class Workshop:
 
     def get(self, key: Any, make: Callable[[], Any]) -> Any:
         if key not in self.made:
-            with warnings.catch_warnings():
-                # The libraries' own warnings are not what these tests are about.
-                warnings.simplefilter("ignore")
+            with quiet():
                 self.made[key] = make()
         return self.made[key]
 
@@ -50,8 +63,7 @@ class Workshop:
 
         path = self.recipe(name)
         given = {"out": self.folder / "artifacts", "cache": self.folder / "cache", **options}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quiet():
             return build(load_recipe(path, overrides), at=str(path), **given)
 
     def model(self, name: str, *overrides: str) -> Any:

@@ -19,6 +19,11 @@ class Question:
     messages: list[Json]
     shown: tuple[tuple[int, int, str], ...] = ()
 
+    @property
+    def words(self) -> str:
+        """The text of the last part."""
+        return str(self.messages[-1]["content"][-1]["text"])
+
     def pictures(self) -> list[Image.Image]:
         return [
             picture(width, height, mode, seed)
@@ -54,6 +59,9 @@ QUESTIONS = {
     "turns": Question(
         [user(IMAGE, "What?"), said("a fox"), user("And here", IMAGE)],
         ((50, 45, "RGB"), (28, 28, "RGB")),
+    ),
+    "two before": Question(
+        [user(IMAGE, IMAGE, "Which is taller?")], ((50, 45, "RGB"), (28, 28, "RGB"))
     ),
     "grey": Question([user(IMAGE, "a")], ((40, 70, "L"),)),
     "see-through": Question([user(IMAGE, "b")], ((33, 77, "RGBA"),)),

@@ -182,6 +182,10 @@ VARIANTS: dict[str, Callable[[Path], Path]] = {
     "layers-side-by-side": layers_side_by_side,
     "older-processor": older_processor,
     "flat-qwen2-vl": flat_qwen2_vl,
+    # No size is a multiple of eight, as the attention kernel would have it.
+    "narrow-heads": lambda folder: llava(
+        folder, hidden_size=40, intermediate_size=70, num_attention_heads=4
+    ),
     "gemma2": lambda folder: llava(folder, text="gemma2", head_dim=24, sliding_window=16),
     "mistral-yarn": lambda folder: llava(
         folder,

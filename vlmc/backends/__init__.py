@@ -10,6 +10,7 @@ BACKENDS: dict[str, Backend] = {
         open=open_session,
         lower=lower,
         accepts=frozenset({"fp32", "fp16", "int8_channel", "int8_block", "int4_block"}),
+        head_multiple=8,
     ),
 }
 

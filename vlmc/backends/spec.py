@@ -101,9 +101,12 @@ class Backend:
         lower: ``(neutral graphs by name, weights by parameter name, split, folder)`` writes the
             programs as ``programs/NAME.onnx`` under the folder.
         accepts: Storage formats of weights that ``lower`` knows.
+        head_multiple: A head's keys and values take a multiple of this many numbers in the
+            cache; ``lower`` fills up with zeros what the model's heads lack.
     """
 
     name: str
     open: Callable[[Path, ProgramSpec, OpenOptions], Session]
     lower: Callable[[Mapping[str, Path], Mapping[str, StoredWeight], Split, Path], None]
     accepts: frozenset[str]
+    head_multiple: int

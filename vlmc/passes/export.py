@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from vlmc.passes.transform import TransformedModel
 
 PARAMETERS = "parameters.json"
-OPSET = 20
+OPSET = 23
 # Sizes of the free dimensions while tracing: all different, none 0 or 1 (those specialize).
 _TRACE = {"batch": 2, "step": 5, "features": 7, "ctx": 64}
 

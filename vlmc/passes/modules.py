@@ -151,6 +151,7 @@ def attention(
     attributes: dict[str, Any] = {
         "num_heads": heads,
         "kv_num_heads": kv_heads,
+        "head_size": width,
         "scale": float(scaling if scaling is not None else width**-0.5),
         "softcap": float(softcap or 0.0),
         "causal": int(causal),

@@ -8,7 +8,7 @@ import numpy as np
 from vlmc.schema import Json
 
 # Every token reads a large checkpoint once more: the larger, the fewer are compared.
-_TOKENS = ((256 << 20, 16), (4 << 30, 4))
+_TOKENS = ((256 << 20, 16), (4 << 30, 2))
 _FEWEST_TOKENS = 1
 
 

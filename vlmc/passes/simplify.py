@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vlmc.passes.fuse import fuse
+
 if TYPE_CHECKING:
     import onnx_ir as ir
 
@@ -15,7 +17,8 @@ COUNTS = "nodes.json"
 def simplify(graphs: dict[str, Path], out: Path) -> None:
     """Writes each graph simplified, and how many nodes each step left (``nodes.json``).
 
-    onnxscript's optimizer folds what the exporter left; onnxsim then works on what remains.
+    onnxscript's optimizer folds what the exporter left; onnxsim then works on what remains; our
+    own patterns (``fuse``) come last.
 
     Raises:
         RuntimeError: A step changed the inputs or outputs: a bug, never the user's mistake.
@@ -38,14 +41,17 @@ def simplify(graphs: dict[str, Path], out: Path) -> None:
         simplified, ok = onnxsim.simplify(proto, check_n=0)
         if not ok:
             raise RuntimeError(f"onnxsim could not validate its result for '{name}'")
-        del simplified.graph.value_info[:]
         model = ir.from_proto(simplified)
         steps["onnxsim"] = _count(model)
+        fuse(model.graph)
+        steps["fused"] = _count(model)
         if _interface(model) != before:
             changed = sorted(set(before) ^ set(_interface(model)))
             raise RuntimeError(f"simplification changed the interface of '{name}': {changed}")
         counts[name] = steps
-        onnx.save(simplified, out / f"{name}.onnx")
+        result = ir.to_proto(model)
+        del result.graph.value_info[:]
+        onnx.save(result, out / f"{name}.onnx")
     (out / COUNTS).write_text(json.dumps(counts, indent=1), encoding="utf-8")
 
 

@@ -39,20 +39,23 @@ def replay(bundle: Path, questions: Path, out: Path) -> None:
     for question in json.loads(questions.read_text(encoding="utf-8")):
         pictures = [Path(path).read_bytes() for path in question["images"]]
         prompt = model.prompt(question["messages"], images=pictures)
-        answer = model.generate(
-            question["messages"],
-            images=pictures,
-            max_new_tokens=question["max_new_tokens"],
-            ignore_eos=True,
-        )
-        tokens = list(answer.token_ids)
-        forced = tokens if question["forced"] is None else question["forced"]
-        own = model.logits(prompt, tokens[:-1])
+        forced = question["forced"]
+        logits = None if forced is None else model.logits(prompt, forced[:-1])
+        if logits is not None and logits.argmax(-1).tolist() == forced:
+            tokens, own = forced, logits  # its own greedy tokens, then: no need to run again
+        else:
+            tokens = model.generate(
+                question["messages"],
+                images=pictures,
+                max_new_tokens=question["max_new_tokens"],
+                ignore_eos=True,
+            ).token_ids
+            own = model.logits(prompt, tokens[:-1])
         found: dict[str, Any] = {
             "prompt_token_ids": prompt.token_ids,
             "token_ids": np.array(tokens, np.int64),
             "own_logits": own,
-            "logits": own if forced == tokens else model.logits(prompt, forced[:-1]),
+            "logits": own if logits is None else logits,
         }
         for at, image in enumerate(prompt.images):
             found[f"features_{at}"] = model.image_features(image)

@@ -203,16 +203,26 @@ def _attention(low: Lowering, node: ir.Node) -> None:
         )
         _replace(node, [out])
         return
-    *packed, lengths, total = node.inputs
+    *packed, past_key, past_value, lengths, total = node.inputs
     assert lengths is not None
+    assert past_key is not None
+    assert past_key.shape is not None
+    heads, kv_heads = attributes["num_heads"], attributes["kv_num_heads"]
+    # Zeros behind a head's numbers change no product; the kernel takes multiples of eight only.
+    size, cached = attributes["head_size"], int(past_key.shape[3])
+    if size != cached:
+        counts = (heads, kv_heads, kv_heads)
+        packed = [
+            _resize_heads(low, x, n, size, cached) for x, n in zip(packed, counts, strict=True)
+        ]
     one = low.constant(np.int32(1))
     last_index = low.shared("last", lengths, lambda: low.add("Sub", [lengths, one]))
-    outputs = low.add(
+    out, *present = low.add(
         "GroupQueryAttention",
-        [*packed, last_index, total],
+        [*packed, past_key, past_value, last_index, total],
         {
-            "num_heads": attributes["num_heads"],
-            "kv_num_heads": attributes["kv_num_heads"],
+            "num_heads": heads,
+            "kv_num_heads": kv_heads,
             "scale": attributes["scale"],
             "softcap": attributes["softcap"],
             "local_window_size": attributes["window"] or -1,
@@ -220,10 +230,52 @@ def _attention(low: Lowering, node: ir.Node) -> None:
         domain=MICROSOFT,
         outputs=3,
     )
-    _replace(node, outputs)
+    if size != cached:
+        out = _resize_heads(low, out, heads, cached, size)
+    _replace(node, [out, *present])
+
+
+def _resize_heads(low: Lowering, x: ir.Value | None, heads: int, old: int, new: int) -> ir.Value:
+    """[batch, step, heads * old] -> [batch, step, heads * new], zeros added or dropped."""
+    assert x is not None
+    x = low.add("Reshape", [x, low.constant(np.array([0, 0, heads, old], np.int64))])
+    # A negative pad drops what lies behind.
+    x = low.add("Pad", [x, low.constant(np.array([0] * 7 + [new - old], np.int64))])
+    return low.add("Reshape", [x, low.constant(np.array([0, 0, heads * new], np.int64))])
+
+
+def _rms_norm(low: Lowering, node: ir.Node) -> None:
+    x, weight = node.inputs
+    assert weight is not None
+    attributes = {"axis": -1, "epsilon": node.attributes["epsilon"].value, "stash_type": 1}
+    gamma = _float_weight(low, str(weight.name))
+    _replace(node, [low.add("SimplifiedLayerNormalization", [x, gamma], attributes)])
+
+
+def _skip_rms_norm(low: Lowering, node: ir.Node) -> None:
+    first, second, weight = node.inputs
+    assert weight is not None
+    normed, _, _, total = low.add(
+        "SkipSimplifiedLayerNormalization",
+        [first, second, _float_weight(low, str(weight.name))],
+        {"epsilon": node.attributes["epsilon"].value},
+        domain=MICROSOFT,
+        outputs=4,
+    )
+    for unused in normed.producer().outputs[1:3]:
+        unused.name = ""
+    _replace(node, [normed, total])
+
+
+def _rotary(low: Lowering, node: ir.Node) -> None:
+    heads = {"num_heads": node.attributes["num_heads"].value}
+    _replace(node, [low.add("RotaryEmbedding", node.inputs, heads)])
 
 
 _NEUTRAL: dict[str, Callable[[Lowering, Any], None]] = {
     "Attention": _attention,
     "Linear": _linear,
+    "RMSNorm": _rms_norm,
+    "RotaryEmbedding": _rotary,
+    "SkipRMSNorm": _skip_rms_norm,
 }
