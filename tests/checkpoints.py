@@ -118,7 +118,7 @@ def llava(
     }
     clip = tower == "clip"
     strategy = vision_feature_select_strategy or ("default" if clip else "full")
-    layer = vision_feature_layer or (-2 if clip else -1)
+    layer = (-2 if clip else -1) if vision_feature_layer is None else vision_feature_layer
     config = hf.LlavaConfig(
         vision_config=vision,
         text_config=text_config(text, **values),

@@ -23,7 +23,7 @@ def fuse(graph: ir.Graph) -> dict[str, int]:
     counts: dict[str, int] = {}
     rules: tuple[Callable[[ir.Graph, ir.Node], bool], ...] = (
         _attention_reshape,
-        _rms_norm,
+        _packed_rotary,
         _rotary,
         _skip_rms_norm,
     )
@@ -48,32 +48,9 @@ def _attention_reshape(graph: ir.Graph, node: ir.Node) -> bool:
     return True
 
 
-def _rms_norm(graph: ir.Graph, node: ir.Node) -> bool:
-    """weight * (x / sqrt(mean(x^2) + epsilon)), as ``LlamaRMSNorm`` and its copies compute it."""
-    for weight, scaled in _either_order(node, "Mul"):
-        product = _producer(scaled, "Mul")
-        if product is None or weight.producer() is not None or len(scaled.uses()) != 1:
-            continue
-        for x, inverse in _either_order(product, "Mul"):
-            reciprocal = _producer(inverse, "Reciprocal")
-            root = _producer(reciprocal.inputs[0], "Sqrt") if reciprocal else None
-            total = _producer(root.inputs[0], "Add") if root else None
-            for mean_value, epsilon_value in _either_order(total, "Add"):
-                mean = _producer(mean_value, "ReduceMean")
-                power = _producer(mean.inputs[0], "Pow") if mean else None
-                epsilon, axes = _scalar(epsilon_value), _array(mean, 1)
-                if power is None or power.inputs[0] is not x or epsilon is None:
-                    continue
-                if _scalar(power.inputs[1]) != 2 or axes is None or axes.tolist() != [-1]:
-                    continue
-                _replace(graph, node, "RMSNorm", [x, weight], {"epsilon": epsilon})
-                return True
-    return False
-
-
 def _skip_rms_norm(graph: ir.Graph, node: ir.Node) -> bool:
     """A sum that is normalized: both come out of one node."""
-    if node.op_type != "RMSNorm" or node.domain != DOMAIN:
+    if node.op_type != "RMSNormalization":
         return False
     total = _producer(node.inputs[0], "Add")
     if total is None or any(v is None or v.shape is None for v in total.inputs):
@@ -93,7 +70,7 @@ def _skip_rms_norm(graph: ir.Graph, node: ir.Node) -> bool:
         DOMAIN,
         "SkipRMSNorm",
         [first, second, node.inputs[1]],
-        list(node.attributes.values()),
+        convenience.convert_attributes({"epsilon": node.attributes["epsilon"].value}),
         outputs=outputs,
     )
     for old, new in zip((node.outputs[0], total.outputs[0]), outputs, strict=True):
@@ -103,8 +80,22 @@ def _skip_rms_norm(graph: ir.Graph, node: ir.Node) -> bool:
     return True
 
 
+def _packed_rotary(graph: ir.Graph, node: ir.Node) -> bool:
+    """A rotation of heads that lie apart, [B, H, S, D], done where they lie packed instead."""
+    if node.op_type != "RotaryEmbedding" or len(node.inputs) != 3 or node.inputs[0] is None:
+        return False
+    heads, joined = _heads_apart(node.inputs[0]), _heads_joined(node.outputs[0])
+    if heads is None or joined is None:
+        return False
+    packed, count = heads
+    plain = {k: attr.value for k, attr in node.attributes.items() if k != "num_heads"}
+    tables = [table for table in node.inputs[1:] if table is not None]
+    _replace(graph, joined, [packed, *tables], {**plain, "num_heads": count})
+    return True
+
+
 def _rotary(graph: ir.Graph, node: ir.Node) -> bool:
-    """x * cos + rotate_half(x) * sin on [B, H, S, D] that came from and goes to [B, S, H * D]."""
+    """The same for ``x * cos + rotate_half(x) * sin`` with tables [B, S, D] of equal halves."""
     for plain, turned in _either_order(node, "Add"):
         straight, crossed = _producer(plain, "Mul"), _producer(turned, "Mul")
         for x, cos in _either_order(straight, "Mul"):
@@ -118,7 +109,7 @@ def _rotary(graph: ir.Graph, node: ir.Node) -> bool:
                     continue
                 packed, count = heads
                 halves = [_half(graph, node, table) for table in tables]
-                _replace(graph, joined, "RotaryEmbedding", [packed, *halves], {"num_heads": count})
+                _replace(graph, joined, [packed, *halves], {"num_heads": count})
                 return True
     return False
 
@@ -234,15 +225,16 @@ def _half(graph: ir.Graph, before: ir.Node, table: ir.Value | None) -> ir.Value:
 
 
 def _replace(
-    graph: ir.Graph, node: ir.Node, op: str, inputs: list[ir.Value], attributes: dict[str, Any]
+    graph: ir.Graph, node: ir.Node, inputs: list[ir.Value], attributes: dict[str, Any]
 ) -> None:
+    """Puts a RotaryEmbedding, as ONNX has it since opset 23, in the place of a node."""
     import onnx_ir as ir
     import onnx_ir.convenience as convenience
 
     old = node.outputs[0]
     new = ir.Value(name=old.name, shape=old.shape, type=old.type)
     attrs = convenience.convert_attributes(attributes)
-    graph.insert_before(node, ir.Node(DOMAIN, op, inputs, attrs, outputs=[new]))
+    graph.insert_before(node, ir.Node("", "RotaryEmbedding", inputs, attrs, outputs=[new]))
     convenience.replace_all_uses_with(old, new)
 
 

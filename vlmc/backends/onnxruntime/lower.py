@@ -244,14 +244,6 @@ def _resize_heads(low: Lowering, x: ir.Value | None, heads: int, old: int, new: 
     return low.add("Reshape", [x, low.constant(np.array([0, 0, heads * new], np.int64))])
 
 
-def _rms_norm(low: Lowering, node: ir.Node) -> None:
-    x, weight = node.inputs
-    assert weight is not None
-    attributes = {"axis": -1, "epsilon": node.attributes["epsilon"].value, "stash_type": 1}
-    gamma = _float_weight(low, str(weight.name))
-    _replace(node, [low.add("SimplifiedLayerNormalization", [x, gamma], attributes)])
-
-
 def _skip_rms_norm(low: Lowering, node: ir.Node) -> None:
     first, second, weight = node.inputs
     assert weight is not None
@@ -267,15 +259,8 @@ def _skip_rms_norm(low: Lowering, node: ir.Node) -> None:
     _replace(node, [normed, total])
 
 
-def _rotary(low: Lowering, node: ir.Node) -> None:
-    heads = {"num_heads": node.attributes["num_heads"].value}
-    _replace(node, [low.add("RotaryEmbedding", node.inputs, heads)])
-
-
 _NEUTRAL: dict[str, Callable[[Lowering, Any], None]] = {
     "Attention": _attention,
     "Linear": _linear,
-    "RMSNorm": _rms_norm,
-    "RotaryEmbedding": _rotary,
     "SkipRMSNorm": _skip_rms_norm,
 }
