@@ -56,3 +56,13 @@ def test_files_that_are_named_exist(page: Path) -> None:
 def test_every_page_is_reached_from_the_readme() -> None:
     text = README.read_text(encoding="utf-8")
     assert [page.name for page in PAGES[1:] if f"docs/{page.name}" not in text] == []
+
+
+def test_the_readmes_example_is_the_recipe_it_names() -> None:
+    named, written = re.findall(
+        r"\]\((recipes/[\w.-]+)\):\n\n```yaml\n(.+?)```",
+        README.read_text(encoding="utf-8"),
+        re.DOTALL,
+    )[0]
+    recipe = (ROOT / named).read_text(encoding="utf-8")
+    assert written == "".join(line for line in recipe.splitlines(True) if not line.startswith("#"))

@@ -16,6 +16,7 @@ PACKAGE = ROOT / "vlmc"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 BASE = PROJECT["project"]["dependencies"]
 EXTRAS = PROJECT["project"]["optional-dependencies"]
+OWNERS = importlib.metadata.packages_distributions()  # of modules: slow to ask for
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 
 
@@ -32,9 +33,8 @@ def third_party(path: Path) -> set[str]:
             modules |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             modules.add(node.module.partition(".")[0])
-    owners = importlib.metadata.packages_distributions()
     others = modules - sys.stdlib_module_names - {"vlmc"}
-    return {owners.get(module, [module])[0].lower().replace("_", "-") for module in others}
+    return {OWNERS.get(module, [module])[0].lower().replace("_", "-") for module in others}
 
 
 def test_whatever_is_imported_is_declared() -> None:

@@ -109,8 +109,9 @@ def lay_trial(folder: Path, parts: Sequence[Artifact]) -> None:
             os.link(part.folder / path, folder / path)
 
 
-def report_of(simplified: Artifact, quantized: Artifact, checked: Artifact) -> Json:
+def report_of(passes: Mapping[str, Artifact]) -> Json:
     """What the build measured; no times, so that equal builds give equal bytes."""
+    simplified, quantized, checked = (passes[n] for n in ("simplify", "quantize", "check"))
     weights = json.loads((quantized.folder / WEIGHTS).read_text(encoding="utf-8"))
     formats: dict[str, dict[str, float]] = {}
     for weight in weights.values():
@@ -122,6 +123,10 @@ def report_of(simplified: Artifact, quantized: Artifact, checked: Artifact) -> J
         error = float(f"{weight['parts']['']['relative_error']:.3g}")
         kind["largest-relative-error"] = max(kind["largest-relative-error"], error)
     return {
+        "passes": {
+            name: {"bytes": sum(entry.size for entry in made.files.values())}
+            for name, made in passes.items()
+        },
         "nodes": json.loads((simplified.folder / COUNTS).read_text(encoding="utf-8")),
         "weights": formats,
         "check": json.loads((checked.folder / FIGURES).read_text(encoding="utf-8")),

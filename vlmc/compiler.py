@@ -232,7 +232,18 @@ def build(
         code=["vlmc.passes.check", "vlmc.passes.reference", "vlmc.runtime.replay"],
     )
     bundled = (*parts, checked)
-    report = canonical_json(report_of(simplified, quantized, checked))
+    report = canonical_json(
+        report_of(
+            {
+                "load": loaded,
+                "export": exported,
+                "simplify": simplified,
+                "quantize": quantized,
+                "compile": compiled,
+                "check": checked,
+            }
+        )
+    )
     listed = {
         **contents(bundled),
         REPORT: FileEntry(sha256=sha256(report).hexdigest(), size=len(report)),

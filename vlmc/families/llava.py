@@ -104,8 +104,9 @@ def _feature_layers(config: Json, layers: int) -> tuple[int, ...]:
             raise VlmcError(f"{value!r} is neither a layer nor a list of layers", at=at)
         if not -layers - 1 <= layer <= layers:
             raise VlmcError(f"layer {layer} of a tower of {layers} layers", at=at)
-    if not chosen:
-        raise VlmcError("no layer is chosen", at=at)
+    if not chosen or value == 0:
+        # transformers reads a lone 0 as "none given", and fails.
+        raise VlmcError("no layer is chosen", at=at, hint="[0] chooses the patch embeddings")
     return tuple(chosen)
 
 

@@ -39,12 +39,12 @@ def _attention_reshape(graph: ir.Graph, node: ir.Node) -> bool:
 
     source = _producer(node.inputs[0], "Attention", DOMAIN) if node.op_type == "Reshape" else None
     shape = node.outputs[0].shape
-    if source is None or shape is None or node.inputs[0] is None:
+    if source is None or shape is None or node.outputs[0].is_graph_output():
         return False
     before = source.outputs[0].shape
     if before is None or len(shape) != len(before) or shape[-1] != before[-1]:
         return False
-    convenience.replace_all_uses_with(node.outputs[0], node.inputs[0])
+    convenience.replace_all_uses_with(node.outputs[0], source.outputs[0])
     return True
 
 
@@ -76,7 +76,8 @@ def _skip_rms_norm(graph: ir.Graph, node: ir.Node) -> bool:
     for old, new in zip((node.outputs[0], total.outputs[0]), outputs, strict=True):
         new.shape, new.type = old.shape, old.type
     graph.insert_before(total, fused)
-    convenience.replace_all_uses_with([node.outputs[0], total.outputs[0]], outputs)
+    replaced = [node.outputs[0], total.outputs[0]]
+    convenience.replace_all_uses_with(replaced, outputs, replace_graph_outputs=True)
     return True
 
 
@@ -235,7 +236,7 @@ def _replace(
     new = ir.Value(name=old.name, shape=old.shape, type=old.type)
     attrs = convenience.convert_attributes(attributes)
     graph.insert_before(node, ir.Node("", "RotaryEmbedding", inputs, attrs, outputs=[new]))
-    convenience.replace_all_uses_with(old, new)
+    convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
 
 
 def _remove_unused(graph: ir.Graph) -> None:

@@ -247,9 +247,10 @@ def _resize_heads(low: Lowering, x: ir.Value | None, heads: int, old: int, new: 
 def _skip_rms_norm(low: Lowering, node: ir.Node) -> None:
     first, second, weight = node.inputs
     assert weight is not None
+    gamma = _float_weight(low, str(weight.name)) if _weight_of(low, weight) else weight
     normed, _, _, total = low.add(
         "SkipSimplifiedLayerNormalization",
-        [first, second, _float_weight(low, str(weight.name))],
+        [first, second, gamma],
         {"epsilon": node.attributes["epsilon"].value},
         domain=MICROSOFT,
         outputs=4,

@@ -50,7 +50,7 @@ class SegmentedSession:
         self._program = program
         self._threads = options.threads
         self._weights = {tensor.name: tensor for tensor in self._model.graph.initializer}
-        self._pieces = _cut(self._model.graph, self._weights)
+        self._pieces = _cut(self._model.graph, self._weights, PIECE_BYTES)
 
     def run(
         self, feeds: Mapping[str, Array], into: Mapping[str, Array] | None = None
@@ -101,14 +101,16 @@ class SegmentedSession:
         )
 
 
-def _cut(graph: onnx.GraphProto, weights: Mapping[str, onnx.TensorProto]) -> list[_Piece]:
-    """The nodes in their order, cut so that no piece holds much more than ``PIECE_BYTES``."""
+def _cut(
+    graph: onnx.GraphProto, weights: Mapping[str, onnx.TensorProto], limit: int
+) -> list[_Piece]:
+    """The nodes in their order, cut so that none but a single node holds over ``limit`` bytes."""
     groups: list[list[onnx.NodeProto]] = [[]]
     held: set[str] = set()
     for node in graph.node:
         new = {name for name in _names_read(node) if name in weights} - held
         size = sum(_stored_bytes(weights[name]) for name in held | new)
-        if groups[-1] and new and size > PIECE_BYTES:
+        if groups[-1] and new and size > limit:
             groups.append([])
             held = set()
             new = {name for name in _names_read(node) if name in weights}
