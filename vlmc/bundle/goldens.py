@@ -62,7 +62,7 @@ class Case(Frozen):
         pixels: For each image, the vision program's inputs by name.
         features: For each image, a sample of its features.
         logits: After the prompt.
-        token_ids: The greedy answer, the end token left out.
+        token_ids: The greedy tokens, ``max_new_tokens`` of them, end tokens among them.
         certain: How many of ``token_ids`` must agree: from the first near tie on, another
             machine may rightly choose another token.
         max_new_tokens: Asked for when ``token_ids`` was made.
@@ -128,7 +128,7 @@ class Runner(Protocol):
 
     @property
     def generate(self) -> Callable[..., Any]:
-        """``(messages, images=, max_new_tokens=) -> Answer``."""
+        """``(messages, images=, max_new_tokens=, ignore_eos=) -> Answer``."""
 
 
 def digest_of(array: Array) -> Digest:
@@ -227,7 +227,10 @@ def run_case(runner: Runner, bundle: Bundle, case: Case) -> CaseResult:
         expected_values = np.array(case.logits.values)
         findings.append(_close("logits", expected_values, values, case.logits.tolerance))
     if case.token_ids is not None:
-        answer = runner.generate(case.messages, images=pictures, max_new_tokens=case.max_new_tokens)
+        # As they were made: past the end token, where there is one.
+        answer = runner.generate(
+            case.messages, images=pictures, max_new_tokens=case.max_new_tokens, ignore_eos=True
+        )
         wanted = case.token_ids[: case.certain]
         findings.append(_same_ids("tokens", wanted, list(answer.token_ids[: case.certain])))
     return CaseResult(case.name, case.computed_by, tuple(findings))

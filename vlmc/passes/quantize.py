@@ -75,15 +75,15 @@ def quantize(
         word = formats.language if name == "language" else formats.vision
         jobs = []
         for weight in parameters["programs"][name]:
+            source = parameters["sources"][weight]
             if weight in tables and name == "language":
                 form = _TABLE[tables[weight]]
             elif weight in matrices:
                 form = _MATRIX[word]
+            elif word == "fp16" and len(index[source].shape) > 1:
+                form = "fp16"  # convolutions and position tables
             else:
                 form = "fp32"
-            source = parameters["sources"][weight]
-            if word == "fp16" and len(index[source].shape) > 1 and form == "fp32":
-                form = "fp16"  # convolutions and position tables
             jobs.append(WeightJob(weight, (source,), form, formats.block))
         stored = write_weights(jobs, index, out / FOLDER / f"{name}.bin", progress=progress)
         for job in jobs:
