@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,15 @@ CHATML = (
     "<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part['text'] }}{% endif %}"
     "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+# As SmolVLM's own: the role, and a space only before text.
+SMOLVLM_TEMPLATE = (
+    "<|im_start|>{% for message in messages %}{{ message['role'] | capitalize }}"
+    "{% if message['content'][0]['type'] == 'image' %}{{ ':' }}{% else %}{{ ': ' }}{% endif %}"
+    "{% for line in message['content'] %}{% if line['type'] == 'text' %}{{ line['text'] }}"
+    "{% elif line['type'] == 'image' %}{{ '<image>' }}{% endif %}{% endfor %}"
+    "<end_of_utterance>\n{% endfor %}{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
 )
 
 
@@ -182,6 +192,66 @@ def qwen2_vl(folder: Path, *, seed: int = 1, tied: bool = False, **values: Any) 
     )
 
 
+def idefics3(
+    folder: Path,
+    *,
+    kind: str = "idefics3",
+    split: bool = True,
+    longest: int = 2 * IMAGE_SIZE,
+    seed: int = 1,
+    **values: Any,
+) -> Path:
+    """An Idefics3 or SmolVLM of four tokens a tile; one tile's mark is no token of its own."""
+    import transformers as hf
+
+    specials = [
+        "<|endoftext|>",
+        "<|im_start|>",
+        "<end_of_utterance>",
+        "<image>",
+        "<fake_token_around_image>",
+        "<global-img>",
+        *(f"<row_{row}_col_{column}>" for row, column in ((1, 1), (1, 2), (2, 1))),
+    ]
+    words = tokenizer(specials, bos="<|im_start|>", eos="<end_of_utterance>", template=None)
+    values.setdefault("vocab_size", len(words))
+    smol = kind == "smolvlm"
+    config = (hf.SmolVLMConfig if smol else hf.Idefics3Config)(
+        vision_config={
+            "image_size": IMAGE_SIZE,
+            "patch_size": PATCH,
+            "hidden_size": 48,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 3,
+        },
+        text_config=text_config("llama", **values),
+        image_token_id=specials.index("<image>"),
+        scale_factor=2,
+    )
+    images = (hf.SmolVLMImageProcessorPil if smol else hf.Idefics3ImageProcessorPil)(
+        size={"longest_edge": longest},
+        max_image_size={"longest_edge": IMAGE_SIZE},
+        do_image_splitting=split,
+    )
+    if not smol:
+        processor = hf.Idefics3Processor(
+            image_processor=images,
+            tokenizer=words,
+            image_seq_len=4,
+            chat_template=SMOLVLM_TEMPLATE,
+        )
+        model = hf.Idefics3ForConditionalGeneration(config)
+        return _save(randomize(model, seed), processor, folder)
+    # Its processor class asks for num2words and a video processor.
+    words.chat_template = SMOLVLM_TEMPLATE
+    model = hf.SmolVLMForConditionalGeneration(config)
+    _save_qwen(randomize(model, seed), images, words, folder)
+    named = {"image_seq_len": 4, "processor_class": "SmolVLMProcessor"}
+    (folder / "processor_config.json").write_text(json.dumps(named), encoding="utf-8")
+    return folder
+
+
 def _save(model: Any, processor: Any, folder: Path) -> Path:
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
@@ -202,4 +272,5 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
         folder, tower="siglip", text="mistral", head_dim=16, sliding_window=24
     ),
     "qwen2-vl": qwen2_vl,
+    "idefics3": idefics3,
 }

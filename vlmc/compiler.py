@@ -114,7 +114,12 @@ def build(
 
     facts, family = plan.facts, plan.family
     prompt, files = read_prompt(
-        source.folder, None, facts.image_token_id, facts.text.vocab, plain_image=family.plain_image
+        source.folder,
+        None,
+        facts.image_token_id,
+        facts.text.vocab,
+        plain_image=family.plain_image,
+        image_layout=family.image_layout,
     )
     generation = read_generation(checkpoint.config, checkpoint.generation)
     loaded = workspace.step(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.checkpoints import llava, qwen2_vl
+from tests.checkpoints import idefics3, llava, qwen2_vl
 
 Json = dict[str, Any]
 
@@ -200,6 +200,10 @@ VARIANTS: dict[str, Callable[[Path], Path]] = {
         },
     ),
     "qwen2-vl-tied": tied_qwen2_vl,
+    "smolvlm": lambda folder: idefics3(folder, kind="smolvlm", num_key_value_heads=1),
+    "smolvlm-unsplit": lambda folder: idefics3(
+        folder, kind="smolvlm", split=False, tie_word_embeddings=True
+    ),
 }
 # Made for tests of their own.
 SPECIAL: dict[str, Callable[[Path], Path]] = {

@@ -13,9 +13,10 @@ from vlmc.families.image_processors import (
     fixed_spec,
     native_grid_spec,
 )
+from vlmc.families.split_processors import SPLIT_CLASSES, split_spec
 from vlmc.runtime.images import prepare, vision_inputs
 
-CLASSES = {**FIXED_CLASSES, **NATIVE_GRID_CLASSES}
+CLASSES = {**FIXED_CLASSES, **NATIVE_GRID_CLASSES, **SPLIT_CLASSES}
 
 
 def oracle(name):
@@ -27,6 +28,8 @@ def oracle(name):
 def read(settings, **options):
     if "Qwen2VL" in json.dumps(settings):
         return native_grid_spec(settings, **options)
+    if settings.get("image_processor_type", "").startswith(tuple(SPLIT_CLASSES)):
+        return split_spec(settings, 5, image_size=364, **options)
     return fixed_spec(settings, 3, **options)
 
 
@@ -60,6 +63,7 @@ def test_a_bare_class_name_has_its_defaults(name, suffix):
     picture = picture.convert("RGB")
     spec = read({"image_processor_type": name + suffix, "size": None, "resample": None})
     theirs = oracle(name)()(picture, return_tensors="np")["pixel_values"]
+    theirs = theirs[0] if name in SPLIT_CLASSES else theirs
     assert np.array_equal(prepare(picture, spec).tensors["pixel_values"], theirs)
 
 

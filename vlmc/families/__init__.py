@@ -1,10 +1,11 @@
 """The model families: one row each."""
 
-from vlmc.families import llava, qwen2_vl
+from vlmc.families import idefics3, llava, qwen2_vl
 from vlmc.families.spec import Family
 from vlmc.schema import lookup
 
-FAMILIES: dict[str, Family] = {row.name: row for row in (llava.FAMILY, qwen2_vl.FAMILY)}
+_ROWS = (llava.FAMILY, qwen2_vl.FAMILY, idefics3.FAMILY)
+FAMILIES: dict[str, Family] = {row.name: row for row in _ROWS}
 
 
 def by_model_type(model_type: str, *, at: str | None = None) -> Family:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from vlmc.bundle.manifest import PromptSpec
+from vlmc.bundle.manifest import ImageLayout, PromptSpec
 from vlmc.errors import VlmcError
 from vlmc.families.special_tokens import read_object
 from vlmc.families.tokenizer_files import load_tokenizer
@@ -21,6 +21,7 @@ def read_prompt(
     vocab_size: int,
     *,
     plain_image: str,
+    image_layout: ImageLayout | None = None,
 ) -> tuple[PromptSpec, dict[str, bytes]]:
     """How a checkpoint turns messages into token ids.
 
@@ -30,6 +31,7 @@ def read_prompt(
         image_token_id: Its id, from ``config.json``.
         vocab_size: Rows of the embedding.
         plain_image: What an image becomes where there is no chat template.
+        image_layout: What stands around an image's tiles.
 
     Returns:
         The prompt's description, and the files of the bundle's ``processor/`` folder by name:
@@ -55,6 +57,7 @@ def read_prompt(
         special_tokens=variables,
         vocab_size=vocab_size,
         clean_up_tokenization_spaces=loaded.clean_up_tokenization_spaces,
+        image_layout=image_layout,
     )
     return spec, files
 

@@ -77,7 +77,7 @@ class Reference:
         )
         with torch.no_grad(), _quiet():
             inputs = self._inputs(messages, pictures)
-            features = self._features(inputs) if pictures else []
+            features = self._features(inputs, pictures) if pictures else []
             made = self.model.generate(**inputs)
         length = inputs["input_ids"].shape[1]
         return Expected(
@@ -113,11 +113,18 @@ class Reference:
             return_tensors="pt",
         )
 
-    def _features(self, inputs: Any) -> list[NDArray[np.float32]]:
-        wanted = ("pixel_values", "image_grid_thw", "image_sizes")
+    def _features(self, inputs: Any, pictures: Sequence[Any]) -> list[NDArray[np.float32]]:
+        wanted = ("pixel_values", "pixel_attention_mask", "image_grid_thw", "image_sizes")
         given = {key: inputs[key] for key in wanted if key in inputs}
-        found = self.model.get_image_features(**given, return_dict=True).pooler_output
-        return [rows.float().numpy() for rows in found]
+        made = self.model.get_image_features(**given, return_dict=True).pooler_output
+        found = [rows.float().numpy() for rows in made]
+        if len(found) == len(pictures):
+            return found
+        # The rows of all pictures in one: each has as many as it has tiles.
+        process, whole = self.processor.image_processor, np.concatenate(found)
+        tiles = [process(one, return_tensors="np")["pixel_values"].shape[1] for one in pictures]
+        ends = np.cumsum(tiles) * (len(whole) // sum(tiles))
+        return np.split(whole, ends[:-1])
 
 
 def _processor(folder: Path, image_options: Json) -> Any:
@@ -151,6 +158,8 @@ def _without_video(folder: Path, here: Mapping[str, Any]) -> Any:
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
     known = PROCESSOR_MAPPING[type(AutoConfig.from_pretrained(folder, **here))]
+    if known.__name__ == "SmolVLMProcessor":
+        return _smolvlm_without_video(folder, here)
 
     class ImageTextProcessor(known):  # type: ignore[misc, valid-type]
         def check_argument_for_proper_class(self, name: str, argument: Any) -> type:
@@ -165,6 +174,19 @@ def _without_video(folder: Path, here: Mapping[str, Any]) -> Any:
         chat_template=(
             template.read_text("utf-8") if template.is_file() else tokenizer.chat_template
         ),
+    )
+
+
+def _smolvlm_without_video(folder: Path, here: Mapping[str, Any]) -> Any:
+    """For pictures SmolVLM's processor is Idefics3's; for videos it would need num2words too."""
+    from transformers import AutoImageProcessor, AutoTokenizer, Idefics3Processor
+
+    settings, _ = Idefics3Processor.get_processor_dict(folder, **here)
+    return Idefics3Processor(
+        image_processor=AutoImageProcessor.from_pretrained(folder, backend="pil", **here),
+        tokenizer=AutoTokenizer.from_pretrained(folder, **here),
+        image_seq_len=settings.get("image_seq_len", 169),
+        chat_template=settings.get("chat_template"),
     )
 
 

@@ -8,11 +8,23 @@ import pytest
 from vlmc.bundle.manifest import ImageSpec
 from vlmc.errors import VlmcError
 from vlmc.families.image_processors import fixed_spec, native_grid_spec
+from vlmc.families.split_processors import split_spec
 from vlmc.runtime.images import GEOMETRIES, image_tokens, prepare, vision_inputs
 
 SPECS = {
     "fixed": fixed_spec({"image_processor_type": "CLIPImageProcessor"}, 5),
     "native_grid": native_grid_spec({"image_processor_type": "Qwen2VLImageProcessor"}),
+    "split": split_spec(
+        {
+            "image_processor_type": "Idefics3ImageProcessor",
+            "size": {"longest_edge": 112},
+            "max_image_size": {"longest_edge": 56},
+            "image_mean": [0.48145466, 0.4578275, 0.40821073],
+            "image_std": [0.26862954, 0.26130258, 0.27577711],
+        },
+        5,
+        image_size=56,
+    ),
 }
 rows = pytest.mark.parametrize("spec", [SPECS[name] for name in GEOMETRIES], ids=list(GEOMETRIES))
 
@@ -64,6 +76,8 @@ def test_the_color_order_is_red_green_blue(spec):
     pixel_values = prepare(Image.new("RGB", (56, 56), (255, 0, 128)), spec).tensors["pixel_values"]
     if spec.geometry == "fixed":
         red, green, blue = pixel_values[0, :, 100, 100]
+    elif spec.geometry == "split":
+        red, green, blue = pixel_values[0, :, 20, 20]
     else:
         red, green, blue = pixel_values.reshape(16, 3, -1)[0, :, 0]
     assert (round(red, 2), round(green, 2), round(blue, 2)) == (1.93, -1.75, 0.34)
