@@ -126,7 +126,10 @@ def build(
         "load",
         lambda folder: load(prompt, files, facts.images, generation, folder),
         inputs=[metadata],
-        options={"images": facts.images.model_dump(mode="json")},
+        options={
+            "images": facts.images.model_dump(mode="json"),
+            "prompt": prompt.model_dump(mode="json"),
+        },
         libraries=["tokenizers"],
         code=["vlmc.passes.load", "vlmc.families.prompts"],
     )

@@ -98,8 +98,10 @@ def test_the_weights_decide_a_tie_not_what_another_checkpoint_left_in_the_cache(
     compare(workshop, name, "landscape")
 
 
-def test_the_check_uses_a_template_that_only_the_tokenizer_has(workshop):
-    made = workshop.build("older-processor", "checks.reference=auto")
+@pytest.mark.parametrize("name", ["older-processor", "idefics3", "smolvlm"])
+def test_the_check_makes_any_processor_as_transformers_does(workshop, name):
+    """A template only in the tokenizer; tiles of all pictures in one; a class for videos too."""
+    made = workshop.build(name, "checks.reference=auto")
     report = json.loads((made.bundle / "report/build.json").read_text(encoding="utf-8"))
     figures = report["check"]["questions"]
     assert len(figures) == 3
