@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 MICROSOFT = "com.microsoft"
 _INT8_TOP = 127.0
 # Activations of a row of zeros still need a scale.
-_SMALLEST_SCALE = 1e-12
+_SMALLEST = 1e-12
 # MatMulNBits: 4 multiplies 8-bit activations, the fast kernels.
 _ACCURACY_LEVEL = 4
 
@@ -130,8 +130,9 @@ def _linear(low: Lowering, node: ir.Node) -> None:
 def _quantize_tokens(low: Lowering, x: ir.Value) -> tuple[ir.Value, ir.Value]:
     """Codes uint8 around 128, and one scale per token [..., 1]."""
     largest = low.add("ReduceMax", [low.add("Abs", [x]), low.constant(np.array([-1], np.int64))])
-    scale = low.add("Mul", [largest, low.constant(np.float32(1 / _INT8_TOP))])
-    scale = low.add("Max", [scale, low.constant(np.float32(_SMALLEST_SCALE))])
+    # Added, not a maximum: the same guard for rows of zeros, many times faster on few tokens.
+    guarded = low.add("Add", [largest, low.constant(np.float32(_SMALLEST))])
+    scale = low.add("Mul", [guarded, low.constant(np.float32(1 / _INT8_TOP))])
     codes = low.add(
         "QuantizeLinear",
         [
