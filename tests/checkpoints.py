@@ -14,6 +14,7 @@ SENTENCES = [
     "Which picture is taller? Describe the image in one sentence.",
     "system user assistant USER ASSISTANT a chat about images",
 ] * 8
+LLAVA_SPECIALS = ["<pad>", "<s>", "</s>", "<image>"]
 LLAVA_TEMPLATE = (
     "{% for message in messages %}{{ message['role'].upper() }}: "
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
@@ -104,11 +105,41 @@ def llava(
     """A LLaVA with a CLIP or SigLIP tower and any text backbone; ``values`` are the decoder's."""
     import transformers as hf
 
-    specials = ["<pad>", "<s>", "</s>", "<image>"]
-    words = tokenizer(specials, bos="<s>", eos="</s>", template=None)
+    words = tokenizer(LLAVA_SPECIALS, bos="<s>", eos="</s>", template=None)
     values.setdefault("vocab_size", len(words))
-    vision = {
-        "model_type": f"{tower}_vision_model",
+    clip = tower == "clip"
+    strategy = vision_feature_select_strategy or ("default" if clip else "full")
+    layer = (-2 if clip else -1) if vision_feature_layer is None else vision_feature_layer
+    config = hf.LlavaConfig(
+        vision_config=_tower(tower),
+        text_config=text_config(text, **values),
+        image_token_index=LLAVA_SPECIALS.index("<image>"),
+        vision_feature_select_strategy=strategy,
+        vision_feature_layer=layer,
+    )
+    model = randomize(hf.LlavaForConditionalGeneration(config), seed)
+    return _save(model, _llava_processor(words, tower, strategy), folder)
+
+
+def vipllava(folder: Path, *, tower: str = "clip", seed: int = 1, **values: Any) -> Path:
+    """A ViP-LLaVA: features of three layers side by side, one of them counted from the start."""
+    import transformers as hf
+
+    words = tokenizer(LLAVA_SPECIALS, bos="<s>", eos="</s>", template=None)
+    values.setdefault("vocab_size", len(words))
+    config = hf.VipLlavaConfig(
+        vision_config=_tower(tower),
+        text_config=text_config("llama", **values),
+        image_token_index=LLAVA_SPECIALS.index("<image>"),
+        vision_feature_layer=[-2, -3, 1],
+    )
+    model = randomize(hf.VipLlavaForConditionalGeneration(config), seed)
+    return _save(model, _llava_processor(words, tower, "default"), folder)
+
+
+def _tower(kind: str) -> dict[str, Any]:
+    return {
+        "model_type": f"{kind}_vision_model",
         "image_size": IMAGE_SIZE,
         "patch_size": PATCH,
         "hidden_size": 48,
@@ -116,31 +147,25 @@ def llava(
         "num_hidden_layers": 3,
         "num_attention_heads": 3,
     }
-    clip = tower == "clip"
-    strategy = vision_feature_select_strategy or ("default" if clip else "full")
-    layer = (-2 if clip else -1) if vision_feature_layer is None else vision_feature_layer
-    config = hf.LlavaConfig(
-        vision_config=vision,
-        text_config=text_config(text, **values),
-        image_token_index=specials.index("<image>"),
-        vision_feature_select_strategy=strategy,
-        vision_feature_layer=layer,
-    )
+
+
+def _llava_processor(words: Any, tower: str, strategy: str) -> Any:
+    import transformers as hf
+
     size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
-    if clip:
+    if tower == "clip":
         images = hf.CLIPImageProcessorPil(size={"shortest_edge": IMAGE_SIZE}, crop_size=size)
     else:
         images = hf.SiglipImageProcessorPil(size=size)
-    processor = hf.LlavaProcessor(
+    return hf.LlavaProcessor(
         image_processor=images,
         tokenizer=words,
         patch_size=PATCH,
         vision_feature_select_strategy=strategy,
-        num_additional_image_tokens=int(clip),
+        num_additional_image_tokens=int(tower == "clip"),
         chat_template=LLAVA_TEMPLATE,
         image_token="<image>",
     )
-    return _save(randomize(hf.LlavaForConditionalGeneration(config), seed), processor, folder)
 
 
 def qwen2_vl(folder: Path, *, seed: int = 1, tied: bool = False, **values: Any) -> Path:
@@ -201,5 +226,6 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "llava-siglip-mistral": lambda folder: llava(
         folder, tower="siglip", text="mistral", head_dim=16, sliding_window=24
     ),
+    "vipllava": vipllava,
     "qwen2-vl": qwen2_vl,
 }
