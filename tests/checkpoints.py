@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ CHATML = (
     "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+
+INTERNVL_TEMPLATE = CHATML.replace("<|vision_start|><|image_pad|><|vision_end|>", "<IMG_CONTEXT>\n")
 
 
 def tokenizer(specials: list[str], *, bos: str | None, eos: str, template: str | None) -> Any:
@@ -168,6 +171,56 @@ def _llava_processor(words: Any, tower: str, strategy: str) -> Any:
     )
 
 
+def internvl(
+    folder: Path,
+    *,
+    text: str = "qwen2",
+    seed: int = 1,
+    tied: bool = False,
+    tower: dict[str, Any] | None = None,
+    feature_layer: int = -1,
+    **values: Any,
+) -> Path:
+    """An InternVL of up to six tiles, four tokens each; ``values`` are the decoder's."""
+    import transformers as hf
+
+    named = {
+        "start_image_token": "<img>",
+        "end_image_token": "</img>",
+        "context_image_token": "<IMG_CONTEXT>",
+        "video_token": "<video>",
+    }
+    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *named.values()]
+    words = tokenizer(specials, bos=None, eos="<|im_end|>", template=INTERNVL_TEMPLATE)
+    words._set_model_specific_special_tokens(named)
+    vision = {
+        "image_size": [IMAGE_SIZE, IMAGE_SIZE],
+        "patch_size": [PATCH, PATCH],
+        "hidden_size": 48,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 3,
+        "attention_bias": True,
+        **(tower or {}),
+    }
+    config = hf.InternVLConfig(
+        vision_config=vision,
+        text_config=text_config(text, len(words), tie_word_embeddings=tied, **values),
+        image_token_id=specials.index("<IMG_CONTEXT>"),
+        image_seq_length=4,
+        vision_feature_layer=feature_layer,
+        tie_word_embeddings=tied,
+    )
+    images = hf.GotOcr2ImageProcessorPil(
+        size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}, max_patches=6
+    )
+    model = randomize(hf.InternVLForConditionalGeneration(config), seed)
+    settings = {"processor_class": "InternVLProcessor", "image_seq_length": 4}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "processor_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    return _save_parts(model, images, words, folder)
+
+
 def qwen2_vl(folder: Path, *, seed: int = 1, tied: bool = False, **values: Any) -> Path:
     """A Qwen2-VL."""
     import transformers as hf
@@ -202,9 +255,8 @@ def qwen2_vl(folder: Path, *, seed: int = 1, tied: bool = False, **values: Any) 
     images = hf.Qwen2VLImageProcessorPil(
         patch_size=PATCH, size={"shortest_edge": 4 * 14 * 14, "longest_edge": 40 * 14 * 14}
     )
-    return _save_qwen(
-        randomize(hf.Qwen2VLForConditionalGeneration(config), seed), images, words, folder
-    )
+    model = randomize(hf.Qwen2VLForConditionalGeneration(config), seed)
+    return _save_parts(model, images, words, folder)
 
 
 def _save(model: Any, processor: Any, folder: Path) -> Path:
@@ -213,8 +265,8 @@ def _save(model: Any, processor: Any, folder: Path) -> Path:
     return folder
 
 
-def _save_qwen(model: Any, images: Any, words: Any, folder: Path) -> Path:
-    # Its processor class asks for a video processor, which needs torchvision; the folder does not.
+def _save_parts(model: Any, images: Any, words: Any, folder: Path) -> Path:
+    # The processor class asks for a video processor, which needs torchvision; the folder does not.
     model.save_pretrained(folder)
     images.save_pretrained(folder)
     words.save_pretrained(folder)
@@ -227,5 +279,6 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
         folder, tower="siglip", text="mistral", head_dim=16, sliding_window=24
     ),
     "vipllava": vipllava,
+    "internvl": internvl,
     "qwen2-vl": qwen2_vl,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ class Oracle:
                 wanted = ("pixel_values", "image_grid_thw", "image_sizes")
                 given = {key: inputs[key] for key in wanted if key in inputs}
                 found = self.model.get_image_features(**given, return_dict=True).pooler_output
-                features = [rows.numpy() for rows in found]
+                features = split(inputs["input_ids"][0], self.model.config.image_token_id, found)
             tokens = self.model.generate(**inputs, **own)[0, length:].tolist()
             ends = self.model.generation_config.eos_token_id
             ends = ends if isinstance(ends, list) else [ends]
@@ -87,6 +88,19 @@ class Oracle:
         )
 
 
+def split(ids: Any, image_token: int, found: Any) -> list[np.ndarray]:
+    """Rows picture by picture, where transformers gives them tile by tile.
+
+    Placeholders of two pictures are apart, or each picture is one tensor.
+    """
+    rows = [part.numpy() for part in found]
+    here = (ids == image_token).numpy().astype(int)
+    starts, ends = (np.flatnonzero(np.diff(here, prepend=0, append=0) == s) for s in (1, -1))
+    if len(rows) <= len(starts):
+        return rows
+    return np.split(np.concatenate(rows), np.cumsum(ends - starts)[:-1])
+
+
 def make_processor(folder: Path) -> Any:
     """The folder's processor with the PIL image classes; Qwen2-VL's without its video part."""
     from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, AutoTokenizer
@@ -96,7 +110,9 @@ def make_processor(folder: Path) -> Any:
         made = AutoProcessor.from_pretrained(folder, backend="pil", local_files_only=True)
         made.chat_template = made.chat_template or made.tokenizer.chat_template
         return made
-    except ImportError:
+    except (ImportError, ValueError) as error:
+        if isinstance(error, ValueError) and "video processor" not in str(error):
+            raise
         known = PROCESSOR_MAPPING[type(AutoConfig.from_pretrained(folder))]
 
     class WithoutVideo(known):  # type: ignore[misc, valid-type]
@@ -105,9 +121,12 @@ def make_processor(folder: Path) -> Any:
 
     words = AutoTokenizer.from_pretrained(folder)
     template = folder / "chat_template.jinja"
+    saved = folder / "processor_config.json"
+    settings = json.loads(saved.read_text("utf-8")) if saved.is_file() else {}
     return WithoutVideo(
         image_processor=AutoImageProcessor.from_pretrained(folder, backend="pil"),
         tokenizer=words,
         video_processor=None,
         chat_template=template.read_text("utf-8") if template.is_file() else words.chat_template,
+        **{key: settings[key] for key in ("image_seq_length",) if key in settings},
     )

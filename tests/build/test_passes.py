@@ -98,8 +98,12 @@ def test_the_weights_decide_a_tie_not_what_another_checkpoint_left_in_the_cache(
     compare(workshop, name, "landscape")
 
 
-def test_the_check_uses_a_template_that_only_the_tokenizer_has(workshop):
-    made = workshop.build("older-processor", "checks.reference=auto")
+# A template that only the tokenizer has; tiles, as many as the recipe allows.
+@pytest.mark.parametrize(
+    ("name", "overrides"), [("older-processor", ()), ("internvl", ("images.max-tiles=2",))]
+)
+def test_the_check_reads_a_checkpoint_as_the_bundle_does(workshop, name, overrides):
+    made = workshop.build(name, "checks.reference=auto", *overrides)
     report = json.loads((made.bundle / "report/build.json").read_text(encoding="utf-8"))
     figures = report["check"]["questions"]
     assert len(figures) == 3

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.checkpoints import llava, qwen2_vl
+from tests.checkpoints import internvl, llava, qwen2_vl
 
 Json = dict[str, Any]
 
@@ -200,6 +200,14 @@ VARIANTS: dict[str, Callable[[Path], Path]] = {
         },
     ),
     "qwen2-vl-tied": tied_qwen2_vl,
+    "internvl-qwen3": lambda folder: internvl(
+        folder,
+        text="qwen3",
+        tied=True,
+        head_dim=24,
+        feature_layer=-2,
+        tower={"use_qk_norm": True, "norm_type": "rms_norm", "use_mean_pooling": False},
+    ),
 }
 # Made for tests of their own.
 SPECIAL: dict[str, Callable[[Path], Path]] = {

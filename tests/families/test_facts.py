@@ -346,6 +346,7 @@ def test_qwen2_vl_vision_is_that_of_transformers() -> None:
         ("llava-1.5-7b", 576, 32, 128),
         ("llava-interleave-qwen-0.5b", 729, 16, 64),
         ("vip-llava-7b", 576, 32, 128),
+        ("internvl3-1b", 256, 2, 64),
         ("qwen2-vl-2b", 4, 2, 128),
         ("qwen2-vl-7b", 4, 4, 128),
     ],
@@ -366,7 +367,9 @@ def test_published_models(name: str, tokens: int, kv_heads: int, head_dim: int) 
     assert sum(vars(counted).values()) == pytest.approx(real, rel=0.005)
 
 
-@pytest.mark.parametrize("name", ["llava-1.5-7b", "llava-interleave-qwen-0.5b", "qwen2-vl-7b"])
+@pytest.mark.parametrize(
+    "name", ["llava-1.5-7b", "llava-interleave-qwen-0.5b", "internvl3-1b", "qwen2-vl-7b"]
+)
 def test_published_text_sizes_are_those_transformers_reads(name: str) -> None:
     from transformers import AutoConfig
 

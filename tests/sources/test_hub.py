@@ -184,6 +184,7 @@ def test_an_unfinished_download_is_noticed_offline(hub: Hub, model: Path, tmp_pa
             ["768.0 MiB"],
         ),
         ("vip-llava-7b", "llava-hf/vip-llava-7b-hf", "vip-llava-7b", ["1.5 GiB"]),
+        ("internvl3-1b", "OpenGVLab/InternVL3-1B-hf", "internvl3-1b", ["48.0 MiB"]),
         ("qwen2-vl-2b", "Qwen/Qwen2-VL-2B-Instruct", "qwen2-vl-2b", ["112.0 MiB"]),
         ("qwen2-vl-7b", "Qwen/Qwen2-VL-7B-Instruct", "qwen2-vl-7b", ["224.0 MiB"]),
     ],

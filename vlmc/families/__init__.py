@@ -1,11 +1,11 @@
 """The model families: one row each."""
 
-from vlmc.families import llava, qwen2_vl, vipllava
+from vlmc.families import internvl, llava, qwen2_vl, vipllava
 from vlmc.families.spec import Family
 from vlmc.schema import lookup
 
 FAMILIES: dict[str, Family] = {
-    row.name: row for row in (llava.FAMILY, vipllava.FAMILY, qwen2_vl.FAMILY)
+    row.name: row for row in (llava.FAMILY, vipllava.FAMILY, internvl.FAMILY, qwen2_vl.FAMILY)
 }
 
 

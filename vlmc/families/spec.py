@@ -88,6 +88,8 @@ class Family:
             ``past_key_values``.
         example: Sizes for the free dimensions of ``vision_inputs`` when tracing.
         plain_image: What an image becomes in a prompt where there is no chat template.
+        image_frame: The tokenizer's names of the special tokens before and after an image's
+            placeholders, where the processor puts them there and not the chat template.
     """
 
     name: str
@@ -98,3 +100,4 @@ class Family:
     decoder: Callable[[nn.Module], nn.Module]
     example: dict[str, int]
     plain_image: str
+    image_frame: tuple[str, str] | None = None

@@ -44,6 +44,9 @@ class PromptBuilder:
                 at=PROMPT_FILE,
             )
         self.spec = spec
+        self._prefix, self._suffix = (
+            _added_ids(tokens, tokenizer) for tokens in (spec.image_prefix, spec.image_suffix)
+        )
         self._tokenizer = tokenizer
         self._template = template
         bos = spec.special_tokens.get("bos_token")
@@ -153,17 +156,34 @@ class PromptBuilder:
                 hint="the model's chat template decides where an image is taken",
             )
         repeats = np.ones(len(ids), dtype=np.int64)
-        repeats[places] = [image.tokens for image in images]
+        before, after = len(self._prefix), len(self._suffix)
+        repeats[places] = [before + image.tokens + after for image in images]
         expanded = np.repeat(ids, repeats)
+        ends = np.cumsum(repeats)[places]
+        starts = (ends - repeats[places] + before).tolist()
+        for start, end in zip(starts, ends.tolist(), strict=True):
+            expanded[start - before : start] = self._prefix
+            expanded[end - after : end] = self._suffix
         feature_index = np.full(len(expanded), -1, dtype=np.int64)
         rows = expanded == self.spec.image_token_id
         feature_index[rows] = np.arange(int(rows.sum()))
-        starts = (np.cumsum(repeats) - repeats)[places].tolist()
         spans = tuple(
             ImageSpan(start, image.tokens, index)
             for index, (start, image) in enumerate(zip(starts, images, strict=True))
         )
         return Prompt(expanded, feature_index, spans, tuple(images))
+
+
+def _added_ids(tokens: Sequence[str], tokenizer: TextTokenizer) -> NDArray[np.int64]:
+    """Ids of the tokens around an image.
+
+    Raises:
+        VlmcError: One is not an added token of the tokenizer.
+    """
+    for token in tokens:
+        if not tokenizer.is_added(token):
+            raise VlmcError(f"'{token}' is no added token of the tokenizer", at=PROMPT_FILE)
+    return np.array([tokenizer.token_to_id(token) for token in tokens], dtype=np.int64)
 
 
 def _parts(message: Json) -> list[Json]:
