@@ -120,6 +120,7 @@ def build(
         facts.text.vocab,
         plain_image=family.plain_image,
         image_layout=family.image_layout,
+        image_frame=family.image_frame,
     )
     generation = read_generation(checkpoint.config, checkpoint.generation)
     loaded = workspace.step(
@@ -219,9 +220,7 @@ def build(
         lay_trial(trial, parts)
         seal(trial, draft)
         reference = (
-            Reference(source.folder, index, facts.images.options, family.plain_image)
-            if compare
-            else None
+            Reference(source.folder, index, facts.images, family.plain_image) if compare else None
         )
         check(trial, questions, reference, _gates(recipe), tokens=tokens, exact=exact, out=folder)
         shutil.rmtree(trial)

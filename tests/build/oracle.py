@@ -77,7 +77,13 @@ class Oracle:
                 wanted = ("pixel_values", "pixel_attention_mask", "image_grid_thw", "image_sizes")
                 given = {key: inputs[key] for key in wanted if key in inputs}
                 found = self.model.get_image_features(**given, return_dict=True).pooler_output
-                features = [rows.numpy() for rows in self.by_picture(found, pictures, torch)]
+                apart = len(found) >= len(pictures)
+                token = self.model.config.image_token_id
+                features = (
+                    split(inputs["input_ids"][0], token, found)
+                    if apart
+                    else [rows.numpy() for rows in self.by_picture(found, pictures, torch)]
+                )
             tokens = self.model.generate(**inputs, **own)[0, length:].tolist()
             ends = self.model.generation_config.eos_token_id
             ends = ends if isinstance(ends, list) else [ends]
@@ -98,6 +104,19 @@ class Oracle:
         )
 
 
+def split(ids: Any, image_token: int, found: Any) -> list[np.ndarray]:
+    """Rows picture by picture, where transformers gives them tile by tile.
+
+    Placeholders of two pictures are apart, or each picture is one tensor.
+    """
+    rows = [part.numpy() for part in found]
+    here = (ids == image_token).numpy().astype(int)
+    starts, ends = (np.flatnonzero(np.diff(here, prepend=0, append=0) == s) for s in (1, -1))
+    if len(rows) <= len(starts):
+        return rows
+    return np.split(np.concatenate(rows), np.cumsum(ends - starts)[:-1])
+
+
 def make_processor(folder: Path) -> Any:
     """The folder's processor with the PIL image classes; Qwen2-VL's without its video part."""
     from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, AutoTokenizer
@@ -107,7 +126,9 @@ def make_processor(folder: Path) -> Any:
         made = AutoProcessor.from_pretrained(folder, backend="pil", local_files_only=True)
         made.chat_template = made.chat_template or made.tokenizer.chat_template
         return made
-    except ImportError:
+    except (ImportError, ValueError) as error:
+        if isinstance(error, ValueError) and "video processor" not in str(error):
+            raise
         known = PROCESSOR_MAPPING[type(AutoConfig.from_pretrained(folder))]
 
     class WithoutVideo(known):  # type: ignore[misc, valid-type]
@@ -118,11 +139,14 @@ def make_processor(folder: Path) -> Any:
     if known.__name__ == "SmolVLMProcessor":
         return make_smolvlm(folder, WithoutVideo, words)
     template = folder / "chat_template.jinja"
+    saved = folder / "processor_config.json"
+    settings = json.loads(saved.read_text("utf-8")) if saved.is_file() else {}
     return WithoutVideo(
         image_processor=AutoImageProcessor.from_pretrained(folder, backend="pil"),
         tokenizer=words,
         video_processor=None,
         chat_template=template.read_text("utf-8") if template.is_file() else words.chat_template,
+        **{key: settings[key] for key in ("image_seq_length",) if key in settings},
     )
 
 

@@ -98,10 +98,19 @@ def test_the_weights_decide_a_tie_not_what_another_checkpoint_left_in_the_cache(
     compare(workshop, name, "landscape")
 
 
-@pytest.mark.parametrize("name", ["older-processor", "idefics3", "smolvlm"])
-def test_the_check_makes_any_processor_as_transformers_does(workshop, name):
-    """A template only in the tokenizer; tiles of all pictures in one; a class for videos too."""
-    made = workshop.build(name, "checks.reference=auto")
+# A template that only the tokenizer has; tiles, as many as the recipe allows; tiles of all pictures
+# in one; a class for videos too.
+@pytest.mark.parametrize(
+    ("name", "overrides"),
+    [
+        ("older-processor", ()),
+        ("internvl", ("images.max-tiles=2",)),
+        ("idefics3", ()),
+        ("smolvlm", ()),
+    ],
+)
+def test_the_check_reads_a_checkpoint_as_the_bundle_does(workshop, name, overrides):
+    made = workshop.build(name, "checks.reference=auto", *overrides)
     report = json.loads((made.bundle / "report/build.json").read_text(encoding="utf-8"))
     figures = report["check"]["questions"]
     assert len(figures) == 3

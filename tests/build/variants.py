@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.checkpoints import idefics3, llava, qwen2_vl
+from tests.checkpoints import idefics3, internvl, llava, qwen2_vl
 
 Json = dict[str, Any]
 
@@ -203,6 +203,14 @@ VARIANTS: dict[str, Callable[[Path], Path]] = {
     "smolvlm": lambda folder: idefics3(folder, kind="smolvlm", num_key_value_heads=1),
     "smolvlm-unsplit": lambda folder: idefics3(
         folder, kind="smolvlm", split=False, tie_word_embeddings=True
+    ),
+    "internvl-qwen3": lambda folder: internvl(
+        folder,
+        text="qwen3",
+        tied=True,
+        head_dim=24,
+        feature_layer=-2,
+        tower={"use_qk_norm": True, "norm_type": "rms_norm", "use_mean_pooling": False},
     ),
 }
 # Made for tests of their own.

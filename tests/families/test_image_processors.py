@@ -10,6 +10,7 @@ from vlmc.errors import VlmcError
 from vlmc.families.image_processors import (
     FIXED_CLASSES,
     NATIVE_GRID_CLASSES,
+    TILES_CLASSES,
     fixed_spec,
     native_grid_spec,
 )
@@ -46,12 +47,13 @@ def saved(processor, folder):
     return json.loads((folder / "preprocessor_config.json").read_text()), loaded
 
 
-@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("name", [*CLASSES, *TILES_CLASSES])
 def test_defaults_are_the_class_attributes(name):
-    for key, value in CLASSES[name].items():
+    known = {**CLASSES, **TILES_CLASSES}[name]
+    for key, value in known.items():
         theirs = getattr(oracle(name), key, None)
         assert (False if theirs is None else theirs) == value, key
-    ours = set(CLASSES[name])
+    ours = set(known)
     for key in ("do_center_crop", "crop_size", "do_pad", "pad_size", "do_convert_rgb"):
         assert key in ours or not getattr(oracle(name), key, None), key
 

@@ -55,6 +55,9 @@ NATIVE_GRID_CLASSES: dict[str, Json] = {
         "merge_size": 2,
     }
 }
+_SQUARE: Json = {"size": {"height": 384, "width": 384}, "default_to_square": True}
+_TILED: Json = {**_COMMON, **_CLIP_COLORS, **_SQUARE, "min_patches": 1, "max_patches": 12}
+TILES_CLASSES: dict[str, Json] = {"GotOcr2ImageProcessor": _TILED}
 
 _SIZE_KEYS = (
     {"height", "width"},
@@ -151,6 +154,37 @@ def native_grid_spec(
         "values": _values(values, at),
     }
     return check_spec(ImageSpec(geometry="native_grid", options=options), at=at)
+
+
+def tiles_spec(
+    image_processor_json: Json, tokens: int, *, at: str = _AT, max_tiles: int | None = None
+) -> ImageSpec:
+    """The ``tiles`` geometry of a GOT-OCR2 image processor told to ``crop_to_patches``.
+
+    Args:
+        image_processor_json: As for ``fixed_spec``.
+        tokens: Feature rows the vision tower makes of every tile.
+        at: The file, for errors.
+        max_tiles: The recipe's own bound, in the place of the processor's.
+
+    Raises:
+        VlmcError: Another class, a value its class cannot use, or bounds that exclude each other.
+    """
+    _, values = _settings(image_processor_json, TILES_CLASSES, at)
+    most = values["max_patches"] if max_tiles is None else max_tiles
+    if most == 1 and not _flag(values, "do_resize", at):
+        raise VlmcError("pictures of one tile would keep their own size", at=f"{at}: do_resize")
+    options: Json = {
+        **_box(values, "size", at),
+        "min_tiles": values["min_patches"],
+        "max_tiles": most,
+        "tokens": tokens,
+        "resample": _resample(values, at),
+        "on_white": _flag(values, "do_convert_rgb", at),
+        "values": _values(values, at),
+    }
+    spec = ImageSpec(geometry="tiles", options=options)
+    return check_spec(spec, at=at if max_tiles is None else "images.max-tiles")
 
 
 def _settings(found: Json, classes: dict[str, Json], at: str) -> tuple[str, Json]:

@@ -89,6 +89,8 @@ class Family:
         example: Sizes for the free dimensions of ``vision_inputs`` when tracing.
         plain_image: What an image becomes in a prompt where there is no chat template.
         image_layout: What stands around an image's tiles in the prompt; None: nothing.
+        image_frame: The tokenizer's names of the special tokens before and after an image's
+            placeholders, where the processor puts them there and not the chat template.
     """
 
     name: str
@@ -100,3 +102,4 @@ class Family:
     example: dict[str, int]
     plain_image: str
     image_layout: ImageLayout | None = None
+    image_frame: tuple[str, str] | None = None

@@ -24,6 +24,21 @@ class FixedImageFeatures(nn.Module):
         return torch.cat(tuple(features), dim=0)
 
 
+class TiledImageFeatures(nn.Module):
+    """``get_image_features`` on the tiles of one picture: pixel_values [tiles, 3, S, S]."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """image_features [tiles * tokens, hidden], tile after tile."""
+        features: Tensor = self.model.get_image_features(
+            pixel_values, return_dict=True
+        ).pooler_output
+        return features.flatten(0, 1)
+
+
 class FullTileFeatures(nn.Module):
     """Tower and connector of Idefics3 on the full tiles of one picture: [tiles, 3, S, S].
 

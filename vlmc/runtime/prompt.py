@@ -44,6 +44,9 @@ class PromptBuilder:
                 at=PROMPT_FILE,
             )
         self.spec = spec
+        self._prefix, self._suffix = (
+            _added_ids(tokens, tokenizer) for tokens in (spec.image_prefix, spec.image_suffix)
+        )
         self._tokenizer = tokenizer
         self._template = template
         bos = spec.special_tokens.get("bos_token")
@@ -158,9 +161,10 @@ class PromptBuilder:
         texts = np.split(ids, places)
         pieces, spans, length = [texts[0]], [], len(texts[0])
         for index, (run, text) in enumerate(zip(runs, texts[1:], strict=True)):
-            spans.append(ImageSpan(length, len(run), index))
-            pieces += [run, text[1:]]
-            length += len(run) + len(text) - 1
+            spans.append(ImageSpan(length + len(self._prefix), len(run), index))
+            framed = [self._prefix, run, self._suffix, text[1:]]
+            pieces += framed
+            length += sum(map(len, framed))
         expanded = np.concatenate(pieces)
         if len(expanded) and int(expanded.max()) >= self.spec.vocab_size:
             most = f"the model has {self.spec.vocab_size} tokens"
@@ -191,6 +195,18 @@ def _laid_out(layout: ImageLayout, rows: int, columns: int, token: str) -> str:
     if rows:
         text += layout.before_whole
     return text + layout.edge + layout.whole + token + layout.edge
+
+
+def _added_ids(tokens: Sequence[str], tokenizer: TextTokenizer) -> NDArray[np.int64]:
+    """Ids of the tokens around an image.
+
+    Raises:
+        VlmcError: One is not an added token of the tokenizer.
+    """
+    for token in tokens:
+        if not tokenizer.is_added(token):
+            raise VlmcError(f"'{token}' is no added token of the tokenizer", at=PROMPT_FILE)
+    return np.array([tokenizer.token_to_id(token) for token in tokens], dtype=np.int64)
 
 
 def _parts(message: Json) -> list[Json]:

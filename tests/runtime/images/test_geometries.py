@@ -7,7 +7,7 @@ import pytest
 
 from vlmc.bundle.manifest import ImageSpec
 from vlmc.errors import VlmcError
-from vlmc.families.image_processors import fixed_spec, native_grid_spec
+from vlmc.families.image_processors import fixed_spec, native_grid_spec, tiles_spec
 from vlmc.families.split_processors import split_spec
 from vlmc.runtime.images import GEOMETRIES, image_tokens, prepare, vision_inputs
 
@@ -25,6 +25,7 @@ SPECS = {
         5,
         image_size=56,
     ),
+    "tiles": tiles_spec({"image_processor_type": "GotOcr2ImageProcessor"}, 5),
 }
 rows = pytest.mark.parametrize("spec", [SPECS[name] for name in GEOMETRIES], ids=list(GEOMETRIES))
 
@@ -74,10 +75,8 @@ def test_the_color_order_is_red_green_blue(spec):
     from PIL import Image
 
     pixel_values = prepare(Image.new("RGB", (56, 56), (255, 0, 128)), spec).tensors["pixel_values"]
-    if spec.geometry == "fixed":
-        red, green, blue = pixel_values[0, :, 100, 100]
-    elif spec.geometry == "split":
-        red, green, blue = pixel_values[0, :, 20, 20]
+    if pixel_values.ndim == 4:
+        red, green, blue = pixel_values[0, :, 50, 50]
     else:
         red, green, blue = pixel_values.reshape(16, 3, -1)[0, :, 0]
     assert (round(red, 2), round(green, 2), round(blue, 2)) == (1.93, -1.75, 0.34)
@@ -109,6 +108,12 @@ def test_bounds_in_the_wrong_order_are_refused():
     options = SPECS["native_grid"].options | {"min_pixels": 10, "max_pixels": 9}
     text = refused(vision_inputs, ImageSpec(geometry="native_grid", options=options))
     assert "min_pixels (10) is larger than max_pixels (9)" in text
+
+
+def test_tiles_in_the_wrong_order_are_refused():
+    options = SPECS["tiles"].options | {"min_tiles": 3, "max_tiles": 2}
+    text = refused(vision_inputs, ImageSpec(geometry="tiles", options=options))
+    assert "min_tiles (3) is larger than max_tiles (2)" in text
 
 
 def test_padding_smaller_than_the_crop_is_refused(draw):
