@@ -133,7 +133,7 @@ def vision(model: nn.Module) -> nn.Module:
 
 FAMILY = Family(
     name="internvl",
-    title="InternVL 2.5, 3 and 3.5 (`-hf`)",
+    title="InternVL 3 and its kin (-hf)",
     model_types=("internvl",),
     facts=facts,
     vision=vision,
