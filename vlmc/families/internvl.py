@@ -133,7 +133,7 @@ def vision(model: nn.Module) -> nn.Module:
 
 FAMILY = Family(
     name="internvl",
-    title="InternVL 3 and its kin (-hf)",
+    title="InternVL 3 and its kin",
     model_types=("internvl",),
     facts=facts,
     vision=vision,
