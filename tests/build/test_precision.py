@@ -21,7 +21,7 @@ PRECISIONS = {
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("name", ["llava-clip-llama", "qwen2-vl", "narrow-heads"])
+@pytest.mark.parametrize("name", ["llava-clip-llama", "qwen2-vl", "qwen2.5-vl", "narrow-heads"])
 def test_each_part_may_be_stored_in_fewer_bits(workshop, name, precision):
     model = workshop.model(name, f"precision.{precision}")
     asked, expected = QUESTIONS["three images"], workshop.expected(name, "three images")
