@@ -182,8 +182,8 @@ def qwen2_vl(folder: Path, *, seed: int = 1, tied: bool = False, **values: Any) 
     )
 
 
-def qwen2_5_vl(folder: Path, *, seed: int = 1) -> Path:
-    """A Qwen2.5-VL; windows of 4 x 4 patches, so few pictures have equal ones."""
+def qwen2_5_vl(folder: Path, *, seed: int = 1, window: int = 4) -> Path:
+    """A Qwen2.5-VL; few pictures have equal windows of ``window`` x ``window`` patches."""
     import transformers as hf
 
     words = tokenizer(QWEN_SPECIALS, bos=None, eos="<|im_end|>", template=CHATML)
@@ -196,7 +196,7 @@ def qwen2_5_vl(folder: Path, *, seed: int = 1) -> Path:
             "intermediate_size": 72,
             "num_heads": 3,
             "patch_size": PATCH,
-            "window_size": 4 * PATCH,
+            "window_size": window * PATCH,
             "fullatt_block_indexes": [1],
         },
         text_config=text_config("qwen2_5_vl_text", len(words), rope_parameters=rotary),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -182,7 +183,7 @@ VARIANTS: dict[str, Callable[[Path], Path]] = {
     "layers-side-by-side": layers_side_by_side,
     "older-processor": older_processor,
     "flat-qwen2-vl": flat_qwen,
-    "flat-qwen2.5-vl": lambda folder: flat_qwen(folder, qwen2_5_vl),
+    "flat-qwen2.5-vl": lambda folder: flat_qwen(folder, partial(qwen2_5_vl, window=8)),
     # No size is a multiple of eight, as the attention kernel would have it.
     "narrow-heads": lambda folder: llava(
         folder, hidden_size=40, intermediate_size=70, num_attention_heads=4
