@@ -32,6 +32,15 @@ CHATML = (
     "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+QWEN_SPECIALS = [
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+]
 
 INTERNVL_TEMPLATE = CHATML.replace("<|vision_start|><|image_pad|><|vision_end|>", "<IMG_CONTEXT>\n")
 # As SmolVLM's own: the role, and a space only before text.
@@ -233,16 +242,7 @@ def qwen2_vl(folder: Path, *, seed: int = 1, tied: bool = False, **values: Any) 
     """A Qwen2-VL."""
     import transformers as hf
 
-    specials = [
-        "<|endoftext|>",
-        "<|im_start|>",
-        "<|im_end|>",
-        "<|image_pad|>",
-        "<|video_pad|>",
-        "<|vision_start|>",
-        "<|vision_end|>",
-    ]
-    words = tokenizer(specials, bos=None, eos="<|im_end|>", template=CHATML)
+    words = tokenizer(QWEN_SPECIALS, bos=None, eos="<|im_end|>", template=CHATML)
     rotary = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
     config = hf.Qwen2VLConfig(
         vision_config={
@@ -254,10 +254,10 @@ def qwen2_vl(folder: Path, *, seed: int = 1, tied: bool = False, **values: Any) 
             "mlp_ratio": 2,
         },
         text_config=text_config("qwen2_vl_text", len(words), rope_parameters=rotary, **values),
-        image_token_id=specials.index("<|image_pad|>"),
-        video_token_id=specials.index("<|video_pad|>"),
-        vision_start_token_id=specials.index("<|vision_start|>"),
-        vision_end_token_id=specials.index("<|vision_end|>"),
+        image_token_id=QWEN_SPECIALS.index("<|image_pad|>"),
+        video_token_id=QWEN_SPECIALS.index("<|video_pad|>"),
+        vision_start_token_id=QWEN_SPECIALS.index("<|vision_start|>"),
+        vision_end_token_id=QWEN_SPECIALS.index("<|vision_end|>"),
         tie_word_embeddings=tied,
     )
     images = hf.Qwen2VLImageProcessorPil(
@@ -327,6 +327,36 @@ def idefics3(
     return folder
 
 
+def qwen2_5_vl(folder: Path, *, seed: int = 1, window: int = 4) -> Path:
+    """A Qwen2.5-VL; few pictures have equal windows of ``window`` x ``window`` patches."""
+    import transformers as hf
+
+    words = tokenizer(QWEN_SPECIALS, bos=None, eos="<|im_end|>", template=CHATML)
+    rotary = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
+    config = hf.Qwen2_5_VLConfig(
+        vision_config={
+            "depth": 3,
+            "hidden_size": 48,
+            "out_hidden_size": 64,
+            "intermediate_size": 72,
+            "num_heads": 3,
+            "patch_size": PATCH,
+            "window_size": window * PATCH,
+            "fullatt_block_indexes": [1],
+        },
+        text_config=text_config("qwen2_5_vl_text", len(words), rope_parameters=rotary),
+        image_token_id=QWEN_SPECIALS.index("<|image_pad|>"),
+        video_token_id=QWEN_SPECIALS.index("<|video_pad|>"),
+        vision_start_token_id=QWEN_SPECIALS.index("<|vision_start|>"),
+        vision_end_token_id=QWEN_SPECIALS.index("<|vision_end|>"),
+    )
+    images = hf.Qwen2VLImageProcessorPil(
+        patch_size=PATCH, size={"shortest_edge": 4 * 14 * 14, "longest_edge": 40 * 14 * 14}
+    )
+    model = randomize(hf.Qwen2_5_VLForConditionalGeneration(config), seed)
+    return _save_parts(model, images, words, folder)
+
+
 def _save(model: Any, processor: Any, folder: Path) -> Path:
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
@@ -349,5 +379,6 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "vipllava": vipllava,
     "internvl": internvl,
     "qwen2-vl": qwen2_vl,
+    "qwen2.5-vl": qwen2_5_vl,
     "idefics3": idefics3,
 }

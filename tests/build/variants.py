@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.checkpoints import idefics3, internvl, llava, qwen2_vl
+from tests.checkpoints import idefics3, internvl, llava, qwen2_5_vl, qwen2_vl
 
 Json = dict[str, Any]
 
@@ -146,7 +147,7 @@ def older_processor(folder: Path) -> Path:
     return folder
 
 
-def flat_qwen2_vl(folder: Path) -> Path:
+def flat_qwen(folder: Path, make: Callable[[Path], Path] = qwen2_vl) -> Path:
     """As on the hub: a flat config, mrope under its old name, float16, pixel bounds in pixels."""
 
     def flat(config: Json) -> None:
@@ -161,7 +162,7 @@ def flat_qwen2_vl(folder: Path) -> Path:
         size = values.pop("size")
         values.update(min_pixels=size["shortest_edge"], max_pixels=size["longest_edge"])
 
-    qwen2_vl(folder)
+    make(folder)
     resave(folder, {}, "float16")
     edit(folder / "config.json", flat)
     edit(folder / "preprocessor_config.json", bounds)
@@ -200,7 +201,8 @@ VARIANTS: dict[str, Callable[[Path], Path]] = {
     "old-names": old_names,
     "layers-side-by-side": layers_side_by_side,
     "older-processor": older_processor,
-    "flat-qwen2-vl": flat_qwen2_vl,
+    "flat-qwen2-vl": flat_qwen,
+    "flat-qwen2.5-vl": lambda folder: flat_qwen(folder, partial(qwen2_5_vl, window=8)),
     # No size is a multiple of eight, as the attention kernel would have it.
     "narrow-heads": lambda folder: llava(
         folder, hidden_size=40, intermediate_size=70, num_attention_heads=4

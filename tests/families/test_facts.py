@@ -340,6 +340,74 @@ def test_qwen2_vl_vision_is_that_of_transformers() -> None:
     torch.testing.assert_close(features, expected)
 
 
+def qwen2_5(**tower: object) -> Json:
+    sizes: Json = {"hidden_size": 64, "out_hidden_size": 128, "patch_size": 14}
+    return qwen(model_type="qwen2_5_vl", vision_config=sizes | tower)
+
+
+def test_qwen2_5_vl_facts() -> None:
+    found = facts(qwen2_5(), QWEN_IMAGES)
+    assert found.text.model_type == "qwen2_5_vl_text"
+    assert found.positions.scheme == "mrope"
+    shapes = {spec.name: spec.shape for spec in found.vision_inputs}
+    assert shapes == {
+        "pixel_values": ("patches", 3 * 2 * 14 * 14),
+        "patch_positions": ("patches", 2),
+        "window_patches": ("windows", 8 * 8),
+        "patch_slots": ("patches",),
+    }
+    # 100 pixels are 7 patches: 3 merged ones and a rest that transformers drops.
+    small = facts(qwen2_5(window_size=100), QWEN_IMAGES)
+    assert small.vision_inputs[2].shape == ("windows", 6 * 6)
+
+
+@pytest.mark.parametrize(
+    ("tower", "expected"),
+    [
+        ({"out_hidden_size": 64}, "features have 64 numbers"),
+        ({"patch_size": 16}, "patch_size is 16"),
+        ({"window_size": 27}, "a window of 27 pixels is smaller than a merged patch of 28"),
+        ({"fullatt_block_indexes": 7}, "fullatt_block_indexes: 7 is not a list of layers"),
+    ],
+)
+def test_qwen2_5_vl_variants_that_are_refused(tower: Json, expected: str) -> None:
+    with pytest.raises(VlmcError, match=expected):
+        facts(qwen2_5(**tower), QWEN_IMAGES)
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_qwen2_5_vl_vision_is_that_of_transformers(attention: str, tmp_path: Path) -> None:
+    import torch
+    from transformers import Qwen2_5_VLForConditionalGeneration
+
+    from tests.checkpoints import qwen2_5_vl
+    from vlmc.runtime.images.native_grid import positions, windows
+
+    folder = qwen2_5_vl(tmp_path)
+    read = read_checkpoint(folder, tokenizer=False)
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+        folder, attn_implementation=attention
+    ).eval()
+    # Equal windows; ragged ones; fewer patches than a window has.
+    grids = [(8, 8), (4, 6), (10, 14), (2, 12), (2, 2)]
+    given = [torch.randn(rows * columns, 3 * 2 * 7 * 7) for rows, columns in grids]
+    with torch.no_grad():
+        wanted = [
+            model.model.visual(patches, grid_thw=torch.tensor([[1, *grid]])).pooler_output
+            for patches, grid in zip(given, grids, strict=True)
+        ]
+        vision = FAMILIES["qwen2.5-vl"].vision(model)
+        for patches, grid, expected in zip(given, grids, wanted, strict=True):
+            places = positions(*grid, 2)
+            inputs = (places, *windows(places, 4))
+            features = vision(patches, *map(torch.from_numpy, inputs))
+            assert (features - expected).abs().max() < 1e-5 * expected.abs().max()
+    counted = by_model_type("qwen2_5_vl").facts(read).weights
+    assert counted is not None
+    tower = sum(p.numel() for p in model.model.visual.parameters())
+    assert counted.vision == pytest.approx(tower, rel=0.05)
+
+
 @pytest.mark.parametrize(
     ("name", "tokens", "kv_heads", "head_dim"),
     [
@@ -351,6 +419,7 @@ def test_qwen2_vl_vision_is_that_of_transformers() -> None:
         # Four tiles in a row and the whole, with the marks around them.
         ("smolvlm-256m", 5 * 64 + 13, 3, 64),
         ("qwen2-vl-7b", 4, 4, 128),
+        ("qwen2.5-vl-3b", 4, 2, 128),
     ],
 )
 def test_published_models(name: str, tokens: int, kv_heads: int, head_dim: int) -> None:
@@ -371,7 +440,14 @@ def test_published_models(name: str, tokens: int, kv_heads: int, head_dim: int) 
 
 @pytest.mark.parametrize(
     "name",
-    ["llava-1.5-7b", "llava-interleave-qwen-0.5b", "internvl3-1b", "qwen2-vl-7b", "smolvlm-256m"],
+    [
+        "llava-1.5-7b",
+        "llava-interleave-qwen-0.5b",
+        "internvl3-1b",
+        "qwen2-vl-7b",
+        "qwen2.5-vl-3b",
+        "smolvlm-256m",
+    ],
 )
 def test_published_text_sizes_are_those_transformers_reads(name: str) -> None:
     from transformers import AutoConfig

@@ -36,18 +36,21 @@ def make(*pieces: int | tuple[int, int]) -> Prompt:
     )
 
 
-def expected(prompt: Prompt) -> tuple[np.ndarray, int]:
-    """transformers' ``Qwen2VLModel.get_rope_index``, on an object with only its configuration."""
-    import torch
-    from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLModel
+def expected(prompt: Prompt, later: bool = False) -> tuple[np.ndarray, int]:
+    """transformers' ``get_rope_index`` of Qwen2-VL, on an object with only its configuration.
 
-    model = SimpleNamespace(
-        config=SimpleNamespace(vision_config=SimpleNamespace(spatial_merge_size=2))
-    )
-    model.get_vision_position_ids = Qwen2VLModel.get_vision_position_ids.__get__(model)
+    ``later``: that of Qwen2.5-VL.
+    """
+    import torch
+    from transformers import Qwen2_5_VLModel, Qwen2VLModel
+
+    kind = Qwen2_5_VLModel if later else Qwen2VLModel
+    tower = SimpleNamespace(spatial_merge_size=2, tokens_per_second=4)
+    model = SimpleNamespace(config=SimpleNamespace(vision_config=tower))
+    model.get_vision_position_ids = kind.get_vision_position_ids.__get__(model)
     ids = torch.from_numpy(prompt.token_ids)[None]
     grids = [[1, 2 * image.grid[1], 2 * image.grid[2]] for image in prompt.images]
-    positions, delta = Qwen2VLModel.get_rope_index(
+    positions, delta = kind.get_rope_index(
         model,
         ids,
         (ids == IMAGE_ID).int(),
@@ -67,10 +70,11 @@ def test_mrope_is_transformers(start, rest):
     if not len(prompt.token_ids):
         return
     positions, following = prompt_positions(prompt, MROPE)
-    wanted, wanted_following = expected(prompt)
     assert positions.dtype == np.int64
-    np.testing.assert_array_equal(positions, wanted)
-    assert following == wanted_following
+    for later in (False, True):
+        wanted, wanted_following = expected(prompt, later)
+        np.testing.assert_array_equal(positions, wanted)
+        assert following == wanted_following
 
 
 def test_a_second_turn_keeps_the_positions_of_the_first():

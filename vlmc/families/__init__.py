@@ -1,10 +1,17 @@
 """The model families: one row each."""
 
-from vlmc.families import idefics3, internvl, llava, qwen2_vl, vipllava
+from vlmc.families import idefics3, internvl, llava, qwen2_5_vl, qwen2_vl, vipllava
 from vlmc.families.spec import Family
 from vlmc.schema import lookup
 
-_ROWS = (llava.FAMILY, vipllava.FAMILY, internvl.FAMILY, qwen2_vl.FAMILY, idefics3.FAMILY)
+_ROWS = (
+    llava.FAMILY,
+    vipllava.FAMILY,
+    internvl.FAMILY,
+    qwen2_vl.FAMILY,
+    qwen2_5_vl.FAMILY,
+    idefics3.FAMILY,
+)
 FAMILIES: dict[str, Family] = {row.name: row for row in _ROWS}
 
 

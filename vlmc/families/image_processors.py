@@ -120,6 +120,7 @@ def native_grid_spec(
     at: str = _AT,
     min_pixels: int | None = None,
     max_pixels: int | None = None,
+    window: int | None = None,
 ) -> ImageSpec:
     """The ``native_grid`` geometry of a Qwen2-VL image processor.
 
@@ -128,6 +129,7 @@ def native_grid_spec(
         at: The file, for errors.
         min_pixels: The recipe's own bound, in the place of the processor's.
         max_pixels: The same.
+        window: The side, in patches, of the tower's attention windows, where it has them.
 
     Raises:
         VlmcError: Another class, a value its class cannot use, or bounds that exclude each other.
@@ -153,6 +155,8 @@ def native_grid_spec(
         "on_white": _flag(values, "do_convert_rgb", at),
         "values": _values(values, at),
     }
+    if window is not None:
+        options["window"] = window
     return check_spec(ImageSpec(geometry="native_grid", options=options), at=at)
 
 

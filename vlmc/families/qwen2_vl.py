@@ -6,13 +6,14 @@ Mirrors ``transformers.models.qwen2_vl`` (``Qwen2VLForConditionalGeneration``).
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from vlmc.bundle.manifest import ImageSpec, PositionSpec
 from vlmc.errors import VlmcError
 from vlmc.families.configs import MAX_LAYERS, section, whole
 from vlmc.families.image_processors import native_grid_spec
-from vlmc.families.spec import Checkpoint, Family, ModelFacts, TextFacts, WeightCounts
+from vlmc.families.spec import Checkpoint, Family, ModelFacts, WeightCounts
 from vlmc.families.text import text_facts, text_weights
 from vlmc.runtime.images import image_tokens, native_grid, vision_inputs
 from vlmc.schema import Json
@@ -27,6 +28,29 @@ def facts(checkpoint: Checkpoint) -> ModelFacts:
     """What a plan needs of a Qwen2-VL checkpoint.
 
     Raises:
+        VlmcError: As ``grid_facts`` does.
+    """
+    return grid_facts(checkpoint, "qwen2_vl_text", width_key="hidden_size", count=_count_vision)
+
+
+def grid_facts(
+    checkpoint: Checkpoint,
+    text_type: str,
+    *,
+    width_key: str,
+    count: Callable[[Json, int], int],
+    window: int | None = None,
+) -> ModelFacts:
+    """What a plan needs of a Qwen2-VL or one of its successors.
+
+    Args:
+        checkpoint: Its JSON files.
+        text_type: The decoder's kind.
+        width_key: What the tower's configuration calls the width of its features.
+        count: Numbers in the tower's weights, from its configuration and that width.
+        window: The side, in patches, of the tower's attention windows, where it has them.
+
+    Raises:
         VlmcError: Tower and processor cut pictures differently, or a size makes no sense.
     """
     config = checkpoint.config
@@ -34,10 +58,10 @@ def facts(checkpoint: Checkpoint) -> ModelFacts:
     nested = section(config, "text_config", at=_AT)
     decoder = nested or config
     at = f"{_AT}: text_config" if nested else _AT
-    text = text_facts(decoder, "qwen2_vl_text", at=at)
+    text = text_facts(decoder, text_type, at=at)
     tower = section(config, "vision_config", at=_AT)
     at = f"{_AT}: vision_config"
-    width = whole(tower, "hidden_size", 3584, at=at)
+    width = whole(tower, width_key, 3584, at=at)
     if width != text.hidden:
         raise VlmcError(
             f"the tower's features have {width} numbers, the decoder's {text.hidden}", at=at
@@ -47,6 +71,7 @@ def facts(checkpoint: Checkpoint) -> ModelFacts:
         checkpoint.image_processor,
         min_pixels=bounds.get("min_pixels"),
         max_pixels=bounds.get("max_pixels"),
+        window=window,
     )
     for key, default, option in (
         ("patch_size", 14, "patch_size"),
@@ -57,6 +82,8 @@ def facts(checkpoint: Checkpoint) -> ModelFacts:
         if size != images.options[option]:
             message = f"the tower's {key} is {size}, the image processor's {option} "
             raise VlmcError(f"{message}is {images.options[option]}", at=at)
+    tied = True if config.get("tie_word_embeddings") is True else None
+    weights = WeightCounts(count(tower, text.hidden), *text_weights(decoder, text, tied=tied))
     return ModelFacts(
         text=text,
         image_token_id=whole(config, "image_token_id", 151655, at=_AT, least=0),
@@ -65,7 +92,7 @@ def facts(checkpoint: Checkpoint) -> ModelFacts:
         vision_inputs=vision_inputs(images),
         image_tokens=lambda height, width: image_tokens(height, width, images),
         min_image_tokens=_least_tokens(images),
-        weights=_count(config, decoder, tower, text),
+        weights=weights,
         multiples={"patches": whole(tower, "spatial_merge_size", 2, at=at) ** 2},
     )
 
@@ -78,7 +105,7 @@ def _least_tokens(images: ImageSpec) -> int:
     return -(-options.min_pixels // area) if options.resize else 1
 
 
-def _count(config: Json, decoder: Json, tower: Json, text: TextFacts) -> WeightCounts:
+def _count_vision(tower: Json, hidden: int) -> int:
     at = f"{_AT}: vision_config"
     depth = whole(tower, "depth", 32, at=at, most=MAX_LAYERS)
     width = whole(tower, "embed_dim", 1280, at=at)
@@ -87,10 +114,7 @@ def _count(config: Json, decoder: Json, tower: Json, text: TextFacts) -> WeightC
     frames = whole(tower, "temporal_patch_size", 2, at=at)
     merged = width * whole(tower, "spatial_merge_size", 2, at=at) ** 2
     blocks = depth * width * width * (4 + 2 * ratio)
-    vision = blocks + 3 * frames * patch * patch * width + merged * (merged + text.hidden)
-    tied = True if config.get("tie_word_embeddings") is True else None
-    language, embedding, head = text_weights(decoder, text, tied=tied)
-    return WeightCounts(vision, language, embedding, head)
+    return blocks + 3 * frames * patch * patch * width + merged * (merged + hidden)
 
 
 def decoder(model: nn.Module) -> nn.Module:

@@ -17,7 +17,11 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json with merges.
 
 # transformers' TOKENIZER_MAPPING_NAMES and MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS, for the
 # model types resolved here. Others are left to transformers itself.
-_REGISTERED = {"llava": "TokenizersBackend", "qwen2_vl": "Qwen2Tokenizer"}
+_REGISTERED = {
+    "llava": "TokenizersBackend",
+    "qwen2_5_vl": "Qwen2Tokenizer",
+    "qwen2_vl": "Qwen2Tokenizer",
+}
 _BACKENDS = ("TokenizersBackend", "PreTrainedTokenizer", "PythonBackend")
 
 _SAVE = (

@@ -132,7 +132,8 @@ def attention(
         query: [batch, heads, step, head_dim], already rotated.
         key: [batch, kv_heads, step, head_dim], already rotated.
         value: As ``key``.
-        attention_mask: A proven causal mask, or None where all positions see each other.
+        attention_mask: A proven causal mask, None where all positions see each other, or what is
+            added to the scores of a layer without a cache: float [batch, 1, 1 or step, step].
         scaling: Factor of the products; None: 1/sqrt(head_dim).
         softcap: Cap of the scores (Gemma 2), or None.
         kwargs: What else models pass; only what changes the result is read.
@@ -140,7 +141,11 @@ def attention(
     Returns:
         [batch, step, heads, head_dim], and no weights.
     """
-    if isinstance(attention_mask, Tensor) or kwargs.get("position_bias") is not None:
+    refused = kwargs.get("position_bias") is not None
+    if isinstance(attention_mask, Tensor):
+        # In a decoder's step the bias would have to cover the cache.
+        refused = refused or bool(_step) or not attention_mask.is_floating_point()
+    if refused:
         raise VlmcError(
             f"{type(module).__name__} needs an attention bias, which is not supported yet"
         )
@@ -158,6 +163,8 @@ def attention(
         "window": (attention_mask.window or 0) if isinstance(attention_mask, CausalMask) else 0,
     }
     if not causal:
+        if isinstance(attention_mask, Tensor):
+            packed.append(attention_mask.expand(-1, -1, query.shape[2], -1))
         out = torch.onnx.ops.symbolic(
             "vlmc::Attention",
             packed,

@@ -4,6 +4,7 @@ import pytest
 from vlmc.errors import VlmcError
 from vlmc.families.image_processors import native_grid_spec
 from vlmc.runtime.images import image_tokens, open_image, prepare, vision_inputs
+from vlmc.runtime.images.native_grid import positions, windows
 
 SHAPES = [
     (336, 336), (400, 300), (300, 401), (28, 28), (29, 27), (1, 1), (1, 200), (200, 1), (3, 2),
@@ -44,12 +45,12 @@ def test_patches_equal_transformers_bit_for_bit(case, shape, draw):
     picture = draw(*shape)
     theirs = oracle(options)(picture, return_tensors="np")
     ours = prepare(picture, spec)
-    pixel_values, positions = ours.tensors["pixel_values"], ours.tensors["patch_positions"]
+    pixel_values, places = ours.tensors["pixel_values"], ours.tensors["patch_positions"]
     assert pixel_values.dtype == np.float32
     assert np.array_equal(pixel_values, theirs["pixel_values"])
     grid = theirs["image_grid_thw"]
-    assert positions.dtype == np.int64
-    assert np.array_equal(positions, get_vision_position_ids(torch.tensor(grid), merge).numpy())
+    assert places.dtype == np.int64
+    assert np.array_equal(places, get_vision_position_ids(torch.tensor(grid), merge).numpy())
     assert ours.grid == (1, grid[0, 1] // merge, grid[0, 2] // merge)
     assert ours.tokens == len(pixel_values) // merge**2
     assert ours.tokens == image_tokens(shape[1], shape[0], spec)
@@ -60,6 +61,45 @@ def test_patches_equal_transformers_bit_for_bit(case, shape, draw):
         ("patches", pixel_values.shape[1]),
     )
     assert (second.name, second.dtype, second.shape) == ("patch_positions", "int64", ("patches", 2))
+
+
+@pytest.mark.parametrize("side", [2, 4, 6])
+def test_windows_are_those_of_transformers(side):
+    import torch
+    from transformers.vision_utils import get_vision_window_index
+
+    for rows in range(2, 16, 2):
+        for columns in range(2, 16, 2):
+            grid = torch.tensor([[1, rows, columns]])
+            order, ends = get_vision_window_index(grid, 2, side * 14, 14)
+            order = (4 * order[:, None] + torch.arange(4)).flatten().numpy()
+            slots, slot_of = windows(positions(rows, columns, 2), side)
+            assert slots.dtype == slot_of.dtype == np.int64
+            assert slots.shape == (len(ends) - 1, side * side)
+            assert np.array_equal(slots[slots >= 0], order)
+            assert np.array_equal((slots >= 0).sum(axis=1), np.diff(ends))
+            # The filled slots come first, so each window is one segment.
+            assert np.array_equal(np.sort(slots < 0, axis=1), slots < 0)
+            assert np.array_equal(slots.reshape(-1)[slot_of], np.arange(rows * columns))
+
+
+def test_a_picture_for_a_tower_with_windows(draw):
+    without = spec_of({})
+    spec = native_grid_spec({"image_processor_type": "Qwen2VLImageProcessor"}, window=8)
+    for shape in [(336, 336), (28, 300), (57, 60)]:
+        prepared, plain = prepare(draw(*shape), spec), prepare(draw(*shape), without)
+        free = {}
+        for promised in vision_inputs(spec):
+            tensor = prepared.tensors.pop(promised.name)
+            assert tensor.dtype == promised.dtype
+            for size, name in zip(tensor.shape, promised.shape, strict=True):
+                assert size == (free.setdefault(name, size) if isinstance(name, str) else name)
+            if promised.name in plain.tensors:
+                assert np.array_equal(tensor, plain.tensors[promised.name])
+        assert not prepared.tensors
+    assert "window" not in without.options
+    with pytest.raises(VlmcError, match="a window of 7 patches cuts merged patches of 2"):
+        native_grid_spec({"image_processor_type": "Qwen2VLImageProcessor"}, window=7)
 
 
 def test_token_counts_equal_transformers_on_every_size():

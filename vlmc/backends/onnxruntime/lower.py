@@ -193,12 +193,13 @@ def _nibbles(low: Lowering, packed: ir.Value, shape: Sequence[int]) -> ir.Value:
 
 def _attention(low: Lowering, node: ir.Node) -> None:
     attributes = {key: attr.value for key, attr in node.attributes.items()}
-    if len(node.inputs) == 3:
+    if len(node.inputs) <= 4:
         if attributes["causal"] or attributes["kv_num_heads"] != attributes["num_heads"]:
             raise NotImplementedError("attention without a cache is bidirectional, heads equal")
+        query, key, value, *bias = node.inputs
         out = low.add(
             "MultiHeadAttention",
-            node.inputs,
+            [query, key, value, *([None, None, *bias] if bias else [])],
             {"num_heads": attributes["num_heads"], "scale": attributes["scale"]},
             domain=MICROSOFT,
         )

@@ -1,6 +1,7 @@
 """``native_grid``: near its own size, cut into patches (Qwen2-VL and its successors)."""
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,11 @@ MAX_ASPECT = 200
 
 
 class Options(Frozen):
-    """Constants of ``Qwen2VLImageProcessor``; sizes in pixels, ``merge_size`` in patches."""
+    """Constants of ``Qwen2VLImageProcessor``; sizes in pixels, ``merge_size`` in patches.
+
+    ``window``: the side, in patches, of the squares inside which the tower's layers attend; None
+    where no layer does.
+    """
 
     patch_size: PositiveInt
     temporal_patch_size: PositiveInt
@@ -31,12 +36,17 @@ class Options(Frozen):
     resample: Resample
     on_white: bool
     values: Values
+    window: PositiveInt | None = None
 
     @model_validator(mode="after")
     def _ordered(self) -> "Options":
         if self.min_pixels > self.max_pixels:
             raise ValueError(
                 f"min_pixels ({self.min_pixels}) is larger than max_pixels ({self.max_pixels})"
+            )
+        if self.window is not None and self.window % self.merge_size:
+            raise ValueError(
+                f"a window of {self.window} patches cuts merged patches of {self.merge_size}"
             )
         return self
 
@@ -113,12 +123,40 @@ def positions(rows: int, columns: int, merge: int) -> NDArray[np.int64]:
     return blocks.transpose(0, 2, 1, 3, 4).reshape(rows * columns, 2).astype(np.int64)
 
 
+def windows(places: NDArray[np.int64], side: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The windows of ``side`` x ``side`` patches that a picture's patches fall in.
+
+    Windows at the right and lower edge may hold fewer patches than others: their last slots are
+    empty. Mirrors ``get_vision_window_index`` of ``transformers.vision_utils``: the filled slots,
+    read in a row, are its order, and the windows its segments.
+
+    Args:
+        places: As ``positions`` gives them, [P, 2].
+        side: In patches, a multiple of the merged patch's.
+
+    Returns:
+        The patch in each slot, int64 [windows, side * side], -1 where there is none; and the slot
+        of each patch, counted through all windows, int64 [P].
+    """
+    rows, columns = (places // side).T
+    window = rows * (columns.max() + 1) + columns
+    order = np.argsort(window, kind="stable")
+    counts = np.bincount(window)
+    before = np.repeat(np.cumsum(counts) - counts, counts)
+    slots = np.full((len(counts), side * side), -1, dtype=np.int64)
+    slot_of = np.empty(len(places), dtype=np.int64)
+    slot_of[order] = window[order] * side * side + np.arange(len(places)) - before
+    slots.reshape(-1)[slot_of] = np.arange(len(places))
+    return slots, slot_of
+
+
 def prepare(image: Image.Image, options: Options) -> PreparedImage:
     """One picture for the vision program; equals ``Qwen2VLImageProcessorPil`` bit for bit.
 
     Returns:
-        ``pixel_values`` float32 [P, 3*T*ps*ps] and ``patch_positions`` int64 [P, 2]; the grid is
-        in merged patches.
+        ``pixel_values`` float32 [P, 3*T*ps*ps] and ``patch_positions`` int64 [P, 2], and where the
+        tower has windows ``window_patches`` and ``patch_slots``, see ``windows``; the grid is in
+        merged patches.
 
     Raises:
         VlmcError: The picture's size is refused, see ``target_size``.
@@ -129,22 +167,33 @@ def prepare(image: Image.Image, options: Options) -> PreparedImage:
         picture = pixels.resized(picture, height, width, options.resample)
     rows, columns = height // options.patch_size, width // options.patch_size
     grid = (1, rows // options.merge_size, columns // options.merge_size)
+    places = positions(rows, columns, options.merge_size)
+    tensors: dict[str, NDArray[Any]] = {
+        "pixel_values": patchify(np.asarray(picture), options),
+        "patch_positions": places,
+    }
+    if options.window is not None:
+        tensors["window_patches"], tensors["patch_slots"] = windows(places, options.window)
     return PreparedImage(
-        tensors={
-            "pixel_values": patchify(np.asarray(picture), options),
-            "patch_positions": positions(rows, columns, options.merge_size),
-        },
+        tensors=tensors,
         tokens=grid[1] * grid[2],
         grid=grid,
     )
 
 
 def inputs(options: Options) -> tuple[TensorSpec, ...]:
-    """Inputs of the vision program; ``patches`` is free."""
+    """Inputs of the vision program; ``patches`` and ``windows`` are free."""
     row = 3 * options.temporal_patch_size * options.patch_size**2
-    return (
+    found = (
         TensorSpec(name="pixel_values", dtype="float32", shape=("patches", row)),
         TensorSpec(name="patch_positions", dtype="int64", shape=("patches", 2)),
+    )
+    if options.window is None:
+        return found
+    return (
+        *found,
+        TensorSpec(name="window_patches", dtype="int64", shape=("windows", options.window**2)),
+        TensorSpec(name="patch_slots", dtype="int64", shape=("patches",)),
     )
 
 
