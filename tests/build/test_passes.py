@@ -98,8 +98,10 @@ def test_the_weights_decide_a_tie_not_what_another_checkpoint_left_in_the_cache(
     compare(workshop, name, "landscape")
 
 
-def test_the_check_uses_a_template_that_only_the_tokenizer_has(workshop):
-    made = workshop.build("older-processor", "checks.reference=auto")
+# A template that only the tokenizer has; a weight that is no layer's.
+@pytest.mark.parametrize("name", ["older-processor", "llava-next-clip-mistral"])
+def test_the_check_agrees_with_transformers(workshop, name):
+    made = workshop.build(name, "checks.reference=auto")
     report = json.loads((made.bundle / "report/build.json").read_text(encoding="utf-8"))
     figures = report["check"]["questions"]
     assert len(figures) == 3

@@ -1,10 +1,12 @@
 """The model families: one row each."""
 
-from vlmc.families import llava, qwen2_vl
+from vlmc.families import llava, llava_next, qwen2_vl
 from vlmc.families.spec import Family
 from vlmc.schema import lookup
 
-FAMILIES: dict[str, Family] = {row.name: row for row in (llava.FAMILY, qwen2_vl.FAMILY)}
+FAMILIES: dict[str, Family] = {
+    row.name: row for row in (llava.FAMILY, llava_next.FAMILY, qwen2_vl.FAMILY)
+}
 
 
 def by_model_type(model_type: str, *, at: str | None = None) -> Family:

@@ -10,6 +10,7 @@ _AT = "preprocessor_config.json"
 RESAMPLES = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 """Filters by their number in a processor's JSON."""
 
+_PINPOINTS = "image_grid_pinpoints"
 _COMMON: Json = {
     "do_resize": True,
     "resample": 3,
@@ -56,6 +57,14 @@ NATIVE_GRID_CLASSES: dict[str, Json] = {
     }
 }
 
+ANYRES_CLASSES: dict[str, Json] = {
+    "LlavaNextImageProcessor": {
+        **_CLIP,
+        _PINPOINTS: [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]],
+    }
+}
+
+_TILE_KEYS = ({"height", "width"}, {"shortest_edge"})
 _SIZE_KEYS = (
     {"height", "width"},
     {"shortest_edge"},
@@ -151,6 +160,44 @@ def native_grid_spec(
         "values": _values(values, at),
     }
     return check_spec(ImageSpec(geometry="native_grid", options=options), at=at)
+
+
+def anyres_spec(
+    image_processor_json: Json, *, side: int, rows: int, pinpoints: object, at: str = _AT
+) -> ImageSpec:
+    """The ``anyres`` geometry of a LLaVA-NeXT image processor.
+
+    Args:
+        image_processor_json: As for ``fixed_spec``.
+        side: Height and width of the picture the vision tower takes.
+        rows: Feature rows along its side.
+        pinpoints: The model's resolutions, [height, width] each, that the processor's must equal.
+        at: The file, for errors.
+
+    Raises:
+        VlmcError: Another class, a value its class cannot use, tiles of another size than the
+            tower takes, or other resolutions than the model's.
+    """
+    _, values = _settings(image_processor_json, ANYRES_CLASSES, at)
+    size = _size(values, "size", at, square=_flag(values, "default_to_square", at))
+    crop = _box(values, "crop_size", at)
+    for key, given in (("size", size), ("crop_size", crop)):
+        if set(given.values()) != {side} or set(given) not in _TILE_KEYS:
+            raise VlmcError(
+                f"the processor makes tiles of {given}, the vision tower takes {side} x {side}",
+                at=f"{at}: {key}",
+            )
+    if values[_PINPOINTS] != pinpoints:
+        raise VlmcError("the resolutions are not those of the model", at=f"{at}: {_PINPOINTS}")
+    options: Json = {
+        "side": side,
+        "rows": rows,
+        "resolutions": pinpoints,
+        "resample": _resample(values, at),
+        "on_white": _flag(values, "do_convert_rgb", at),
+        "values": _values(values, at),
+    }
+    return check_spec(ImageSpec(geometry="anyres", options=options), at=at)
 
 
 def _settings(found: Json, classes: dict[str, Json], at: str) -> tuple[str, Json]:

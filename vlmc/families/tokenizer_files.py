@@ -17,7 +17,13 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json with merges.
 
 # transformers' TOKENIZER_MAPPING_NAMES and MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS, for the
 # model types resolved here. Others are left to transformers itself.
-_REGISTERED = {"llava": "TokenizersBackend", "qwen2_vl": "Qwen2Tokenizer"}
+_REGISTERED = {
+    "llava": "TokenizersBackend",
+    "llava_next": "TokenizersBackend",
+    "qwen2_vl": "Qwen2Tokenizer",
+}
+# Whatever class their files name.
+_ALWAYS_REGISTERED = ("llava", "llava_next")
 _BACKENDS = ("TokenizersBackend", "PreTrainedTokenizer", "PythonBackend")
 
 _SAVE = (
@@ -83,7 +89,7 @@ def _class_name(text: str, config: Json, tokenizer_config: Json) -> str:
     if registered is None:
         return "unknown"
     declared = tokenizer_config.get("tokenizer_class") or config.get("tokenizer_class")
-    if not isinstance(declared, str) or model_type == "llava":
+    if not isinstance(declared, str) or model_type in _ALWAYS_REGISTERED:
         return registered
     name = declared.removesuffix("Fast")
     if name == "LlamaTokenizer" and '"ByteLevel"' in text:
