@@ -8,6 +8,7 @@ from PIL import Image
 
 from vlmc.errors import VlmcError
 from vlmc.families.image_processors import (
+    ANYRES_CLASSES,
     FIXED_CLASSES,
     NATIVE_GRID_CLASSES,
     fixed_spec,
@@ -43,12 +44,13 @@ def saved(processor, folder):
     return json.loads((folder / "preprocessor_config.json").read_text()), loaded
 
 
-@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("name", [*CLASSES, *ANYRES_CLASSES])
 def test_defaults_are_the_class_attributes(name):
-    for key, value in CLASSES[name].items():
+    known = {**CLASSES, **ANYRES_CLASSES}[name]
+    for key, value in known.items():
         theirs = getattr(oracle(name), key, None)
         assert (False if theirs is None else theirs) == value, key
-    ours = set(CLASSES[name])
+    ours = set(known)
     for key in ("do_center_crop", "crop_size", "do_pad", "pad_size", "do_convert_rgb"):
         assert key in ours or not getattr(oracle(name), key, None), key
 

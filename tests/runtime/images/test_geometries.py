@@ -7,12 +7,18 @@ import pytest
 
 from vlmc.bundle.manifest import ImageSpec
 from vlmc.errors import VlmcError
-from vlmc.families.image_processors import fixed_spec, native_grid_spec
+from vlmc.families.image_processors import ANYRES_CLASSES, anyres_spec, fixed_spec, native_grid_spec
 from vlmc.runtime.images import GEOMETRIES, image_tokens, prepare, vision_inputs
 
+TILED = {"image_processor_type": "LlavaNextImageProcessor"} | {
+    "size": {"shortest_edge": 336},
+    "crop_size": {"height": 336, "width": 336},
+}
+PINPOINTS = ANYRES_CLASSES["LlavaNextImageProcessor"]["image_grid_pinpoints"]
 SPECS = {
     "fixed": fixed_spec({"image_processor_type": "CLIPImageProcessor"}, 5),
     "native_grid": native_grid_spec({"image_processor_type": "Qwen2VLImageProcessor"}),
+    "anyres": anyres_spec(TILED, side=336, rows=24, pinpoints=PINPOINTS),
 }
 rows = pytest.mark.parametrize("spec", [SPECS[name] for name in GEOMETRIES], ids=list(GEOMETRIES))
 
@@ -62,7 +68,7 @@ def test_the_color_order_is_red_green_blue(spec):
     from PIL import Image
 
     pixel_values = prepare(Image.new("RGB", (56, 56), (255, 0, 128)), spec).tensors["pixel_values"]
-    if spec.geometry == "fixed":
+    if spec.geometry != "native_grid":
         red, green, blue = pixel_values[0, :, 100, 100]
     else:
         red, green, blue = pixel_values.reshape(16, 3, -1)[0, :, 0]
