@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ SENTENCES = [
     "Which picture is taller? Describe the image in one sentence.",
     "system user assistant USER ASSISTANT a chat about images",
 ] * 8
+LLAVA_SPECIALS = ["<pad>", "<s>", "</s>", "<image>"]
 LLAVA_TEMPLATE = (
     "{% for message in messages %}{{ message['role'].upper() }}: "
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
@@ -29,6 +31,16 @@ CHATML = (
     "<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part['text'] }}{% endif %}"
     "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+INTERNVL_TEMPLATE = CHATML.replace("<|vision_start|><|image_pad|><|vision_end|>", "<IMG_CONTEXT>\n")
+# As SmolVLM's own: the role, and a space only before text.
+SMOLVLM_TEMPLATE = (
+    "<|im_start|>{% for message in messages %}{{ message['role'] | capitalize }}"
+    "{% if message['content'][0]['type'] == 'image' %}{{ ':' }}{% else %}{{ ': ' }}{% endif %}"
+    "{% for line in message['content'] %}{% if line['type'] == 'text' %}{{ line['text'] }}"
+    "{% elif line['type'] == 'image' %}{{ '<image>' }}{% endif %}{% endfor %}"
+    "<end_of_utterance>\n{% endfor %}{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
 )
 
 
@@ -104,11 +116,41 @@ def llava(
     """A LLaVA with a CLIP or SigLIP tower and any text backbone; ``values`` are the decoder's."""
     import transformers as hf
 
-    specials = ["<pad>", "<s>", "</s>", "<image>"]
-    words = tokenizer(specials, bos="<s>", eos="</s>", template=None)
+    words = tokenizer(LLAVA_SPECIALS, bos="<s>", eos="</s>", template=None)
     values.setdefault("vocab_size", len(words))
-    vision = {
-        "model_type": f"{tower}_vision_model",
+    clip = tower == "clip"
+    strategy = vision_feature_select_strategy or ("default" if clip else "full")
+    layer = (-2 if clip else -1) if vision_feature_layer is None else vision_feature_layer
+    config = hf.LlavaConfig(
+        vision_config=_tower(tower),
+        text_config=text_config(text, **values),
+        image_token_index=LLAVA_SPECIALS.index("<image>"),
+        vision_feature_select_strategy=strategy,
+        vision_feature_layer=layer,
+    )
+    model = randomize(hf.LlavaForConditionalGeneration(config), seed)
+    return _save(model, _llava_processor(words, tower, strategy), folder)
+
+
+def vipllava(folder: Path, *, tower: str = "clip", seed: int = 1, **values: Any) -> Path:
+    """A ViP-LLaVA: features of three layers side by side, one of them counted from the start."""
+    import transformers as hf
+
+    words = tokenizer(LLAVA_SPECIALS, bos="<s>", eos="</s>", template=None)
+    values.setdefault("vocab_size", len(words))
+    config = hf.VipLlavaConfig(
+        vision_config=_tower(tower),
+        text_config=text_config("llama", **values),
+        image_token_index=LLAVA_SPECIALS.index("<image>"),
+        vision_feature_layer=[-2, -3, 1],
+    )
+    model = randomize(hf.VipLlavaForConditionalGeneration(config), seed)
+    return _save(model, _llava_processor(words, tower, "default"), folder)
+
+
+def _tower(kind: str) -> dict[str, Any]:
+    return {
+        "model_type": f"{kind}_vision_model",
         "image_size": IMAGE_SIZE,
         "patch_size": PATCH,
         "hidden_size": 48,
@@ -116,31 +158,75 @@ def llava(
         "num_hidden_layers": 3,
         "num_attention_heads": 3,
     }
-    clip = tower == "clip"
-    strategy = vision_feature_select_strategy or ("default" if clip else "full")
-    layer = (-2 if clip else -1) if vision_feature_layer is None else vision_feature_layer
-    config = hf.LlavaConfig(
-        vision_config=vision,
-        text_config=text_config(text, **values),
-        image_token_index=specials.index("<image>"),
-        vision_feature_select_strategy=strategy,
-        vision_feature_layer=layer,
-    )
+
+
+def _llava_processor(words: Any, tower: str, strategy: str) -> Any:
+    import transformers as hf
+
     size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
-    if clip:
+    if tower == "clip":
         images = hf.CLIPImageProcessorPil(size={"shortest_edge": IMAGE_SIZE}, crop_size=size)
     else:
         images = hf.SiglipImageProcessorPil(size=size)
-    processor = hf.LlavaProcessor(
+    return hf.LlavaProcessor(
         image_processor=images,
         tokenizer=words,
         patch_size=PATCH,
         vision_feature_select_strategy=strategy,
-        num_additional_image_tokens=int(clip),
+        num_additional_image_tokens=int(tower == "clip"),
         chat_template=LLAVA_TEMPLATE,
         image_token="<image>",
     )
-    return _save(randomize(hf.LlavaForConditionalGeneration(config), seed), processor, folder)
+
+
+def internvl(
+    folder: Path,
+    *,
+    text: str = "qwen2",
+    seed: int = 1,
+    tied: bool = False,
+    tower: dict[str, Any] | None = None,
+    feature_layer: int = -1,
+    **values: Any,
+) -> Path:
+    """An InternVL of up to six tiles, four tokens each; ``values`` are the decoder's."""
+    import transformers as hf
+
+    named = {
+        "start_image_token": "<img>",
+        "end_image_token": "</img>",
+        "context_image_token": "<IMG_CONTEXT>",
+        "video_token": "<video>",
+    }
+    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *named.values()]
+    words = tokenizer(specials, bos=None, eos="<|im_end|>", template=INTERNVL_TEMPLATE)
+    words._set_model_specific_special_tokens(named)
+    vision = {
+        "image_size": [IMAGE_SIZE, IMAGE_SIZE],
+        "patch_size": [PATCH, PATCH],
+        "hidden_size": 48,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 3,
+        "attention_bias": True,
+        **(tower or {}),
+    }
+    config = hf.InternVLConfig(
+        vision_config=vision,
+        text_config=text_config(text, len(words), tie_word_embeddings=tied, **values),
+        image_token_id=specials.index("<IMG_CONTEXT>"),
+        image_seq_length=4,
+        vision_feature_layer=feature_layer,
+        tie_word_embeddings=tied,
+    )
+    images = hf.GotOcr2ImageProcessorPil(
+        size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}, max_patches=6
+    )
+    model = randomize(hf.InternVLForConditionalGeneration(config), seed)
+    settings = {"processor_class": "InternVLProcessor", "image_seq_length": 4}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "processor_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    return _save_parts(model, images, words, folder)
 
 
 PINPOINTS = [[28, 56], [56, 28], [56, 56], [84, 28], [28, 84]]
@@ -230,9 +316,68 @@ def qwen2_vl(folder: Path, *, seed: int = 1, tied: bool = False, **values: Any) 
     images = hf.Qwen2VLImageProcessorPil(
         patch_size=PATCH, size={"shortest_edge": 4 * 14 * 14, "longest_edge": 40 * 14 * 14}
     )
-    return _save_qwen(
-        randomize(hf.Qwen2VLForConditionalGeneration(config), seed), images, words, folder
+    model = randomize(hf.Qwen2VLForConditionalGeneration(config), seed)
+    return _save_parts(model, images, words, folder)
+
+
+def idefics3(
+    folder: Path,
+    *,
+    kind: str = "idefics3",
+    split: bool = True,
+    longest: int = 2 * IMAGE_SIZE,
+    seed: int = 1,
+    **values: Any,
+) -> Path:
+    """An Idefics3 or SmolVLM of four tokens a tile; one tile's mark is no token of its own."""
+    import transformers as hf
+
+    specials = [
+        "<|endoftext|>",
+        "<|im_start|>",
+        "<end_of_utterance>",
+        "<image>",
+        "<fake_token_around_image>",
+        "<global-img>",
+        *(f"<row_{row}_col_{column}>" for row, column in ((1, 1), (1, 2), (2, 1))),
+    ]
+    words = tokenizer(specials, bos="<|im_start|>", eos="<end_of_utterance>", template=None)
+    values.setdefault("vocab_size", len(words))
+    smol = kind == "smolvlm"
+    config = (hf.SmolVLMConfig if smol else hf.Idefics3Config)(
+        vision_config={
+            "image_size": IMAGE_SIZE,
+            "patch_size": PATCH,
+            "hidden_size": 48,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 3,
+        },
+        text_config=text_config("llama", **values),
+        image_token_id=specials.index("<image>"),
+        scale_factor=2,
     )
+    images = (hf.SmolVLMImageProcessorPil if smol else hf.Idefics3ImageProcessorPil)(
+        size={"longest_edge": longest},
+        max_image_size={"longest_edge": IMAGE_SIZE},
+        do_image_splitting=split,
+    )
+    if not smol:
+        processor = hf.Idefics3Processor(
+            image_processor=images,
+            tokenizer=words,
+            image_seq_len=4,
+            chat_template=SMOLVLM_TEMPLATE,
+        )
+        model = hf.Idefics3ForConditionalGeneration(config)
+        return _save(randomize(model, seed), processor, folder)
+    # Its processor class asks for num2words and a video processor.
+    words.chat_template = SMOLVLM_TEMPLATE
+    model = hf.SmolVLMForConditionalGeneration(config)
+    _save_parts(randomize(model, seed), images, words, folder)
+    named = {"image_seq_len": 4, "processor_class": "SmolVLMProcessor"}
+    (folder / "processor_config.json").write_text(json.dumps(named), encoding="utf-8")
+    return folder
 
 
 def _save(model: Any, processor: Any, folder: Path) -> Path:
@@ -241,8 +386,8 @@ def _save(model: Any, processor: Any, folder: Path) -> Path:
     return folder
 
 
-def _save_qwen(model: Any, images: Any, words: Any, folder: Path) -> Path:
-    # Its processor class asks for a video processor, which needs torchvision; the folder does not.
+def _save_parts(model: Any, images: Any, words: Any, folder: Path) -> Path:
+    # The processor class asks for a video processor, which needs torchvision; the folder does not.
     model.save_pretrained(folder)
     images.save_pretrained(folder)
     words.save_pretrained(folder)
@@ -255,5 +400,8 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
         folder, tower="siglip", text="mistral", head_dim=16, sliding_window=24
     ),
     "llava-next-clip-mistral": llava_next,
+    "vipllava": vipllava,
+    "internvl": internvl,
     "qwen2-vl": qwen2_vl,
+    "idefics3": idefics3,
 }

@@ -114,14 +114,23 @@ def build(
 
     facts, family = plan.facts, plan.family
     prompt, files = read_prompt(
-        source.folder, None, facts.image_token_id, facts.text.vocab, plain_image=family.plain_image
+        source.folder,
+        None,
+        facts.image_token_id,
+        facts.text.vocab,
+        plain_image=family.plain_image,
+        image_layout=family.image_layout,
+        image_frame=family.image_frame,
     )
     generation = read_generation(checkpoint.config, checkpoint.generation)
     loaded = workspace.step(
         "load",
         lambda folder: load(prompt, files, facts.images, generation, folder),
         inputs=[metadata],
-        options={"images": facts.images.model_dump(mode="json")},
+        options={
+            "images": facts.images.model_dump(mode="json"),
+            "prompt": prompt.model_dump(mode="json"),
+        },
         libraries=["tokenizers"],
         code=["vlmc.passes.load", "vlmc.families.prompts"],
     )
@@ -211,9 +220,7 @@ def build(
         lay_trial(trial, parts)
         seal(trial, draft)
         reference = (
-            Reference(source.folder, index, facts.images.options, family.plain_image)
-            if compare
-            else None
+            Reference(source.folder, index, facts.images, family.plain_image) if compare else None
         )
         check(trial, questions, reference, _gates(recipe), tokens=tokens, exact=exact, out=folder)
         shutil.rmtree(trial)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -55,18 +57,33 @@ class Oracle:
         inputs = self.processor.apply_chat_template(
             filled, tokenize=True, add_generation_prompt=True, return_dict=True, return_tensors="pt"
         )
-        return self.continue_(inputs, bool(pictures), torch)
+        return self.continue_(inputs, pictures, torch)
 
-    def continue_(self, inputs: Any, pictured: bool, torch: Any) -> Expected:
+    def by_picture(self, found: Any, pictures: list[Any], torch: Any) -> Any:
+        """Idefics3 gives the rows of all pictures in one: cut by their tiles."""
+        if len(found) == len(pictures):
+            return found
+        process = self.processor.image_processor
+        tiles = [process(one, return_tensors="np")["pixel_values"].shape[1] for one in pictures]
+        rows = torch.cat(tuple(found))
+        return rows.split([count * (len(rows) // sum(tiles)) for count in tiles])
+
+    def continue_(self, inputs: Any, pictures: list[Any], torch: Any) -> Expected:
         length = inputs["input_ids"].shape[1]
         own = {"do_sample": False, "max_new_tokens": TOKENS, "num_beams": 1}
         with torch.no_grad():
             features = []
-            if pictured:
-                wanted = ("pixel_values", "image_grid_thw", "image_sizes")
+            if pictures:
+                wanted = ("pixel_values", "pixel_attention_mask", "image_grid_thw", "image_sizes")
                 given = {key: inputs[key] for key in wanted if key in inputs}
                 found = self.model.get_image_features(**given, return_dict=True).pooler_output
-                features = [rows.numpy() for rows in found]
+                apart = len(found) >= len(pictures)
+                token = self.model.config.image_token_id
+                features = (
+                    split(inputs["input_ids"][0], token, found)
+                    if apart
+                    else [rows.numpy() for rows in self.by_picture(found, pictures, torch)]
+                )
             tokens = self.model.generate(**inputs, **own)[0, length:].tolist()
             ends = self.model.generation_config.eos_token_id
             ends = ends if isinstance(ends, list) else [ends]
@@ -87,6 +104,19 @@ class Oracle:
         )
 
 
+def split(ids: Any, image_token: int, found: Any) -> list[np.ndarray]:
+    """Rows picture by picture, where transformers gives them tile by tile.
+
+    Placeholders of two pictures are apart, or each picture is one tensor.
+    """
+    rows = [part.numpy() for part in found]
+    here = (ids == image_token).numpy().astype(int)
+    starts, ends = (np.flatnonzero(np.diff(here, prepend=0, append=0) == s) for s in (1, -1))
+    if len(rows) <= len(starts):
+        return rows
+    return np.split(np.concatenate(rows), np.cumsum(ends - starts)[:-1])
+
+
 def make_processor(folder: Path) -> Any:
     """The folder's processor with the PIL image classes; Qwen2-VL's without its video part."""
     from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, AutoTokenizer
@@ -96,7 +126,9 @@ def make_processor(folder: Path) -> Any:
         made = AutoProcessor.from_pretrained(folder, backend="pil", local_files_only=True)
         made.chat_template = made.chat_template or made.tokenizer.chat_template
         return made
-    except ImportError:
+    except (ImportError, ValueError) as error:
+        if isinstance(error, ValueError) and "video processor" not in str(error):
+            raise
         known = PROCESSOR_MAPPING[type(AutoConfig.from_pretrained(folder))]
 
     class WithoutVideo(known):  # type: ignore[misc, valid-type]
@@ -104,10 +136,32 @@ def make_processor(folder: Path) -> Any:
             return type(argument)
 
     words = AutoTokenizer.from_pretrained(folder)
+    if known.__name__ == "SmolVLMProcessor":
+        return make_smolvlm(folder, WithoutVideo, words)
     template = folder / "chat_template.jinja"
+    saved = folder / "processor_config.json"
+    settings = json.loads(saved.read_text("utf-8")) if saved.is_file() else {}
     return WithoutVideo(
         image_processor=AutoImageProcessor.from_pretrained(folder, backend="pil"),
         tokenizer=words,
         video_processor=None,
         chat_template=template.read_text("utf-8") if template.is_file() else words.chat_template,
+        **{key: settings[key] for key in ("image_seq_length",) if key in settings},
     )
+
+
+def make_smolvlm(folder: Path, known: Any, words: Any) -> Any:
+    """SmolVLM's own processor; what it asks for videos alone is stood in for."""
+    from unittest.mock import patch
+
+    from transformers import AutoImageProcessor
+
+    settings = json.loads((folder / "processor_config.json").read_text("utf-8"))
+    with patch("transformers.models.smolvlm.processing_smolvlm.num2words", str):
+        return known(
+            image_processor=AutoImageProcessor.from_pretrained(folder, backend="pil"),
+            tokenizer=words,
+            video_processor=SimpleNamespace(num_frames=1, fps=1),
+            image_seq_len=settings["image_seq_len"],
+            chat_template=words.chat_template,
+        )

@@ -8,7 +8,7 @@ from tests.build.questions import QUESTIONS
 from vlmc.cli import main
 
 pytestmark = pytest.mark.build
-NAMES = ("llava-siglip-mistral", "qwen2-vl")
+NAMES = ("llava-siglip-mistral", "internvl", "qwen2-vl")
 
 
 @pytest.fixture

@@ -98,10 +98,20 @@ def test_the_weights_decide_a_tie_not_what_another_checkpoint_left_in_the_cache(
     compare(workshop, name, "landscape")
 
 
-# A template that only the tokenizer has; a weight that is no layer's.
-@pytest.mark.parametrize("name", ["older-processor", "llava-next-clip-mistral"])
-def test_the_check_agrees_with_transformers(workshop, name):
-    made = workshop.build(name, "checks.reference=auto")
+# A template that only the tokenizer has; tiles, as many as the recipe allows; tiles of all pictures
+# in one; a class for videos too.
+@pytest.mark.parametrize(
+    ("name", "overrides"),
+    [
+        ("older-processor", ()),
+        ("internvl", ("images.max-tiles=2",)),
+        ("idefics3", ()),
+        ("llava-next-clip-mistral", ()),
+        ("smolvlm", ()),
+    ],
+)
+def test_the_check_reads_a_checkpoint_as_the_bundle_does(workshop, name, overrides):
+    made = workshop.build(name, "checks.reference=auto", *overrides)
     report = json.loads((made.bundle / "report/build.json").read_text(encoding="utf-8"))
     figures = report["check"]["questions"]
     assert len(figures) == 3

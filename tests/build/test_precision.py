@@ -19,11 +19,19 @@ PRECISIONS = {
     "kv-cache=fp16": 0.01,
 }
 
-NAMES = ("llava-clip-llama", "llava-next-clip-mistral", "qwen2-vl", "narrow-heads")
-
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "llava-clip-llama",
+        "llava-next-clip-mistral",
+        "internvl",
+        "qwen2-vl",
+        "idefics3",
+        "narrow-heads",
+    ],
+)
 def test_each_part_may_be_stored_in_fewer_bits(workshop, name, precision):
     model = workshop.model(name, f"precision.{precision}")
     asked, expected = QUESTIONS["three images"], workshop.expected(name, "three images")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.checkpoints import llava, llava_next, qwen2_vl
+from tests.checkpoints import idefics3, internvl, llava, llava_next, qwen2_vl
 
 Json = dict[str, Any]
 
@@ -176,6 +176,25 @@ def tied_qwen2_vl(folder: Path) -> Path:
     return folder
 
 
+def hub_internvl(folder: Path) -> Path:
+    """As on the hub: a tie that the weights deny, tokens named in a section, bfloat16."""
+
+    def untold(config: Json) -> None:
+        del config["tie_word_embeddings"], config["text_config"]["tie_word_embeddings"]
+
+    def section(values: Json) -> None:
+        names = ("start_image_token", "end_image_token", "context_image_token", "video_token")
+        values["extra_special_tokens"] = {name: values.pop(name) for name in names}
+
+    internvl(folder, seed=2)
+    resave(folder, {}, "bfloat16")
+    edit(folder / "config.json", untold)
+    edit(folder / "tokenizer_config.json", section)
+    fast = {"image_processor_type": "GotOcr2ImageProcessorFast", "crop_size": None}
+    edit(folder / "preprocessor_config.json", lambda values: values.update(fast))
+    return folder
+
+
 VARIANTS: dict[str, Callable[[Path], Path]] = {
     "biased-in-shards": biased_in_shards,
     "old-names": old_names,
@@ -211,6 +230,19 @@ VARIANTS: dict[str, Callable[[Path], Path]] = {
     ),
     "llava-next-llama": lambda folder: llava_next(folder, text="llama", num_key_value_heads=1),
     "qwen2-vl-tied": tied_qwen2_vl,
+    "smolvlm": lambda folder: idefics3(folder, kind="smolvlm", num_key_value_heads=1),
+    "smolvlm-unsplit": lambda folder: idefics3(
+        folder, kind="smolvlm", split=False, tie_word_embeddings=True
+    ),
+    "hub-internvl": hub_internvl,
+    "internvl-qwen3": lambda folder: internvl(
+        folder,
+        text="qwen3",
+        tied=True,
+        head_dim=24,
+        feature_layer=-2,
+        tower={"use_qk_norm": True, "norm_type": "rms_norm", "use_mean_pooling": False},
+    ),
 }
 # Made for tests of their own.
 SPECIAL: dict[str, Callable[[Path], Path]] = {

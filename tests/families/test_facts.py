@@ -211,6 +211,58 @@ def test_both_names_of_the_placeholder() -> None:
     assert facts(llava(), CLIP_IMAGES).image_token_id == 32000
 
 
+@pytest.mark.parametrize("key", ["vision_feature_layer", "vision_feature_layers"])
+@pytest.mark.parametrize("tower", ["clip_vision_model", "siglip_vision_model"])
+def test_vipllava_reads_the_layers_transformers_reads(tower: str, key: str) -> None:
+    import torch
+    from transformers import VipLlavaConfig, VipLlavaForConditionalGeneration
+
+    config = VipLlavaConfig(
+        vision_config={
+            "model_type": tower,
+            "hidden_size": 32,
+            "intermediate_size": 32,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 2,
+            "image_size": 56,
+            "patch_size": 14,
+        },
+        text_config={"model_type": "llama", "hidden_size": 64, "num_attention_heads": 4}
+        | {"intermediate_size": 96, "num_hidden_layers": 1, "vocab_size": 50},
+        vision_feature_layer=[-2, -4, 0],
+        image_token_index=7,
+    )
+    written = json.loads(config.to_json_string())
+    written[key] = written.pop("vision_feature_layer")
+    found = facts(written, CLIP_IMAGES)
+    model = VipLlavaForConditionalGeneration(config).eval()
+    pixels = torch.randn(1, 3, 56, 56)
+    with torch.no_grad():
+        features = FAMILIES["vipllava"].vision(model)(pixels)
+        expected = model.model.get_image_features(pixels).pooler_output[0]
+    assert features.shape == (found.min_image_tokens, 64)
+    assert found.image_token_id == 7
+    torch.testing.assert_close(features, expected)
+    assert found.weights is not None
+    parts = (model.model.vision_tower, model.model.multi_modal_projector)
+    real = sum(p.numel() for part in parts for p in part.parameters())
+    assert found.weights.vision == pytest.approx(real, rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, "layer -5 of a tower of 3 layers"),
+        ({"vision_feature_layers": "last"}, "neither a layer nor a list"),
+        ({"vision_feature_layer": 9}, "layer 9 of a tower of 3 layers"),
+        ({"vision_feature_layer": []}, "no layer is chosen"),
+    ],
+)
+def test_vipllava_variants_that_are_refused(changes: Json, expected: str) -> None:
+    with pytest.raises(VlmcError, match=expected):
+        facts(llava(model_type="vipllava", **changes), CLIP_IMAGES)
+
+
 def test_qwen2_vl_flat_and_nested_are_the_same() -> None:
     flat = facts(qwen(), QWEN_IMAGES)
     nested = {k: v for k, v in qwen().items() if k in {"model_type", "vision_config"}}
@@ -293,7 +345,11 @@ def test_qwen2_vl_vision_is_that_of_transformers() -> None:
     [
         ("llava-1.5-7b", 576, 32, 128),
         ("llava-interleave-qwen-0.5b", 729, 16, 64),
+        ("vip-llava-7b", 576, 32, 128),
+        ("internvl3-1b", 256, 2, 64),
         ("qwen2-vl-2b", 4, 2, 128),
+        # Four tiles in a row and the whole, with the marks around them.
+        ("smolvlm-256m", 5 * 64 + 13, 3, 64),
         ("qwen2-vl-7b", 4, 4, 128),
     ],
 )
@@ -313,7 +369,10 @@ def test_published_models(name: str, tokens: int, kv_heads: int, head_dim: int) 
     assert sum(vars(counted).values()) == pytest.approx(real, rel=0.005)
 
 
-@pytest.mark.parametrize("name", ["llava-1.5-7b", "llava-interleave-qwen-0.5b", "qwen2-vl-7b"])
+@pytest.mark.parametrize(
+    "name",
+    ["llava-1.5-7b", "llava-interleave-qwen-0.5b", "internvl3-1b", "qwen2-vl-7b", "smolvlm-256m"],
+)
 def test_published_text_sizes_are_those_transformers_reads(name: str) -> None:
     from transformers import AutoConfig
 

@@ -1,12 +1,14 @@
 import pytest
 
 from vlmc.errors import VlmcError
-from vlmc.families.image_processors import fixed_spec, native_grid_spec
+from vlmc.families.image_processors import fixed_spec, native_grid_spec, tiles_spec
 
 
 def read(settings, **options):
     if "Qwen2VL" in str(settings):
         return native_grid_spec(settings, **options)
+    if "GotOcr2" in str(settings):
+        return tiles_spec(settings, 3, **options)
     return fixed_spec(settings, 3, **options)
 
 
@@ -110,3 +112,33 @@ def test_a_wrong_native_grid_is_one_clear_error(key):
     for value in QWEN_WRONG[key]:
         text = refusal({"image_processor_type": "Qwen2VLImageProcessor", key: value})
         assert text.startswith("p.json"), value
+
+
+TILES_WRONG = {
+    "size": [True, 0, "384", {}, {"shortest_edge": 384}, {"height": 384, "width": 0}],
+    "min_patches": [0, -1, 2.5, "1", 13],
+    "max_patches": [0, 257, 10**30, True, "12", float("nan")],
+    "resample": [7],
+    "do_resize": ["no"],
+}
+
+
+@pytest.mark.parametrize("key", TILES_WRONG)
+def test_wrong_tiles_are_one_clear_error(key):
+    for value in TILES_WRONG[key]:
+        settings = {"image_processor_type": "GotOcr2ImageProcessor", "max_patches": 1}
+        settings = settings if key == "do_resize" else settings | {"max_patches": 12}
+        assert refusal(settings | {key: value}).startswith("p.json"), value
+
+
+def test_a_bound_of_the_recipe_below_the_fewest_tiles():
+    settings = {"image_processor_type": "GotOcr2ImageProcessor", "min_patches": 4}
+    text = refusal(settings, max_tiles=3)
+    assert text.startswith("images.max-tiles: ")
+    assert "min_tiles (4) is larger than max_tiles (3)" in text
+
+
+def test_one_tile_of_any_size_is_refused():
+    settings = {"image_processor_type": "GotOcr2ImageProcessor", "do_resize": False}
+    assert read(settings).options["max_tiles"] == 12
+    assert "do_resize: pictures of one tile would keep" in refusal(settings, max_tiles=1)

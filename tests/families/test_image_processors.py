@@ -7,16 +7,18 @@ import pytest
 from PIL import Image
 
 from vlmc.errors import VlmcError
+from vlmc.families.anyres_processors import ANYRES_CLASSES
 from vlmc.families.image_processors import (
-    ANYRES_CLASSES,
     FIXED_CLASSES,
     NATIVE_GRID_CLASSES,
+    TILES_CLASSES,
     fixed_spec,
     native_grid_spec,
 )
+from vlmc.families.split_processors import SPLIT_CLASSES, split_spec
 from vlmc.runtime.images import prepare, vision_inputs
 
-CLASSES = {**FIXED_CLASSES, **NATIVE_GRID_CLASSES}
+CLASSES = {**FIXED_CLASSES, **NATIVE_GRID_CLASSES, **SPLIT_CLASSES}
 
 
 def oracle(name):
@@ -28,6 +30,8 @@ def oracle(name):
 def read(settings, **options):
     if "Qwen2VL" in json.dumps(settings):
         return native_grid_spec(settings, **options)
+    if settings.get("image_processor_type", "").startswith(tuple(SPLIT_CLASSES)):
+        return split_spec(settings, 5, image_size=364, **options)
     return fixed_spec(settings, 3, **options)
 
 
@@ -44,9 +48,9 @@ def saved(processor, folder):
     return json.loads((folder / "preprocessor_config.json").read_text()), loaded
 
 
-@pytest.mark.parametrize("name", [*CLASSES, *ANYRES_CLASSES])
+@pytest.mark.parametrize("name", [*CLASSES, *TILES_CLASSES, *ANYRES_CLASSES])
 def test_defaults_are_the_class_attributes(name):
-    known = {**CLASSES, **ANYRES_CLASSES}[name]
+    known = {**CLASSES, **TILES_CLASSES, **ANYRES_CLASSES}[name]
     for key, value in known.items():
         theirs = getattr(oracle(name), key, None)
         assert (False if theirs is None else theirs) == value, key
@@ -62,6 +66,7 @@ def test_a_bare_class_name_has_its_defaults(name, suffix):
     picture = picture.convert("RGB")
     spec = read({"image_processor_type": name + suffix, "size": None, "resample": None})
     theirs = oracle(name)()(picture, return_tensors="np")["pixel_values"]
+    theirs = theirs[0] if name in SPLIT_CLASSES else theirs
     assert np.array_equal(prepare(picture, spec).tensors["pixel_values"], theirs)
 
 

@@ -17,7 +17,7 @@ from vlmc.schema import Json
 from vlmc.sources import read_checkpoint
 
 CONFIGS = Path(__file__).parents[1] / "data" / "configs"
-NAMES = ("llava-1.5-7b", "llava-interleave-qwen-0.5b", "qwen2-vl-2b")
+NAMES = ("llava-1.5-7b", "llava-interleave-qwen-0.5b", "internvl3-1b", "qwen2-vl-2b")
 GONE = "gone"
 NUMBERS = (0, -1, 1, 3, 10**30, 1.5, -0.5, 1e308, float("nan"))
 MAPPINGS = ({}, {"a": 1}, {"height": 3, "width": "x"}, {"shortest_edge": -4})

@@ -139,6 +139,15 @@ def test_the_impossible_is_refused(
     assert expected in str(caught.value)
 
 
+def test_tiles_follow_the_recipes_bound(tmp_path: Path) -> None:
+    folder = LLAVA.parent / "internvl3-1b"
+    free, held = plan(folder, tmp_path), plan(folder, tmp_path, "images.max-tiles=4")
+    assert (free.image_tokens(448, 448), held.image_tokens(900, 2700)) == (256, 256 * 4)
+    assert (free.image_tokens(480, 640), held.image_tokens(480, 640)) == (256 * 13, 256)
+    with pytest.raises(VlmcError, match="allowed: max-per-prompt, max-tiles"):
+        plan(folder, tmp_path, "images.max-pixels=90000")
+
+
 def test_one_image_may_fill_all_but_one_position(tmp_path: Path) -> None:
     assert plan(LLAVA, tmp_path, "ctx-len=577").limits.max_images == 1
 

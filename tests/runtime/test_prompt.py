@@ -403,6 +403,40 @@ def test_a_dropped_string_is_refused(pair):
         ours.build(messages, [])
 
 
+def test_what_frames_an_image_must_be_a_token(pair):
+    ours = pair("byte-level", "vicuna").ours
+    spec = ours.spec.model_copy(update={"image_prefix": ("<pad>", "pad")})
+    with pytest.raises(VlmcError, match="'pad' is no added token"):
+        PromptBuilder(spec, ours._tokenizer, ours._template)
+
+
+def test_images_are_framed(pair):
+    both = pair("byte-level", "vicuna")
+    frame = {"image_prefix": ("<s>", "<pad>"), "image_suffix": ("</s>",)}
+    spec = both.ours.spec.model_copy(update=frame)
+    framed = PromptBuilder(spec, both.ours._tokenizer, both.ours._template)
+    images = [PreparedImage({}, n, (1, 1, n)) for n in (3, 1)]
+    content = [IMAGE, text("a"), IMAGE]
+    plain = both.ours.build([{"role": "user", "content": content}], images)
+    found = framed.build([{"role": "user", "content": content}], images)
+    token = both.ours._tokenizer.token_to_id
+    begin, end = [token("<s>"), token("<pad>")], [token("</s>")]
+    expected, rows, at = [], [], 0
+    for span in plain.spans:
+        stop = span.start + span.length
+        inside = plain.token_ids[span.start : stop].tolist()
+        expected += [*plain.token_ids[at : span.start].tolist(), *begin, *inside, *end]
+        before = [-1] * (span.start - at + len(begin))
+        rows += [*before, *plain.feature_index[span.start : stop].tolist(), -1]
+        at = stop
+    expected += plain.token_ids[at:].tolist()
+    assert found.token_ids.tolist() == expected
+    assert found.feature_index.tolist() == rows + [-1] * (len(expected) - len(rows))
+    for span, image in zip(found.spans, images, strict=True):
+        placeholders = found.token_ids[span.start : span.start + span.length]
+        assert placeholders.tolist() == [spec.image_token_id] * image.tokens
+
+
 def test_no_message_is_refused(pair):
     with pytest.raises(VlmcError, match="no message"):
         pair("byte-level").ours.build([], [])

@@ -183,7 +183,10 @@ def test_an_unfinished_download_is_noticed_offline(hub: Hub, model: Path, tmp_pa
             "llava-interleave-qwen-0.5b",
             ["768.0 MiB"],
         ),
+        ("vip-llava-7b", "llava-hf/vip-llava-7b-hf", "vip-llava-7b", ["1.5 GiB"]),
+        ("internvl3-1b", "OpenGVLab/InternVL3-1B-hf", "internvl3-1b", ["48.0 MiB"]),
         ("qwen2-vl-2b", "Qwen/Qwen2-VL-2B-Instruct", "qwen2-vl-2b", ["112.0 MiB"]),
+        ("smolvlm-256m", "HuggingFaceTB/SmolVLM-256M-Instruct", "smolvlm-256m", ["180.0 MiB"]),
         ("qwen2-vl-7b", "Qwen/Qwen2-VL-7B-Instruct", "qwen2-vl-7b", ["224.0 MiB"]),
     ],
 )

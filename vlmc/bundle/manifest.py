@@ -48,6 +48,21 @@ class ImageSpec(Frozen):
     options: Json
 
 
+class ImageLayout(Frozen):
+    """What an image's placeholder becomes where pictures are cut into tiles.
+
+    Every tile is ``edge``, ``tile`` and its image tokens; ``row_end`` ends a row of tiles. Then
+    come ``before_whole`` (where there are tiles), ``edge``, ``whole``, the image tokens of the
+    whole picture and ``edge``. ``tile`` knows ``{row}`` and ``{column}``, from 1.
+    """
+
+    edge: str
+    tile: str
+    row_end: str
+    before_whole: str
+    whole: str
+
+
 class PromptSpec(Frozen):
     """``processor/prompt.json``: how messages become token ids."""
 
@@ -57,7 +72,10 @@ class PromptSpec(Frozen):
     plain_image: str  # what one image becomes in the plain format, e.g. "<image>\n"
     special_tokens: dict[str, str | list[str]]  # bos_token, eos_token, ...: template variables
     vocab_size: int
+    image_prefix: tuple[str, ...] = ()  # tokens around an image's placeholders that the template
+    image_suffix: tuple[str, ...] = ()  # does not write
     clean_up_tokenization_spaces: bool = False  # transformers' flag, when texts are decoded
+    image_layout: ImageLayout | None = None  # None: an image is its image tokens alone
 
 
 class PositionSpec(Frozen):

@@ -1,12 +1,18 @@
 """The model families: one row each."""
 
-from vlmc.families import llava, llava_next, qwen2_vl
+from vlmc.families import idefics3, internvl, llava, llava_next, qwen2_vl, vipllava
 from vlmc.families.spec import Family
 from vlmc.schema import lookup
 
-FAMILIES: dict[str, Family] = {
-    row.name: row for row in (llava.FAMILY, llava_next.FAMILY, qwen2_vl.FAMILY)
-}
+_ROWS = (
+    llava.FAMILY,
+    vipllava.FAMILY,
+    llava_next.FAMILY,
+    internvl.FAMILY,
+    qwen2_vl.FAMILY,
+    idefics3.FAMILY,
+)
+FAMILIES: dict[str, Family] = {row.name: row for row in _ROWS}
 
 
 def by_model_type(model_type: str, *, at: str | None = None) -> Family:

@@ -2,24 +2,14 @@
 
 from vlmc.bundle.manifest import ImageSpec
 from vlmc.errors import VlmcError
-from vlmc.families.processor_values import (
-    read_background,
-    read_box,
-    read_count,
-    read_flag,
-    read_pixel_bounds,
-    read_resample,
-    read_resize,
-    read_settings,
-    read_size,
-    read_values,
-)
 from vlmc.runtime.images import check_spec, vision_inputs
-from vlmc.schema import Json
+from vlmc.schema import Json, lookup
 
 _AT = "preprocessor_config.json"
 
-_PINPOINTS = "image_grid_pinpoints"
+RESAMPLES = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
+"""Filters by their number in a processor's JSON."""
+
 _COMMON: Json = {
     "do_resize": True,
     "resample": 3,
@@ -65,16 +55,18 @@ NATIVE_GRID_CLASSES: dict[str, Json] = {
         "merge_size": 2,
     }
 }
+_SQUARE: Json = {"size": {"height": 384, "width": 384}, "default_to_square": True}
+_TILED: Json = {**_COMMON, **_CLIP_COLORS, **_SQUARE, "min_patches": 1, "max_patches": 12}
+TILES_CLASSES: dict[str, Json] = {"GotOcr2ImageProcessor": _TILED}
 
-ANYRES_CLASSES: dict[str, Json] = {
-    "LlavaNextImageProcessor": {
-        **_CLIP,
-        "do_pad": True,
-        _PINPOINTS: [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]],
-    }
-}
-
-_TILE_KEYS = ({"height", "width"}, {"shortest_edge"})
+_SIZE_KEYS = (
+    {"height", "width"},
+    {"shortest_edge"},
+    {"shortest_edge", "longest_edge"},
+    {"longest_edge"},
+    {"max_height", "max_width"},
+    {"min_pixels", "max_pixels"},
+)
 
 
 def fixed_spec(
@@ -93,23 +85,21 @@ def fixed_spec(
         VlmcError: Another class, a value its class cannot use, or pictures of varying size or of
             another size than the tower takes.
     """
-    name, values = read_settings(image_processor_json, FIXED_CLASSES, at)
+    name, values = _settings(image_processor_json, FIXED_CLASSES, at)
     if name == "CLIPImageProcessor" and values.get("use_square_size"):
         values["size"] = {"height": 224, "width": 224}  # an old spelling of KOSMOS-2
-    padded = read_flag(values, "do_pad", at)
+    padded = _flag(values, "do_pad", at)
     square = padded and name == "LlavaImageProcessor"
     options: Json = {
         "tokens": tokens,
-        "on_white": read_flag(values, "do_convert_rgb", at),
-        "square": read_background(values, at) if square else None,
-        "resize": read_resize(values, at) if read_flag(values, "do_resize", at) else None,
-        "resample": read_resample(values, at),
-        "crop": read_box(values, "crop_size", at)
-        if read_flag(values, "do_center_crop", at)
-        else None,
-        "values": read_values(values, at),
+        "on_white": _flag(values, "do_convert_rgb", at),
+        "square": _background(values, at) if square else None,
+        "resize": _resize(values, at) if _flag(values, "do_resize", at) else None,
+        "resample": _resample(values, at),
+        "crop": _box(values, "crop_size", at) if _flag(values, "do_center_crop", at) else None,
+        "values": _values(values, at),
         # Without a size, a picture is padded to the largest of its batch: itself.
-        "pad": read_box(values, "pad_size", at)
+        "pad": _box(values, "pad_size", at)
         if padded and not square and "pad_size" in values
         else None,
     }
@@ -142,8 +132,8 @@ def native_grid_spec(
     Raises:
         VlmcError: Another class, a value its class cannot use, or bounds that exclude each other.
     """
-    _, values = read_settings(image_processor_json, NATIVE_GRID_CLASSES, at)
-    least, most = read_pixel_bounds(values, at)
+    _, values = _settings(image_processor_json, NATIVE_GRID_CLASSES, at)
+    least, most = _pixel_bounds(values, at)
     least = least if min_pixels is None else min_pixels
     most = most if max_pixels is None else max_pixels
     if least > most:
@@ -153,54 +143,156 @@ def native_grid_spec(
             hint="set both images.min-pixels and images.max-pixels in the recipe",
         )
     options: Json = {
-        "patch_size": read_count(values["patch_size"], f"{at}: patch_size"),
-        "temporal_patch_size": read_count(
-            values["temporal_patch_size"], f"{at}: temporal_patch_size"
-        ),
-        "merge_size": read_count(values["merge_size"], f"{at}: merge_size"),
-        "resize": read_flag(values, "do_resize", at),
-        "min_pixels": read_count(least, "images.min-pixels"),
-        "max_pixels": read_count(most, "images.max-pixels"),
-        "resample": read_resample(values, at),
-        "on_white": read_flag(values, "do_convert_rgb", at),
-        "values": read_values(values, at),
+        "patch_size": _count(values["patch_size"], f"{at}: patch_size"),
+        "temporal_patch_size": _count(values["temporal_patch_size"], f"{at}: temporal_patch_size"),
+        "merge_size": _count(values["merge_size"], f"{at}: merge_size"),
+        "resize": _flag(values, "do_resize", at),
+        "min_pixels": _count(least, "images.min-pixels"),
+        "max_pixels": _count(most, "images.max-pixels"),
+        "resample": _resample(values, at),
+        "on_white": _flag(values, "do_convert_rgb", at),
+        "values": _values(values, at),
     }
     return check_spec(ImageSpec(geometry="native_grid", options=options), at=at)
 
 
-def anyres_spec(
-    image_processor_json: Json, *, side: int, rows: int, pinpoints: object, at: str = _AT
+def tiles_spec(
+    image_processor_json: Json, tokens: int, *, at: str = _AT, max_tiles: int | None = None
 ) -> ImageSpec:
-    """The ``anyres`` geometry of a LLaVA-NeXT image processor.
+    """The ``tiles`` geometry of a GOT-OCR2 image processor told to ``crop_to_patches``.
 
     Args:
         image_processor_json: As for ``fixed_spec``.
-        side: Height and width of the picture the vision tower takes.
-        rows: Feature rows along its side.
-        pinpoints: The model's resolutions, [height, width] each, that the processor's must equal.
+        tokens: Feature rows the vision tower makes of every tile.
         at: The file, for errors.
+        max_tiles: The recipe's own bound, in the place of the processor's.
 
     Raises:
-        VlmcError: Another class, a value its class cannot use, tiles of another size than the
-            tower takes, or other resolutions than the model's.
+        VlmcError: Another class, a value its class cannot use, or bounds that exclude each other.
     """
-    _, values = read_settings(image_processor_json, ANYRES_CLASSES, at)
-    size = read_size(values, "size", at, square=read_flag(values, "default_to_square", at))
-    crop = read_box(values, "crop_size", at)
-    for key, given in (("size", size), ("crop_size", crop)):
-        if set(given.values()) != {side} or set(given) not in _TILE_KEYS:
-            raise VlmcError(
-                f"the processor makes tiles of {given}, the vision tower takes {side} x {side}",
-                at=f"{at}: {key}",
-            )
-    if values[_PINPOINTS] != pinpoints:
-        raise VlmcError("the resolutions are not those of the model", at=f"{at}: {_PINPOINTS}")
+    _, values = _settings(image_processor_json, TILES_CLASSES, at)
+    most = values["max_patches"] if max_tiles is None else max_tiles
+    if most == 1 and not _flag(values, "do_resize", at):
+        raise VlmcError("pictures of one tile would keep their own size", at=f"{at}: do_resize")
     options: Json = {
-        "side": side,
-        "rows": rows,
-        "resolutions": pinpoints,
-        "resample": read_resample(values, at),
-        "on_white": read_flag(values, "do_convert_rgb", at),
-        "values": read_values(values, at),
+        **_box(values, "size", at),
+        "min_tiles": values["min_patches"],
+        "max_tiles": most,
+        "tokens": tokens,
+        "resample": _resample(values, at),
+        "on_white": _flag(values, "do_convert_rgb", at),
+        "values": _values(values, at),
     }
-    return check_spec(ImageSpec(geometry="anyres", options=options), at=at)
+    spec = ImageSpec(geometry="tiles", options=options)
+    return check_spec(spec, at=at if max_tiles is None else "images.max-tiles")
+
+
+def _settings(found: Json, classes: dict[str, Json], at: str) -> tuple[str, Json]:
+    """The class named in the JSON, and its settings with the class's own filled in."""
+    name = found.get("image_processor_type")
+    if name is None and isinstance(old := found.get("feature_extractor_type"), str):
+        name = old.replace("FeatureExtractor", "ImageProcessor")
+    if not isinstance(name, str):
+        raise VlmcError("the class of the image processor is not named", at=at, allowed=classes)
+    name = name.removesuffix("Fast").removesuffix("Pil")
+    defaults = lookup(classes, name, kind="image processor", at=f"{at}: image_processor_type")
+    return name, {**defaults, **{key: value for key, value in found.items() if value is not None}}
+
+
+def _flag(values: Json, key: str, at: str) -> bool:
+    value = values.get(key, False)
+    if not isinstance(value, bool):
+        raise VlmcError(f"{value!r} is neither true nor false", at=f"{at}: {key}")
+    return value
+
+
+def _count(value: object, at: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise VlmcError(f"{value!r} is not a positive whole number", at=at)
+    return value
+
+
+def _number(value: object, at: str) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise VlmcError(f"{value!r} is not a number", at=at)
+    return value
+
+
+def _channels(values: Json, key: str, at: str) -> list[float]:
+    """One number per channel; a single number stands for all three."""
+    value = values[key]
+    if not isinstance(value, list):
+        return [_number(value, f"{at}: {key}")] * 3
+    if len(value) != 3:
+        raise VlmcError(f"{len(value)} numbers for the 3 channels", at=f"{at}: {key}")
+    return [_number(one, f"{at}: {key}") for one in value]
+
+
+def _values(values: Json, at: str) -> Json:
+    mean = std = rescale = None
+    if _flag(values, "do_rescale", at):
+        rescale = _number(values["rescale_factor"], f"{at}: rescale_factor")
+    if _flag(values, "do_normalize", at):
+        mean, std = _channels(values, "image_mean", at), _channels(values, "image_std", at)
+    return {"rescale": rescale, "mean": mean, "std": std}
+
+
+def _background(values: Json, at: str) -> list[int]:
+    """LLaVA pads with the mean color, whether or not it normalizes."""
+    color = [int(level * 255) for level in _channels(values, "image_mean", at)]
+    if min(color) < 0 or max(color) > 255:
+        raise VlmcError(f"{color} is not a color to pad with", at=f"{at}: image_mean")
+    return color
+
+
+def _resample(values: Json, at: str) -> str:
+    value = values["resample"]
+    if type(value) is not int or value not in range(len(RESAMPLES)):
+        allowed = [f"{number} ({name})" for number, name in enumerate(RESAMPLES)]
+        raise VlmcError(f"{value!r} is no filter", at=f"{at}: resample", allowed=allowed)
+    return RESAMPLES[value]
+
+
+def _size(values: Json, key: str, at: str, *, square: bool) -> dict[str, int]:
+    """A size as ``get_size_dict`` reads it: a mapping, one number, or a height and a width."""
+    value, at = values.get(key), f"{at}: {key}"
+    if isinstance(value, list) and len(value) == 2:
+        value = {"height": value[0], "width": value[1]}
+    elif isinstance(value, int):
+        value = {"height": value, "width": value} if square else {"shortest_edge": value}
+    if not isinstance(value, dict) or set(value) not in _SIZE_KEYS:
+        allowed = [" and ".join(sorted(keys)) for keys in _SIZE_KEYS]
+        raise VlmcError(f"{value!r} is no size", at=at, allowed=allowed)
+    return {str(name): _count(length, f"{at}.{name}") for name, length in value.items()}
+
+
+def _box(values: Json, key: str, at: str) -> Json:
+    size = _size(values, key, at, square=True)
+    if "height" not in size:
+        raise VlmcError(f"{size} has no height and width", at=f"{at}: {key}")
+    return {**size}
+
+
+def _resize(values: Json, at: str) -> Json:
+    size = _size(values, "size", at, square=_flag(values, "default_to_square", at))
+    if "shortest_edge" in size:
+        return {"shortest": size["shortest_edge"], "longest": size.get("longest_edge")}
+    if "height" in size or "max_height" in size:
+        return {**size}
+    raise VlmcError(
+        f"pictures cannot be resized by {' and '.join(size)} here",
+        at=f"{at}: size",
+        allowed=("height and width", "shortest_edge", "max_height and max_width"),
+    )
+
+
+def _pixel_bounds(values: Json, at: str) -> tuple[int, int]:
+    """The bounds of a picture's area, which ``size`` calls edges."""
+    size = dict(_size(values, "size", at, square=False))
+    bounds: list[int] = []
+    for edge, key in (("shortest_edge", "min_pixels"), ("longest_edge", "max_pixels")):
+        bound = values.get(key, size.get(edge, size.get(key)))
+        if bound is None:
+            raise VlmcError(f"{key} is not given", at=at)
+        bounds.append(_count(bound, f"{at}: {key}"))
+    return bounds[0], bounds[1]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from vlmc.bundle.manifest import PositionSpec
 from vlmc.errors import VlmcError
-from vlmc.families.image_processors import anyres_spec
+from vlmc.families.anyres_processors import anyres_spec
 from vlmc.families.llava import (
     decoder,
     decoder_facts,
@@ -71,9 +71,9 @@ def vision(model: nn.Module) -> nn.Module:
     Takes tiles float ``[tiles, 3, S, S]`` and the order of their rows int64 ``[tokens]``, gives
     features ``[tokens, hidden]``. Mirrors ``LlavaNextModel.get_image_features``.
     """
-    from vlmc.families.towers import TiledImageFeatures
+    from vlmc.families.towers import PackedImageFeatures
 
-    return TiledImageFeatures(model)
+    return PackedImageFeatures(model)
 
 
 FAMILY = Family(

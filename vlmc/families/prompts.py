@@ -1,10 +1,11 @@
 """A checkpoint's tokenizer and chat template, resolved to what a bundle ships."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from vlmc.bundle.manifest import PromptSpec
+from vlmc.bundle.manifest import ImageLayout, PromptSpec
 from vlmc.errors import VlmcError
 from vlmc.families.special_tokens import read_object
 from vlmc.families.tokenizer_files import load_tokenizer
@@ -21,6 +22,8 @@ def read_prompt(
     vocab_size: int,
     *,
     plain_image: str,
+    image_layout: ImageLayout | None = None,
+    image_frame: tuple[str, str] | None = None,
 ) -> tuple[PromptSpec, dict[str, bytes]]:
     """How a checkpoint turns messages into token ids.
 
@@ -30,6 +33,8 @@ def read_prompt(
         image_token_id: Its id, from ``config.json``.
         vocab_size: Rows of the embedding.
         plain_image: What an image becomes where there is no chat template.
+        image_layout: What stands around an image's tiles.
+        image_frame: Names of the special tokens before and after an image's placeholders.
 
     Returns:
         The prompt's description, and the files of the bundle's ``processor/`` folder by name:
@@ -47,6 +52,8 @@ def read_prompt(
     if template is not None:
         files["chat_template.jinja"] = template.encode()
     variables: dict[str, str | list[str]] = dict(loaded.special_tokens)
+    before, after = image_frame or (None, None)
+    at = f"{folder.name}/tokenizer_config.json"
     spec = PromptSpec(
         image_token=image_token,
         image_token_id=image_token_id,
@@ -54,9 +61,21 @@ def read_prompt(
         plain_image=plain_image,
         special_tokens=variables,
         vocab_size=vocab_size,
+        image_prefix=_framing(variables, before, at),
+        image_suffix=_framing(variables, after, at),
         clean_up_tokenization_spaces=loaded.clean_up_tokenization_spaces,
+        image_layout=image_layout,
     )
     return spec, files
+
+
+def _framing(tokens: Mapping[str, str | list[str]], name: str | None, at: str) -> tuple[str, ...]:
+    if name is None:
+        return ()
+    token = tokens.get(name)
+    if not isinstance(token, str):
+        raise VlmcError(f"the tokenizer has no '{name}', which this family needs", at=at)
+    return (token,)
 
 
 def _image_token(folder: Path, tokenizer: Tokenizer, token: str | None, id: int) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from vlmc.bundle.manifest import ImageSpec, PositionSpec, TensorSpec
+from vlmc.bundle.manifest import ImageLayout, ImageSpec, PositionSpec, TensorSpec
 from vlmc.schema import Json
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class ModelFacts:
     images: ImageSpec
     positions: PositionSpec
     vision_inputs: tuple[TensorSpec, ...]  # of one image; free dimensions are named
-    image_tokens: Callable[[int, int], int]  # (height, width) in pixels -> placeholder tokens
+    image_tokens: Callable[[int, int], int]  # (height, width) in pixels -> tokens in the prompt
     min_image_tokens: int
     weights: WeightCounts | None = None  # for estimates; None where the sizes are not known
     # Free dimensions of vision_inputs that are always a multiple of a number.
@@ -88,6 +88,9 @@ class Family:
             ``past_key_values``.
         example: Sizes for the free dimensions of ``vision_inputs`` when tracing.
         plain_image: What an image becomes in a prompt where there is no chat template.
+        image_layout: What stands around an image's tiles in the prompt; None: nothing.
+        image_frame: The tokenizer's names of the special tokens before and after an image's
+            placeholders, where the processor puts them there and not the chat template.
     """
 
     name: str
@@ -98,3 +101,5 @@ class Family:
     decoder: Callable[[nn.Module], nn.Module]
     example: dict[str, int]
     plain_image: str
+    image_layout: ImageLayout | None = None
+    image_frame: tuple[str, str] | None = None

@@ -25,6 +25,58 @@ class FixedImageFeatures(nn.Module):
 
 
 class TiledImageFeatures(nn.Module):
+    """``get_image_features`` on the tiles of one picture: pixel_values [tiles, 3, S, S]."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """image_features [tiles * tokens, hidden], tile after tile."""
+        features: Tensor = self.model.get_image_features(
+            pixel_values, return_dict=True
+        ).pooler_output
+        return features.flatten(0, 1)
+
+
+class FullTileFeatures(nn.Module):
+    """Tower and connector of Idefics3 on the full tiles of one picture: [tiles, 3, S, S].
+
+    transformers derives places and mask from a patch mask; where all is true the places are
+    constants, and no mask is needed.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.tower = model.vision_model
+        self.connector = model.connector
+        side = self.tower.embeddings.num_patches_per_side
+        self.register_buffer("places", _patch_places(side), persistent=False)
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """image_features [tiles * tokens, hidden]."""
+        embeddings = self.tower.embeddings
+        patches = embeddings.patch_embedding(pixel_values).flatten(2).transpose(1, 2)
+        hidden = patches + embeddings.position_embedding(self.places)
+        hidden = self.tower.encoder(inputs_embeds=hidden, attention_mask=None).last_hidden_state
+        features: Tensor = self.connector(self.tower.post_layernorm(hidden))
+        return features.flatten(0, 1)
+
+
+def _patch_places(side: int) -> Tensor:
+    """Position of every patch of a full tile, int64 [side * side].
+
+    Mirrors ``Idefics3VisionEmbeddings.forward`` to the rounding: the buckets are nearly, not
+    exactly, 0 to side - 1.
+    """
+    boundaries = torch.arange(1 / side, 1.0, 1 / side)
+    step = 1.0 / torch.tensor([side])
+    places = torch.clamp(torch.arange(side, dtype=torch.float32) * step, max=1.0 - 1e-6)
+    buckets = torch.bucketize(places, boundaries, right=True)
+    return (buckets[:, None] * side + buckets[None, :]).flatten()
+
+
+class PackedImageFeatures(nn.Module):
     """A tower and projector on the tiles of one picture, its rows put in order by the host."""
 
     def __init__(self, model: Any) -> None:

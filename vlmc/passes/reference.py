@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,14 +14,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vlmc.bundle.manifest import ImageSpec
 from vlmc.errors import VlmcError
 from vlmc.passes.checkpoint import TensorRef, read_rows
 from vlmc.passes.parameters import canonical_names, match_names, parameter_sources, untie_different
 from vlmc.passes.transform import build_module
+from vlmc.runtime.images import image_tokens
 from vlmc.schema import Json
 
 # Rows of a large matrix are multiplied in pieces of this size.
 _PIECE_BYTES = 64 << 20
+# What a processor's own file sets, beside its parts.
+_PROCESSOR_SETTINGS = ("image_seq_length",)
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,7 @@ class Reference:
     """A transformers model and processor over a checkpoint folder, never whole in memory."""
 
     def __init__(
-        self, folder: Path, index: Mapping[str, TensorRef], image_options: Json, plain_image: str
+        self, folder: Path, index: Mapping[str, TensorRef], images: ImageSpec, plain_image: str
     ) -> None:
         """Builds model and processor.
 
@@ -57,7 +62,8 @@ class Reference:
         model.tie_weights(recompute_mapping=False)
         _stream_weights(model, index, matched)
         self.model = model
-        self.processor = _processor(folder, image_options)
+        self.processor = _processor(folder, images.options)
+        self.images = images
         self.plain_image = plain_image
 
     def answer(
@@ -77,7 +83,7 @@ class Reference:
         )
         with torch.no_grad(), _quiet():
             inputs = self._inputs(messages, pictures)
-            features = self._features(inputs) if pictures else []
+            features = self._features(inputs, pictures) if pictures else []
             made = self.model.generate(**inputs)
         length = inputs["input_ids"].shape[1]
         return Expected(
@@ -113,11 +119,14 @@ class Reference:
             return_tensors="pt",
         )
 
-    def _features(self, inputs: Any) -> list[NDArray[np.float32]]:
-        wanted = ("pixel_values", "image_grid_thw", "image_sizes")
+    def _features(self, inputs: Any, pictures: Sequence[Any]) -> list[NDArray[np.float32]]:
+        wanted = ("pixel_values", "pixel_attention_mask", "image_grid_thw", "image_sizes")
         given = {key: inputs[key] for key in wanted if key in inputs}
         found = self.model.get_image_features(**given, return_dict=True).pooler_output
-        return [rows.float().numpy() for rows in found]
+        # One tensor for each picture, for each of its tiles, or for all.
+        rows = np.concatenate([part.float().numpy() for part in found])
+        counts = [image_tokens(one.height, one.width, self.images) for one in pictures]
+        return np.split(rows, np.cumsum(counts)[:-1])
 
 
 def _processor(folder: Path, image_options: Json) -> Any:
@@ -128,7 +137,9 @@ def _processor(folder: Path, image_options: Json) -> Any:
         with _quiet():
             try:
                 processor = AutoProcessor.from_pretrained(folder, backend="pil", **here)
-            except ImportError:
+            except (ImportError, ValueError) as error:
+                if isinstance(error, ValueError) and "video processor" not in str(error):
+                    raise
                 processor = _without_video(folder, here)
     except (ImportError, ValueError, OSError, KeyError, TypeError) as error:
         raise VlmcError(
@@ -142,6 +153,8 @@ def _processor(folder: Path, image_options: Json) -> Any:
             "shortest_edge": image_options["min_pixels"],
             "longest_edge": image_options["max_pixels"],
         }
+    if "max_tiles" in image_options:
+        processor.image_processor.max_patches = image_options["max_tiles"]
     return processor
 
 
@@ -151,11 +164,15 @@ def _without_video(folder: Path, here: Mapping[str, Any]) -> Any:
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
     known = PROCESSOR_MAPPING[type(AutoConfig.from_pretrained(folder, **here))]
+    if known.__name__ == "SmolVLMProcessor":
+        return _smolvlm_without_video(folder, here)
 
     class ImageTextProcessor(known):  # type: ignore[misc, valid-type]
         def check_argument_for_proper_class(self, name: str, argument: Any) -> type:
             return type(argument)
 
+    saved = folder / "processor_config.json"
+    settings = json.loads(saved.read_text("utf-8")) if saved.is_file() else {}
     template = folder / "chat_template.jinja"
     tokenizer = AutoTokenizer.from_pretrained(folder, **here)
     return ImageTextProcessor(
@@ -165,6 +182,20 @@ def _without_video(folder: Path, here: Mapping[str, Any]) -> Any:
         chat_template=(
             template.read_text("utf-8") if template.is_file() else tokenizer.chat_template
         ),
+        **{key: value for key, value in settings.items() if key in _PROCESSOR_SETTINGS},
+    )
+
+
+def _smolvlm_without_video(folder: Path, here: Mapping[str, Any]) -> Any:
+    """For pictures SmolVLM's processor is Idefics3's; for videos it would need num2words too."""
+    from transformers import AutoImageProcessor, AutoTokenizer, Idefics3Processor
+
+    settings, _ = Idefics3Processor.get_processor_dict(folder, **here)
+    return Idefics3Processor(
+        image_processor=AutoImageProcessor.from_pretrained(folder, backend="pil", **here),
+        tokenizer=AutoTokenizer.from_pretrained(folder, **here),
+        image_seq_len=settings.get("image_seq_len", 169),
+        chat_template=settings.get("chat_template"),
     )
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from vlmc.bundle.manifest import PromptSpec
+from vlmc.bundle.manifest import ImageLayout, PromptSpec
 from vlmc.bundle.store import check_name
 from vlmc.errors import VlmcError
 from vlmc.runtime.template import ChatTemplate
@@ -30,7 +30,7 @@ class PromptBuilder:
             tokens as it does by default.
 
     Raises:
-        VlmcError: The image token is not the tokenizer's.
+        VlmcError: The image token is not the tokenizer's, or what stands around an image is none.
     """
 
     def __init__(
@@ -44,11 +44,20 @@ class PromptBuilder:
                 at=PROMPT_FILE,
             )
         self.spec = spec
+        self._prefix, self._suffix = (
+            _added_ids(tokens, tokenizer) for tokens in (spec.image_prefix, spec.image_suffix)
+        )
         self._tokenizer = tokenizer
         self._template = template
         bos = spec.special_tokens.get("bos_token")
         self._bos = bos if isinstance(bos, str) else None
         named = [value for value in spec.special_tokens.values() if isinstance(value, str)]
+        if spec.image_layout is not None:
+            # At an added token texts are split: what is between two is tokenized by itself.
+            if not tokenizer.is_added(spec.image_layout.edge):
+                problem = f"'{spec.image_layout.edge}' is not an added token of the tokenizer"
+                raise VlmcError(problem, at=PROMPT_FILE)
+            named += [spec.image_layout.edge, spec.image_layout.whole]
         literals = spec.plain_image if template is None else template.literals()
         self._guard = tokenizer.guard([spec.image_token, *named], literals)
 
@@ -141,10 +150,6 @@ class PromptBuilder:
                 )
 
     def _expand(self, ids: NDArray[np.int64], images: Sequence[PreparedImage]) -> Prompt:
-        if len(ids) and int(ids.max()) >= self.spec.vocab_size:
-            raise VlmcError(
-                f"the tokenizer gives id {ids.max()}; the model has {self.spec.vocab_size} tokens"
-            )
         places = np.flatnonzero(ids == self.spec.image_token_id)
         if len(places) != len(images):
             raise VlmcError(
@@ -152,18 +157,56 @@ class PromptBuilder:
                 at="messages",
                 hint="the model's chat template decides where an image is taken",
             )
-        repeats = np.ones(len(ids), dtype=np.int64)
-        repeats[places] = [image.tokens for image in images]
-        expanded = np.repeat(ids, repeats)
+        runs = [self._image_ids(image) for image in images]
+        texts = np.split(ids, places)
+        pieces, spans, length = [texts[0]], [], len(texts[0])
+        for index, (run, text) in enumerate(zip(runs, texts[1:], strict=True)):
+            spans.append(ImageSpan(length + len(self._prefix), len(run), index))
+            framed = [self._prefix, run, self._suffix, text[1:]]
+            pieces += framed
+            length += sum(map(len, framed))
+        expanded = np.concatenate(pieces)
+        if len(expanded) and int(expanded.max()) >= self.spec.vocab_size:
+            most = f"the model has {self.spec.vocab_size} tokens"
+            raise VlmcError(f"the tokenizer gives id {expanded.max()}; {most}")
         feature_index = np.full(len(expanded), -1, dtype=np.int64)
         rows = expanded == self.spec.image_token_id
         feature_index[rows] = np.arange(int(rows.sum()))
-        starts = (np.cumsum(repeats) - repeats)[places].tolist()
-        spans = tuple(
-            ImageSpan(start, image.tokens, index)
-            for index, (start, image) in enumerate(zip(starts, images, strict=True))
-        )
-        return Prompt(expanded, feature_index, spans, tuple(images))
+        return Prompt(expanded, feature_index, tuple(spans), tuple(images))
+
+    def _image_ids(self, image: PreparedImage) -> NDArray[np.int64]:
+        """What an image's placeholder becomes: image tokens, and the marks around its tiles."""
+        token, layout = self.spec.image_token_id, self.spec.image_layout
+        if layout is None:
+            return np.full(image.tokens, token, dtype=np.int64)
+        text = _laid_out(layout, *image.tiles, self.spec.image_token)
+        ids = np.asarray(self._tokenizer.encode(text), dtype=np.int64)
+        each = image.tokens // (image.tiles[0] * image.tiles[1] + 1)
+        return np.repeat(ids, np.where(ids == token, each, 1))
+
+
+def _laid_out(layout: ImageLayout, rows: int, columns: int, token: str) -> str:
+    """The text of one image, with one image token for each tile."""
+    text = ""
+    for row in range(1, rows + 1):
+        for column in range(1, columns + 1):
+            text += layout.edge + layout.tile.format(row=row, column=column) + token
+        text += layout.row_end
+    if rows:
+        text += layout.before_whole
+    return text + layout.edge + layout.whole + token + layout.edge
+
+
+def _added_ids(tokens: Sequence[str], tokenizer: TextTokenizer) -> NDArray[np.int64]:
+    """Ids of the tokens around an image.
+
+    Raises:
+        VlmcError: One is not an added token of the tokenizer.
+    """
+    for token in tokens:
+        if not tokenizer.is_added(token):
+            raise VlmcError(f"'{token}' is no added token of the tokenizer", at=PROMPT_FILE)
+    return np.array([tokenizer.token_to_id(token) for token in tokens], dtype=np.int64)
 
 
 def _parts(message: Json) -> list[Json]:

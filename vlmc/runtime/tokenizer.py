@@ -68,6 +68,11 @@ class TextTokenizer:
         added = self._tokenizer.get_added_tokens_decoder().values()
         return any(entry.content == token for entry in added)
 
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text the model's own format writes: special tokens count, none are added."""
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
     def guard(self, named: Iterable[str], literals: str) -> Guard:
         """What keeps texts from becoming special tokens; see ``vlmc.runtime.injection``."""
         return Guard(self._tokenizer, find_controls(self._tokenizer, named, literals))

@@ -16,17 +16,22 @@ class PreparedImage:
     Attributes:
         tensors: Inputs of the vision program by name (this image alone).
         tokens: Placeholder tokens it takes in the prompt: rows of its image features.
-        grid: Feature rows as (time, height, width); M-RoPE and row breaks read it.
+        grid: Feature rows as (time, height, width); M-RoPE reads it.
+        tiles: Rows and columns of tiles it was cut into beside the whole picture; 0 and 0: none.
     """
 
     tensors: dict[str, Array]
     tokens: int
     grid: tuple[int, int, int]
+    tiles: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
 class ImageSpan:
-    """Where an image's placeholders stand in the prompt: ``tokens[start : start + length]``."""
+    """Where an image stands in the prompt: ``tokens[start : start + length]``.
+
+    With the marks around its tiles, where the model has them.
+    """
 
     start: int
     length: int

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from vlmc.errors import VlmcError
-from vlmc.families.image_processors import anyres_spec
+from vlmc.families.anyres_processors import anyres_spec
 from vlmc.runtime.images import anyres, image_tokens, open_image, prepare, vision_inputs
 
 SIDE, ROWS = 28, 4

@@ -7,7 +7,9 @@ import pytest
 
 from vlmc.bundle.manifest import ImageSpec
 from vlmc.errors import VlmcError
-from vlmc.families.image_processors import ANYRES_CLASSES, anyres_spec, fixed_spec, native_grid_spec
+from vlmc.families.anyres_processors import ANYRES_CLASSES, anyres_spec
+from vlmc.families.image_processors import fixed_spec, native_grid_spec, tiles_spec
+from vlmc.families.split_processors import split_spec
 from vlmc.runtime.images import GEOMETRIES, image_tokens, prepare, vision_inputs
 
 TILED = {"image_processor_type": "LlavaNextImageProcessor"} | {
@@ -16,9 +18,21 @@ TILED = {"image_processor_type": "LlavaNextImageProcessor"} | {
 }
 PINPOINTS = ANYRES_CLASSES["LlavaNextImageProcessor"]["image_grid_pinpoints"]
 SPECS = {
+    "anyres": anyres_spec(TILED, side=336, rows=24, pinpoints=PINPOINTS),
     "fixed": fixed_spec({"image_processor_type": "CLIPImageProcessor"}, 5),
     "native_grid": native_grid_spec({"image_processor_type": "Qwen2VLImageProcessor"}),
-    "anyres": anyres_spec(TILED, side=336, rows=24, pinpoints=PINPOINTS),
+    "split": split_spec(
+        {
+            "image_processor_type": "Idefics3ImageProcessor",
+            "size": {"longest_edge": 112},
+            "max_image_size": {"longest_edge": 56},
+            "image_mean": [0.48145466, 0.4578275, 0.40821073],
+            "image_std": [0.26862954, 0.26130258, 0.27577711],
+        },
+        5,
+        image_size=56,
+    ),
+    "tiles": tiles_spec({"image_processor_type": "GotOcr2ImageProcessor"}, 5),
 }
 rows = pytest.mark.parametrize("spec", [SPECS[name] for name in GEOMETRIES], ids=list(GEOMETRIES))
 
@@ -68,8 +82,8 @@ def test_the_color_order_is_red_green_blue(spec):
     from PIL import Image
 
     pixel_values = prepare(Image.new("RGB", (56, 56), (255, 0, 128)), spec).tensors["pixel_values"]
-    if spec.geometry != "native_grid":
-        red, green, blue = pixel_values[0, :, 100, 100]
+    if pixel_values.ndim == 4:
+        red, green, blue = pixel_values[0, :, 50, 50]
     else:
         red, green, blue = pixel_values.reshape(16, 3, -1)[0, :, 0]
     assert (round(red, 2), round(green, 2), round(blue, 2)) == (1.93, -1.75, 0.34)
@@ -101,6 +115,12 @@ def test_bounds_in_the_wrong_order_are_refused():
     options = SPECS["native_grid"].options | {"min_pixels": 10, "max_pixels": 9}
     text = refused(vision_inputs, ImageSpec(geometry="native_grid", options=options))
     assert "min_pixels (10) is larger than max_pixels (9)" in text
+
+
+def test_tiles_in_the_wrong_order_are_refused():
+    options = SPECS["tiles"].options | {"min_tiles": 3, "max_tiles": 2}
+    text = refused(vision_inputs, ImageSpec(geometry="tiles", options=options))
+    assert "min_tiles (3) is larger than max_tiles (2)" in text
 
 
 def test_padding_smaller_than_the_crop_is_refused(draw):

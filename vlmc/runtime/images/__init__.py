@@ -12,12 +12,16 @@ from vlmc.runtime.images.decode import open_image
 from vlmc.runtime.images.fixed import FIXED
 from vlmc.runtime.images.native_grid import NATIVE_GRID
 from vlmc.runtime.images.spec import Geometry
+from vlmc.runtime.images.split import SPLIT
+from vlmc.runtime.images.tiles import TILES
 from vlmc.runtime.types import PreparedImage
 from vlmc.schema import Frozen, lookup
 
 __all__ = ["GEOMETRIES", "check_spec", "image_tokens", "open_image", "prepare", "vision_inputs"]
 
-GEOMETRIES: dict[str, Geometry] = {row.name: row for row in (FIXED, NATIVE_GRID, ANYRES)}
+GEOMETRIES: dict[str, Geometry] = {
+    row.name: row for row in (FIXED, NATIVE_GRID, TILES, SPLIT, ANYRES)
+}
 
 
 def prepare(image: Image.Image, spec: ImageSpec) -> PreparedImage:

@@ -1,0 +1,125 @@
+"""``tiles``: a grid of square cuts chosen by the picture's shape, then the whole (InternVL)."""
+
+import math
+from typing import Annotated
+
+import numpy as np
+from PIL import Image
+from pydantic import Field, PositiveInt, model_validator
+
+from vlmc.bundle.manifest import TensorSpec
+from vlmc.runtime.images import pixels
+from vlmc.runtime.images.pixels import Resample, Values
+from vlmc.runtime.images.spec import Geometry
+from vlmc.runtime.types import PreparedImage
+from vlmc.schema import Frozen
+
+Tiles = Annotated[int, Field(ge=1, le=256)]
+
+
+class Options(Frozen):
+    """Constants of ``GotOcr2ImageProcessor`` with ``crop_to_patches``.
+
+    Attributes:
+        height: Of a tile, in pixels.
+        width: The same.
+        min_tiles: The fewest tiles of a grid, the whole picture not counted.
+        max_tiles: The most.
+        tokens: Feature rows of the vision program for each tile.
+        resample: The filter of every resize.
+        on_white: Lay transparent pictures on white (``do_convert_rgb``).
+        values: Levels to floats.
+    """
+
+    height: PositiveInt
+    width: PositiveInt
+    min_tiles: Tiles
+    max_tiles: Tiles
+    tokens: PositiveInt
+    resample: Resample
+    on_white: bool
+    values: Values
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Options":
+        if self.min_tiles > self.max_tiles:
+            raise ValueError(
+                f"min_tiles ({self.min_tiles}) is larger than max_tiles ({self.max_tiles})"
+            )
+        return self
+
+
+def grid(height: int, width: int, options: Options) -> tuple[int, int]:
+    """The grid (rows, columns) nearest to the shape of a picture.
+
+    Mirrors ``get_optimal_tiled_canvas`` of
+    ``transformers.models.got_ocr2.image_processing_pil_got_ocr2``: of grids as near as each other
+    the larger one, unless the picture has less than half its pixels.
+    """
+    aspect, area = width / height, width * height
+    grids = [
+        (columns, rows)
+        for columns in range(1, options.max_tiles + 1)
+        for rows in range(1, options.max_tiles // columns + 1)
+        if columns * rows >= options.min_tiles
+    ]
+    best, nearest = (1, 1), math.inf
+    for columns, rows in sorted(grids, key=math.prod):
+        distance = abs(aspect - columns / rows)
+        # In this order: the product is rounded in the same places.
+        half = 0.5 * options.height * options.width * columns * rows
+        if distance < nearest or (distance == nearest and area > half):
+            best, nearest = (columns, rows), distance
+    return best[1], best[0]
+
+
+def count(height: int, width: int, options: Options) -> int:
+    """Tiles the vision program sees of a picture."""
+    rows, columns = grid(height, width, options)
+    pixels.check_target(height, width, rows * options.height, columns * options.width)
+    return with_whole(rows * columns)
+
+
+def with_whole(cuts: int) -> int:
+    """Tiles of a grid of that many, the thumbnail counted: one tile is the whole already."""
+    return cuts + (cuts > 1)
+
+
+def tokens(height: int, width: int, options: Options) -> int:
+    """Placeholder tokens of a picture."""
+    return count(height, width, options) * options.tokens
+
+
+def prepare(image: Image.Image, options: Options) -> PreparedImage:
+    """One picture for the vision program; equals ``GotOcr2ImageProcessorPil`` bit for bit.
+
+    Returns:
+        ``pixel_values`` float32 [T, 3, H, W]: the grid's tiles row by row, then the whole picture.
+
+    Raises:
+        VlmcError: The picture would grow beyond all bounds.
+    """
+    tiles = count(image.height, image.width, options)
+    rows, columns = grid(image.height, image.width, options)
+    high, wide = options.height, options.width
+    picture = pixels.rgb(image, on_white=options.on_white)
+    canvas = np.asarray(pixels.resized(picture, rows * high, columns * wide, options.resample))
+    levels = np.empty((tiles, high, wide, 3), dtype=np.uint8)
+    cut = canvas.reshape(rows, high, columns, wide, 3).transpose(0, 2, 1, 3, 4)
+    levels[: rows * columns] = cut.reshape(-1, high, wide, 3)
+    if tiles > 1:
+        levels[-1] = np.asarray(pixels.resized(picture, high, wide, options.resample))
+    values = np.empty((tiles, 3, high, wide), dtype=np.float32)
+    for channel, table in enumerate(pixels.table(options.values)):
+        values[:, channel] = table[levels[..., channel]]
+    made = tiles * options.tokens
+    return PreparedImage({"pixel_values": values}, made, (1, 1, made))
+
+
+def inputs(options: Options) -> tuple[TensorSpec, ...]:
+    """Inputs of the vision program; ``tiles`` is free."""
+    shape = ("tiles", 3, options.height, options.width)
+    return (TensorSpec(name="pixel_values", dtype="float32", shape=shape),)
+
+
+TILES = Geometry("tiles", Options, prepare, tokens, inputs)
