@@ -238,6 +238,59 @@ def internvl(
     return _save_parts(model, images, words, folder)
 
 
+PINPOINTS = [[28, 56], [56, 28], [56, 56], [84, 28], [28, 84]]
+
+
+def llava_next(
+    folder: Path,
+    *,
+    tower: str = "clip",
+    text: str = "mistral",
+    seed: int = 1,
+    vision_feature_layer: int | list[int] = -2,
+    **values: Any,
+) -> Path:
+    """A LLaVA-NeXT with a CLIP or SigLIP tower; ``values`` are the decoder's."""
+    import transformers as hf
+
+    specials = ["<pad>", "<s>", "</s>", "<image>"]
+    words = tokenizer(specials, bos="<s>", eos="</s>", template=None)
+    values.setdefault("vocab_size", len(words))
+    strategy = "default" if tower == "clip" else "full"
+    config = hf.LlavaNextConfig(
+        vision_config={
+            "model_type": f"{tower}_vision_model",
+            "image_size": IMAGE_SIZE,
+            "patch_size": PATCH,
+            "hidden_size": 48,
+            "intermediate_size": 64,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 3,
+        },
+        text_config=text_config(text, **values),
+        image_token_index=specials.index("<image>"),
+        image_grid_pinpoints=PINPOINTS,
+        vision_feature_select_strategy=strategy,
+        vision_feature_layer=vision_feature_layer,
+    )
+    size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
+    processor = hf.LlavaNextProcessor(
+        image_processor=hf.LlavaNextImageProcessorPil(
+            size={"shortest_edge": IMAGE_SIZE} if tower == "clip" else size,
+            crop_size=size,
+            image_grid_pinpoints=PINPOINTS,
+        ),
+        tokenizer=words,
+        patch_size=PATCH,
+        vision_feature_select_strategy=strategy,
+        num_additional_image_tokens=int(tower == "clip"),
+        chat_template=LLAVA_TEMPLATE,
+        image_token="<image>",
+    )
+    model = randomize(hf.LlavaNextForConditionalGeneration(config), seed)
+    return _save(model, processor, folder)
+
+
 def qwen2_vl(folder: Path, *, seed: int = 1, tied: bool = False, **values: Any) -> Path:
     """A Qwen2-VL."""
     import transformers as hf
@@ -376,6 +429,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "llava-siglip-mistral": lambda folder: llava(
         folder, tower="siglip", text="mistral", head_dim=16, sliding_window=24
     ),
+    "llava-next-clip-mistral": llava_next,
     "vipllava": vipllava,
     "internvl": internvl,
     "qwen2-vl": qwen2_vl,

@@ -106,6 +106,7 @@ def test_the_weights_decide_a_tie_not_what_another_checkpoint_left_in_the_cache(
         ("older-processor", ()),
         ("internvl", ("images.max-tiles=2",)),
         ("idefics3", ()),
+        ("llava-next-clip-mistral", ()),
         ("smolvlm", ()),
     ],
 )

@@ -23,7 +23,15 @@ PRECISIONS = {
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize(
     "name",
-    ["llava-clip-llama", "internvl", "qwen2-vl", "qwen2.5-vl", "idefics3", "narrow-heads"],
+    [
+        "llava-clip-llama",
+        "llava-next-clip-mistral",
+        "internvl",
+        "qwen2-vl",
+        "qwen2.5-vl",
+        "idefics3",
+        "narrow-heads",
+    ],
 )
 def test_each_part_may_be_stored_in_fewer_bits(workshop, name, precision):
     model = workshop.model(name, f"precision.{precision}")

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.checkpoints import idefics3, internvl, llava, qwen2_5_vl, qwen2_vl
+from tests.checkpoints import idefics3, internvl, llava, llava_next, qwen2_5_vl, qwen2_vl
 
 Json = dict[str, Any]
 
@@ -220,6 +220,17 @@ VARIANTS: dict[str, Callable[[Path], Path]] = {
             "original_max_position_embeddings": 64,
         },
     ),
+    "llava-next-siglip-granite": lambda folder: llava_next(
+        folder,
+        tower="siglip",
+        text="granite",
+        vision_feature_layer=[-3, 1, -1],
+        embedding_multiplier=3.0,
+        attention_multiplier=0.2,
+        residual_multiplier=0.5,
+        tie_word_embeddings=True,
+    ),
+    "llava-next-llama": lambda folder: llava_next(folder, text="llama", num_key_value_heads=1),
     "qwen2-vl-tied": tied_qwen2_vl,
     "smolvlm": lambda folder: idefics3(folder, kind="smolvlm", num_key_value_heads=1),
     "smolvlm-unsplit": lambda folder: idefics3(

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from vlmc.errors import VlmcError
+from vlmc.families.anyres_processors import ANYRES_CLASSES
 from vlmc.families.image_processors import (
     FIXED_CLASSES,
     NATIVE_GRID_CLASSES,
@@ -47,9 +48,9 @@ def saved(processor, folder):
     return json.loads((folder / "preprocessor_config.json").read_text()), loaded
 
 
-@pytest.mark.parametrize("name", [*CLASSES, *TILES_CLASSES])
+@pytest.mark.parametrize("name", [*CLASSES, *TILES_CLASSES, *ANYRES_CLASSES])
 def test_defaults_are_the_class_attributes(name):
-    known = {**CLASSES, **TILES_CLASSES}[name]
+    known = {**CLASSES, **TILES_CLASSES, **ANYRES_CLASSES}[name]
     for key, value in known.items():
         theirs = getattr(oracle(name), key, None)
         assert (False if theirs is None else theirs) == value, key

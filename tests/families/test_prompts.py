@@ -141,7 +141,7 @@ def old_style(folder: Path, tokenizer: Tokenizer, **config: object) -> Path:
 
 
 @pytest.mark.parametrize("make", [legacy_llama, metaspace_llama, byte_level])
-@pytest.mark.parametrize("model_type", ["llava", "qwen2_vl"])
+@pytest.mark.parametrize("model_type", ["llava", "llava_next", "qwen2_vl"])
 @pytest.mark.parametrize(
     "config",
     [

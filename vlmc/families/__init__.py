@@ -1,12 +1,21 @@
 """The model families: one row each."""
 
-from vlmc.families import idefics3, internvl, llava, qwen2_5_vl, qwen2_vl, vipllava
+from vlmc.families import (
+    idefics3,
+    internvl,
+    llava,
+    llava_next,
+    qwen2_5_vl,
+    qwen2_vl,
+    vipllava,
+)
 from vlmc.families.spec import Family
 from vlmc.schema import lookup
 
 _ROWS = (
     llava.FAMILY,
     vipllava.FAMILY,
+    llava_next.FAMILY,
     internvl.FAMILY,
     qwen2_vl.FAMILY,
     qwen2_5_vl.FAMILY,

@@ -35,6 +35,25 @@ class _Tower:
     extra_tokens: int
 
 
+@dataclass(frozen=True)
+class TowerFacts:
+    """A tower as its configuration describes it.
+
+    Attributes:
+        side: Height and width in pixels of the picture it takes.
+        grid: Patches along a side.
+        tokens: Feature rows of a picture, after the class token is dropped or kept.
+        features: Numbers in a row, all chosen layers side by side.
+        weights: Numbers in its matrices.
+    """
+
+    side: int
+    grid: int
+    tokens: int
+    features: int
+    weights: int
+
+
 _TOWERS = {
     "clip_vision_model": _Tower(224, 32, 12, 768, 3072, extra_tokens=1),
     "siglip_vision_model": _Tower(224, 16, 12, 768, 3072, extra_tokens=0),
@@ -58,6 +77,27 @@ def facts(checkpoint: Checkpoint) -> ModelFacts:
             than the tower takes.
     """
     config = checkpoint.config
+    tower = tower_facts(config)
+    images = fixed_spec(checkpoint.image_processor, tower.tokens, image_size=tower.side)
+    text = decoder_facts(config)
+    return ModelFacts(
+        text=text,
+        image_token_id=image_token_id(config, 32000),
+        images=images,
+        positions=PositionSpec(scheme="sequential"),
+        vision_inputs=vision_inputs(images),
+        image_tokens=lambda height, width: image_tokens(height, width, images),
+        min_image_tokens=tower.tokens,
+        weights=weight_counts(tower, config, text),
+    )
+
+
+def tower_facts(config: Json) -> TowerFacts:
+    """The tower's sizes, and what is read of it.
+
+    Raises:
+        VlmcError: It is neither CLIP nor SigLIP, or a size makes no sense.
+    """
     vision = section(config, "vision_config", at=_AT) or dict(_CLIP_L)
     at = f"{_AT}: vision_config"
     kind = word(vision, "model_type", "clip_vision_model", _TOWERS, at=at)
@@ -67,25 +107,22 @@ def facts(checkpoint: Checkpoint) -> ModelFacts:
     layers = whole(vision, "num_hidden_layers", tower.layers, at=at, most=MAX_LAYERS)
     if patch > side:
         raise VlmcError(f"a patch of {patch} pixels in an image of {side}", at=at)
-    chosen = _feature_layers(config, layers)
+    states = len(_feature_layers(config, layers))
     strategy = word(
         config, "vision_feature_select_strategy", "default", ("default", "full"), at=_AT
     )
     # The "default" strategy drops the first token, whether or not it is a class token.
     tokens = (side // patch) ** 2 + tower.extra_tokens - (strategy == "default")
-    images = fixed_spec(checkpoint.image_processor, tokens, image_size=side)
-    decoder = section(config, "text_config", at=_AT)
-    text = text_facts(decoder, str(decoder.get("model_type") or "llama"))
-    return ModelFacts(
-        text=text,
-        image_token_id=image_token_id(config, 32000),
-        images=images,
-        positions=PositionSpec(scheme="sequential"),
-        vision_inputs=vision_inputs(images),
-        image_tokens=lambda height, width: image_tokens(height, width, images),
-        min_image_tokens=tokens,
-        weights=_count(vision, tower, len(chosen), config, text),
-    )
+    width = whole(vision, "hidden_size", tower.hidden, at=at)
+    inner = whole(vision, "intermediate_size", tower.intermediate, at=at)
+    weights = layers * width * (4 * width + 2 * inner) + 3 * patch * patch * width
+    return TowerFacts(side, side // patch, tokens, states * width, weights)
+
+
+def decoder_facts(config: Json) -> TextFacts:
+    """The decoder's sizes; a Llama where its kind is not said."""
+    found = section(config, "text_config", at=_AT)
+    return text_facts(found, str(found.get("model_type") or "llama"))
 
 
 def image_token_id(config: Json, default: int) -> int:
@@ -110,18 +147,13 @@ def _feature_layers(config: Json, layers: int) -> tuple[int, ...]:
     return tuple(chosen)
 
 
-def _count(vision: Json, tower: _Tower, states: int, config: Json, text: TextFacts) -> WeightCounts:
-    at = f"{_AT}: vision_config"
-    layers = whole(vision, "num_hidden_layers", tower.layers, at=at, most=MAX_LAYERS)
-    width = whole(vision, "hidden_size", tower.hidden, at=at)
-    inner = whole(vision, "intermediate_size", tower.intermediate, at=at)
-    patch = whole(vision, "patch_size", tower.patch, at=at)
-    encoder = layers * width * (4 * width + 2 * inner) + 3 * patch * patch * width
-    projector = text.hidden * (states * width + text.hidden)
+def weight_counts(tower: TowerFacts, config: Json, text: TextFacts) -> WeightCounts:
+    """Numbers in the tower with a two-layer projector, and in the decoder."""
+    projector = text.hidden * (tower.features + text.hidden)
     tied = True if config.get("tie_word_embeddings") is True else None
-    decoder = section(config, "text_config", at=_AT)
-    language, embedding, head = text_weights(decoder, text, tied=tied)
-    return WeightCounts(encoder + projector, language, embedding, head)
+    found = section(config, "text_config", at=_AT)
+    language, embedding, head = text_weights(found, text, tied=tied)
+    return WeightCounts(tower.weights + projector, language, embedding, head)
 
 
 def decoder(model: nn.Module) -> nn.Module:

@@ -19,9 +19,12 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json with merges.
 # model types resolved here. Others are left to transformers itself.
 _REGISTERED = {
     "llava": "TokenizersBackend",
+    "llava_next": "TokenizersBackend",
     "qwen2_5_vl": "Qwen2Tokenizer",
     "qwen2_vl": "Qwen2Tokenizer",
 }
+# Whatever class their files name.
+_ALWAYS_REGISTERED = ("llava", "llava_next")
 _BACKENDS = ("TokenizersBackend", "PreTrainedTokenizer", "PythonBackend")
 
 _SAVE = (
@@ -87,7 +90,7 @@ def _class_name(text: str, config: Json, tokenizer_config: Json) -> str:
     if registered is None:
         return "unknown"
     declared = tokenizer_config.get("tokenizer_class") or config.get("tokenizer_class")
-    if not isinstance(declared, str) or model_type == "llava":
+    if not isinstance(declared, str) or model_type in _ALWAYS_REGISTERED:
         return registered
     name = declared.removesuffix("Fast")
     if name == "LlamaTokenizer" and '"ByteLevel"' in text:

@@ -212,6 +212,10 @@ def _stream_weights(model: Any, index: Mapping[str, TensorRef], matched: Mapping
     refs = {key: index[sources[name]] for key, name in names.items()}
     for module in model.modules():
         own = {k: refs[id(p)] for k, p in module._parameters.items() if p is not None}
+        # A model's own vector (LLaVA-NeXT's line break) is read outside of its forward.
+        for name in [k for k, ref in own.items() if len(ref.shape) == 1 and _has_parts(module)]:
+            value = torch.nn.Parameter(_tensor(own.pop(name)), requires_grad=False)
+            module._parameters[name] = value
         if not own:
             continue
         for name in own:
@@ -224,6 +228,10 @@ def _stream_weights(model: Any, index: Mapping[str, TensorRef], matched: Mapping
             module.forward = _piecewise(own["weight"], own.get("bias"))  # type: ignore[method-assign]
         else:
             _stream_whole(module, own)
+
+
+def _has_parts(module: Any) -> bool:
+    return next(module.children(), None) is not None
 
 
 def _tensor(ref: TensorRef, start: int = 0, stop: int | None = None) -> Any:

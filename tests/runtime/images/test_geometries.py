@@ -7,11 +7,18 @@ import pytest
 
 from vlmc.bundle.manifest import ImageSpec
 from vlmc.errors import VlmcError
+from vlmc.families.anyres_processors import ANYRES_CLASSES, anyres_spec
 from vlmc.families.image_processors import fixed_spec, native_grid_spec, tiles_spec
 from vlmc.families.split_processors import split_spec
 from vlmc.runtime.images import GEOMETRIES, image_tokens, prepare, vision_inputs
 
+TILED = {"image_processor_type": "LlavaNextImageProcessor"} | {
+    "size": {"shortest_edge": 336},
+    "crop_size": {"height": 336, "width": 336},
+}
+PINPOINTS = ANYRES_CLASSES["LlavaNextImageProcessor"]["image_grid_pinpoints"]
 SPECS = {
+    "anyres": anyres_spec(TILED, side=336, rows=24, pinpoints=PINPOINTS),
     "fixed": fixed_spec({"image_processor_type": "CLIPImageProcessor"}, 5),
     "native_grid": native_grid_spec({"image_processor_type": "Qwen2VLImageProcessor"}),
     "split": split_spec(
