@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import logging
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from vlmc.bundle.manifest import TensorSpec
 from vlmc.passes.checkpoint import TensorRef
 from vlmc.passes.parameters import canonical_names, parameter_sources
+from vlmc.passes.quiet import quiet
 from vlmc.schema import Json
 
 if TYPE_CHECKING:
@@ -24,6 +22,8 @@ if TYPE_CHECKING:
 
 PARAMETERS = "parameters.json"
 OPSET = 23
+# It tells of every torchvision operator that is absent.
+_LOGGER = "torch.onnx._internal.exporter._registration"
 # Sizes of the free dimensions while tracing: all different, none 0 or 1 (those specialize).
 _TRACE = {"batch": 2, "step": 5, "features": 7, "ctx": 64}
 
@@ -117,7 +117,7 @@ def _export_one(spec: GraphSpec, module: nn.Module) -> ir.Model:
         if past:
             arguments[past[0] :] = [arguments[past[0] :]]
             shapes[past[0] :] = [shapes[past[0] :]]
-        with _quiet():
+        with quiet(_LOGGER):
             traced = torch.export.export(
                 module, tuple(arguments), dynamic_shapes=tuple(shapes), strict=False
             )
@@ -127,20 +127,6 @@ def _export_one(spec: GraphSpec, module: nn.Module) -> ir.Model:
     if program is None:
         raise RuntimeError("torch.onnx.export returned no program")
     return program.model
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps off the terminal what torch says of itself: its deprecations, absent torchvision."""
-    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 def _lift_weights(model: ir.Model, renamed: Mapping[str, str]) -> list[str]:

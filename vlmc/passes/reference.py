@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import logging
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +15,14 @@ from vlmc.bundle.manifest import ImageSpec
 from vlmc.errors import VlmcError
 from vlmc.passes.checkpoint import TensorRef, read_rows
 from vlmc.passes.parameters import canonical_names, match_names, parameter_sources, untie_different
+from vlmc.passes.quiet import quiet
 from vlmc.passes.transform import build_module
 from vlmc.runtime.images import image_tokens
 from vlmc.schema import Json
 
 # Rows of a large matrix are multiplied in pieces of this size.
 _PIECE_BYTES = 64 << 20
+_LOGGER = "transformers"
 # What a processor's own file sets, beside its parts.
 _PROCESSOR_SETTINGS = ("image_seq_length",)
 
@@ -81,7 +80,7 @@ class Reference:
             return_dict_in_generate=True,
             pad_token_id=0,
         )
-        with torch.no_grad(), _quiet():
+        with torch.no_grad(), quiet(_LOGGER):
             inputs = self._inputs(messages, pictures)
             features = self._features(inputs, pictures) if pictures else []
             made = self.model.generate(**inputs)
@@ -134,7 +133,7 @@ def _processor(folder: Path, image_options: Json) -> Any:
 
     here = {"local_files_only": True, "trust_remote_code": False}
     try:
-        with _quiet():
+        with quiet(_LOGGER):
             try:
                 processor = AutoProcessor.from_pretrained(folder, backend="pil", **here)
             except (ImportError, ValueError) as error:
@@ -289,17 +288,3 @@ def _stream_whole(module: Any, own: Mapping[str, TensorRef]) -> None:
 
     module.register_forward_pre_hook(read)
     module.register_forward_hook(drop)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps transformers' advice off the terminal; errors still raise."""
-    logger = logging.getLogger("transformers")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

@@ -9,6 +9,7 @@ import numpy as np
 
 from vlmc.backends.onnxruntime.rewrite import Lowering
 from vlmc.backends.spec import StoredWeight
+from vlmc.errors import VlmcError
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -195,7 +196,9 @@ def _attention(low: Lowering, node: ir.Node) -> None:
     attributes = {key: attr.value for key, attr in node.attributes.items()}
     if len(node.inputs) <= 4:
         if attributes["causal"] or attributes["kv_num_heads"] != attributes["num_heads"]:
-            raise NotImplementedError("attention without a cache is bidirectional, heads equal")
+            raise VlmcError(
+                "the vision tower shares key heads or attends causally, which is not supported yet"
+            )
         query, key, value, *bias = node.inputs
         out = low.add(
             "MultiHeadAttention",
