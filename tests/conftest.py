@@ -65,5 +65,3 @@ def _imports(path: Path) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             yield node.module
-        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "pytest.importorskip":
-            yield ast.literal_eval(node.args[0])

@@ -4,6 +4,8 @@ import json
 
 import numpy as np
 import pytest
+import torch
+import transformers
 
 from vlmc.demo import folder as layout
 from vlmc.demo.batches import SYSTEM_TEXTS, Batcher, square
@@ -11,9 +13,6 @@ from vlmc.demo.evaluate import MODEL_FOLDER, transformers_answers
 from vlmc.demo.questions import NO_PICTURE, questions
 from vlmc.demo.score import score
 from vlmc.demo.world import render, scene
-
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
 
 MIB = 1 << 20
 TEXTS = (
