@@ -1,6 +1,7 @@
 """The model families: one row each."""
 
 from vlmc.families import (
+    aya_vision,
     idefics3,
     internvl,
     llava,
@@ -20,6 +21,7 @@ _ROWS = (
     qwen2_vl.FAMILY,
     qwen2_5_vl.FAMILY,
     idefics3.FAMILY,
+    aya_vision.FAMILY,
 )
 FAMILIES: dict[str, Family] = {row.name: row for row in _ROWS}
 
