@@ -8,6 +8,7 @@ from vlmc.families import (
     llava_next,
     qwen2_5_vl,
     qwen2_vl,
+    qwen3_vl,
     vipllava,
 )
 from vlmc.families.spec import Family
@@ -20,6 +21,7 @@ _ROWS = (
     internvl.FAMILY,
     qwen2_vl.FAMILY,
     qwen2_5_vl.FAMILY,
+    qwen3_vl.FAMILY,
     idefics3.FAMILY,
     aya_vision.FAMILY,
 )
