@@ -33,10 +33,13 @@ def tiny_bundle(
     prefill: int = 8,
     cache: str = "float32",
     seed: int = 0,
+    kernels: float | None = None,
     goldens=None,
 ) -> Path:
     """Writes ``out/NAME/VERSION`` and returns that folder.
 
+    ``kernels`` lays programs for our own kernels beside the portable ones: their logits are those
+    of the others times this number.
     ``goldens(folder)`` may lay further files in the folder before it is sealed.
     """
 
@@ -70,6 +73,9 @@ def tiny_bundle(
                 ),
             )
         weights.close()
+        if kernels is not None:
+            for key, program in programs.items():
+                programs[key] = _with_kernels(folder, program, kernels)
         write_processor(folder)
         draft = {
             "name": name,
@@ -258,3 +264,17 @@ def _program(folder, weights, name, nodes, inputs, outputs) -> ProgramSpec:
     file = f"programs/{name}.onnx"
     (folder / file).write_bytes(model.SerializeToString(deterministic=True))
     return ProgramSpec(file=file, weights=("weights/all.bin",), inputs=inputs, outputs=outputs)
+
+
+def _with_kernels(folder, program, factor) -> ProgramSpec:
+    """The program once more, in a file of its own."""
+    model = onnx.load(folder / program.file, load_external_data=False)
+    for node in list(model.graph.node):
+        if "logits" in node.output:
+            node.output[:] = ["unscaled"]
+            model.graph.node.append(_node("Mul", "unscaled #factor", "logits"))
+    factors = numpy_helper.from_array(np.array(factor, np.float32), "#factor")
+    model.graph.initializer.append(factors)
+    file = program.file.replace(".onnx", ".kernels.onnx")
+    (folder / file).write_bytes(model.SerializeToString(deterministic=True))
+    return program.model_copy(update={"kernels": file})

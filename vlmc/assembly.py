@@ -9,10 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vlmc import __version__
+from vlmc.backends import BACKENDS
 from vlmc.bundle.manifest import FileEntry, GenerationSpec, ProgramSpec, Source
 from vlmc.bundle.publish import Draft
 from vlmc.errors import VlmcError
 from vlmc.passes.check import FIGURES
+from vlmc.passes.compile import TARGET
 from vlmc.passes.load import GENERATION
 from vlmc.passes.quantize import WEIGHTS
 from vlmc.passes.simplify import COUNTS
@@ -24,7 +26,7 @@ from vlmc.workspace import Artifact, Workspace
 
 REPORT = "report/build.json"
 # Files of the passes that only later passes read.
-_NOT_BUNDLED = frozenset({GENERATION, WEIGHTS, FIGURES})
+_NOT_BUNDLED = frozenset({GENERATION, WEIGHTS, FIGURES, TARGET})
 
 
 def draft_of(
@@ -32,6 +34,7 @@ def draft_of(
     source: SourceFolder,
     hashes: Mapping[str, str],
     loaded: Artifact,
+    compiled: Artifact,
     graphs: Sequence[str],
     tools: Sequence[str],
 ) -> Draft:
@@ -42,13 +45,16 @@ def draft_of(
         source: Where the checkpoint came from.
         hashes: sha256 of its files by name.
         loaded: The load pass's result.
+        compiled: The compile pass's.
         graphs: Names of the exported graphs; each has a weights file of its name.
         tools: Distributions whose versions are recorded.
     """
     generation = GenerationSpec.model_validate_json((loaded.folder / GENERATION).read_bytes())
+    suffix = BACKENDS[plan.recipe.compile.backend].kernels_suffix
     programs = {
         program.name: ProgramSpec(
             file=f"programs/{program.name}.onnx",
+            kernels=f"programs/{program.name}{suffix}.onnx" if suffix else None,
             weights=tuple(
                 f"weights/{name}.bin" for name in graphs if program.name in (name, "model")
             ),
@@ -66,7 +72,7 @@ def draft_of(
         "positions": plan.facts.positions,
         "generation": generation,
         "backend": plan.recipe.compile.backend,
-        "target": {},
+        "target": _read(compiled, TARGET),
         "source": Source(model=source.model, revision=source.revision, files=dict(hashes)),
         "recipe": recorded(plan.recipe),
         "tools": {
@@ -74,6 +80,13 @@ def draft_of(
             **{name: importlib.metadata.version(name) for name in tools},
         },
     }
+
+
+def _read(made: Artifact, name: str) -> Json:
+    """A pass's JSON file; empty where it wrote none."""
+    path = made.folder / name
+    found: Json = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return found
 
 
 def plain(value: object) -> object:

@@ -23,6 +23,7 @@ from vlmc.assembly import (
     report_of,
 )
 from vlmc.backends import BACKENDS
+from vlmc.backends.threads import cpu_name, default_threads
 from vlmc.bundle.manifest import FileEntry
 from vlmc.bundle.publish import Draft, find_published, seal, write_bundle
 from vlmc.bundle.store import canonical_json
@@ -30,7 +31,7 @@ from vlmc.errors import need
 from vlmc.families.prompts import read_prompt
 from vlmc.passes.check import Gates, check
 from vlmc.passes.checkpoint import TensorRef
-from vlmc.passes.compile import compile_programs
+from vlmc.passes.compile import Target, compile_programs
 from vlmc.passes.export import GraphSpec, export
 from vlmc.passes.load import load, read_generation
 from vlmc.passes.quantize import Formats, quantize
@@ -194,13 +195,18 @@ def build(
         return stopped()
 
     backend = BACKENDS[recipe.compile.backend]
+    target = _target(plan)
     compiled = workspace.step(
         "compile",
         lambda folder: compile_programs(
-            _graphs(simplified), quantized.folder, backend, recipe.split, folder
+            _graphs(simplified), quantized.folder, backend, recipe.split, folder, target
         ),
         inputs=[simplified, quantized],
-        options={"backend": backend.name, "split": recipe.split},
+        options={
+            "backend": backend.name,
+            "split": recipe.split,
+            "target": asdict(target) if target else None,
+        },
         libraries=["onnx-ir", "onnxruntime"],
         code=["vlmc.passes.compile", "vlmc.backends"],
     )
@@ -208,7 +214,7 @@ def build(
         return stopped()
 
     parts = (loaded, quantized, compiled)
-    draft = draft_of(plan, source, hashes, loaded, GRAPHS, _TOOLS)
+    draft = draft_of(plan, source, hashes, loaded, compiled, GRAPHS, _TOOLS)
     tokens = answer_length(sum(ref.nbytes for ref in index.values()))
     questions = _questions(plan, tokens)
     exact = {storage.vision, storage.language, storage.head, storage.kv_cache} == {"fp32"}
@@ -292,6 +298,15 @@ def _need_build_extra() -> None:
     for package in ("torch", "transformers", "onnx", "onnxscript", "onnxsim"):
         if importlib.util.find_spec(package) is None:
             raise need(package, "build")
+
+
+def _target(plan: Plan) -> Target | None:
+    """This machine, where the recipe wants kernels chosen for it."""
+    wanted, limits = plan.recipe.compile, plan.limits
+    if wanted.target == "any":
+        return None
+    tokens = {1, limits.batch_size, min(16, limits.prefill_seq_len), limits.prefill_seq_len}
+    return Target(cpu_name(), wanted.threads or default_threads(), tuple(sorted(tokens)))
 
 
 def _rotary_length(config: Json, plan: Plan) -> int | None:

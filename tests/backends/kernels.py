@@ -1,6 +1,7 @@
 """Our kernels under test: the library, its C functions, and what they should give."""
 
 import ctypes
+import mmap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,12 @@ def built() -> Path | None:
 
 _FILE = built()
 KERNELS = None if _FILE is None or native._fault(_FILE) else _FILE
+# Codes this near to the middle of two may be rounded either way: a scale in float32 is off by some
+# 1e-7, a code is at most 127.
+_TIE = 1e-4
+# Of the sum of what is added up: float32.
+_ROUNDING = 1e-6
+_SMALLEST = 1e-12
 
 
 def with_kernels(test: Callable[..., None]) -> Callable[..., None]:
@@ -32,37 +39,133 @@ def with_kernels(test: Callable[..., None]) -> Callable[..., None]:
 
 
 def call(name: str, *values: object) -> None:
-    """Calls a function of the library: arrays (None: null) and sizes."""
+    """Calls a function of the library: arrays (None: null), sizes; the last array is written.
+
+    Every array ends where memory that can't be read begins: a byte too far is a crash.
+    """
     function = getattr(ctypes.CDLL(str(KERNELS)), name)
     function.restype = None
-    function(*(_argument(value) for value in values))
+    held = {id(value): Guarded(value) for value in values if isinstance(value, np.ndarray)}
+    function(*(_argument(held.get(id(value), value)) for value in values))
+    out = values[-1]
+    assert isinstance(out, np.ndarray)
+    out[...] = held[id(out)].array
+    for one in held.values():
+        one.release()
+
+
+class Guarded:
+    """A copy of an array whose last byte is the last that may be read."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        assert array.flags.c_contiguous
+        page = mmap.PAGESIZE
+        size = -(-array.nbytes // page) * page
+        self.memory = mmap.mmap(-1, size + page)
+        self.array = np.frombuffer(self.memory, array.dtype, array.size, size - array.nbytes)
+        self.array = self.array.reshape(array.shape)
+        self.array[...] = array
+        self.address = ctypes.addressof(ctypes.c_char.from_buffer(self.memory, size - array.nbytes))
+        end = ctypes.c_void_p(self.address + array.nbytes)
+        self.protect = lambda how: ctypes.CDLL(None).mprotect(end, ctypes.c_size_t(page), how)
+        assert self.protect(0) == 0  # PROT_NONE
+
+    def release(self) -> None:
+        self.protect(mmap.PROT_READ | mmap.PROT_WRITE)
 
 
 def _argument(value: object) -> object:
-    if isinstance(value, np.ndarray):
-        assert value.flags.c_contiguous
-        return ctypes.c_void_p(value.ctypes.data)
+    if isinstance(value, Guarded):
+        return ctypes.c_void_p(value.address)
     return ctypes.c_void_p(None) if value is None else ctypes.c_size_t(value)
 
 
+def near(y, expected, allowed):
+    """``y`` is float32 and nowhere further from ``expected`` than ``allowed``."""
+    assert y.shape == expected.shape
+    assert y.dtype == np.float32
+    error = np.abs(y - expected)
+    worst = np.argmax(error - allowed) if y.size else None
+    assert np.all(error <= allowed), (worst, error.flat[worst], np.broadcast_to(allowed, y.shape))
+
+
 def linear8(x, w, scales, bias):
-    """float64 ``[..., N]``: rows of x rounded to 8 bits, all else exact."""
-    step = (np.abs(x).max(axis=-1, keepdims=True, initial=0) + np.float32(1e-12)) / np.float32(127)
-    codes = np.clip(np.rint(x / step), -127, 127).astype(np.int64)
-    y = (codes @ w.astype(np.int64)).astype(np.float64) * step * scales
-    return y if bias is None else y + bias
+    """What ``vlmc::linear8`` gives in exact arithmetic, and how far from it a result may be.
+
+    float64 ``[..., N]`` both. Allowed are the roundings of float32, and for a code that lies in
+    the middle of two, either.
+    """
+    codes, loose, step = _quantized(x)
+    return _product(codes * step, loose * step, w.T.astype(np.float64) * scales[:, None], bias)
 
 
-def dequantize(w, scales, zero_points, bits):
-    """float64 ``[N, K]`` of codes ``[N, blocks, bytes]`` as ``MatMulNBits`` packs them."""
-    if bits == 8:
-        codes, zeros = w.astype(np.float64), 128.0
-    else:
-        codes = nibbles(w).astype(np.float64)
-        zeros = 8.0
-        if zero_points is not None:
-            zeros = nibbles(zero_points)[:, : scales.shape[1], None].astype(np.float64)
-    return ((codes - zeros) * scales[..., None]).reshape(len(w), -1)
+def linear_blocks(x, w, scales, zero_points, bits, bias):
+    """Likewise of ``vlmc::linear_blocks``."""
+    weights, unsure = dequantize(w, scales, zero_points, bits), 0.0
+    # Codes and zero points are summed up apart.
+    sizes = dequantize(w, np.abs(scales), zero_points, bits, sign=1)
+    rows = np.zeros((x.size // x.shape[-1], weights.shape[1]))
+    rows[:, : x.shape[-1]] = x.reshape(-1, x.shape[-1])
+    block = weights.shape[1] // scales.shape[1]
+    if bits == 4 and len(rows) > 8:
+        zeros = _zeros(scales, zero_points)
+        top = (np.abs(scales) * np.maximum(zeros, 15 - zeros)).max(axis=1, keepdims=True)
+        unit = np.maximum(top, _SMALLEST) / 127
+        whole, unsure = _rounded(weights / unit)
+        weights, unsure = whole * unit, unsure * unit
+        sizes = np.abs(weights)
+        block = weights.shape[1]
+    codes, loose, step = _quantized(rows.reshape(len(rows), rows.shape[1] // block, block))
+    codes, loose = (codes * step).reshape(rows.shape), (loose * step).reshape(rows.shape)
+    y, allowed = _product(codes, loose, weights, bias, unsure, sizes)
+    shape = (*x.shape[:-1], len(w))
+    return y.reshape(shape), allowed.reshape(shape)
+
+
+def linear_float(x, w, bias):
+    """Likewise of ``vlmc::linear_float``."""
+    y, allowed = _product(x.astype(np.float64), np.zeros(x.shape), w.astype(np.float64), bias)
+    return y, 3 * allowed  # one sum of all: its roundings grow with its length
+
+
+def _product(x, loose, weights, bias, unsure=0.0, sizes=None):
+    """x weights^T + bias, where x may be off by ``loose`` and the weights by ``unsure``.
+
+    What is summed up is as large as ``sizes`` (the weights).
+    """
+    sizes = np.abs(weights) if sizes is None else sizes
+    added = 0.0 if bias is None else bias.astype(np.float64)
+    y = x @ weights.T + added
+    allowed = loose @ np.abs(weights).T + (np.abs(x) + loose) @ (np.zeros_like(weights) + unsure).T
+    allowed += _ROUNDING * (np.abs(x) @ sizes.T + np.abs(added))
+    return y, allowed
+
+
+def _quantized(x):
+    """Codes along the last axis, where the code beside would do, the size of a code's step."""
+    x = x.astype(np.float64)
+    step = (np.abs(x).max(axis=-1, keepdims=True, initial=0) + _SMALLEST) / 127
+    return *_rounded(x / step), step
+
+
+def _rounded(x):
+    return np.rint(x), np.abs(np.abs(x - np.trunc(x)) - 0.5) < _TIE
+
+
+def dequantize(w, scales, zero_points, bits, sign=-1):
+    """float64 ``[N, blocks * block]`` of codes ``[N, blocks, bytes]`` as ``MatMulNBits`` packs.
+
+    With ``sign=1``, zero points are added.
+    """
+    codes = (w if bits == 8 else nibbles(w)).astype(np.float64)
+    zeros = 128.0 if bits == 8 else _zeros(scales, zero_points)[..., None]
+    return ((codes + sign * zeros) * scales[..., None]).reshape(len(w), -1)
+
+
+def _zeros(scales, zero_points):
+    if zero_points is None:
+        return np.full(scales.shape, 8.0)
+    return nibbles(zero_points)[:, : scales.shape[1]].astype(np.float64)
 
 
 def nibbles(packed):

@@ -4,8 +4,11 @@ import os
 
 import pytest
 
+from tests.tiny_bundle import tiny_bundle
 from vlmc.backends import threads
-from vlmc.backends.threads import default_threads
+from vlmc.backends.threads import busy, default_threads
+from vlmc.bundle.store import read_bundle
+from vlmc.runtime.engine import Engine
 
 
 @pytest.fixture
@@ -44,3 +47,34 @@ def test_threads_worth_using(machine, siblings, allowed, quota, count):
 
 def test_this_machine_has_some():
     assert 1 <= default_threads() <= (os.cpu_count() or 1)
+
+
+@pytest.mark.parametrize(
+    ("load", "count", "spins"),
+    [
+        ("0.00 0.01 0.05 1/213 4242\n", 4, True),  # this thread alone runs
+        ("9.00 9.00 9.00 1/213 4242\n", 4, True),  # what has been is over
+        ("0.00 0.01 0.05 2/213 4242\n", 4, False),
+        ("0.00 0.01 0.05 2/213 4242\n", 3, True),  # there is a core for either
+        ("0.00 0.01 0.05 5/213 4242\n", 1, False),
+        ("0.00 0.01 0.05 0/213 4242\n", 4, True),
+        ("", 4, True),  # another system's
+        (None, 4, True),
+    ],
+)
+def test_cores_that_others_want_are_not_spun_on(tmp_path, monkeypatch, load, count, spins):
+    if load is not None:
+        (tmp_path / "loadavg").write_text(load)
+    monkeypatch.setattr(threads, "_LOAD", tmp_path / "loadavg")
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    assert busy(count) is not spins
+
+
+@pytest.mark.parametrize(("given", "running", "spins"), [(None, 1, True), (None, 99, False)])
+@pytest.mark.parametrize("said", [True, False])
+def test_the_engine_asks_unless_it_is_told(tmp_path, monkeypatch, given, running, spins, said):
+    bundle = read_bundle(tiny_bundle(tmp_path))
+    (tmp_path / "loadavg").write_text(f"0 0 0 {running}/100 1\n")
+    monkeypatch.setattr(threads, "_LOAD", tmp_path / "loadavg")
+    assert Engine(bundle, threads=1, spin=given).spin is spins
+    assert Engine(bundle, threads=1, spin=said).spin is said

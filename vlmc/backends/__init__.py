@@ -1,17 +1,21 @@
 """The engines a bundle can be compiled for; a new one is one folder and one row."""
 
-from vlmc.backends.onnxruntime.programs import lower
+from vlmc.backends.onnxruntime.measure import measure, slower
+from vlmc.backends.onnxruntime.programs import KERNELS_SUFFIX, lower
 from vlmc.backends.onnxruntime.session import open_session
-from vlmc.backends.spec import Backend, OpenOptions, Session, SessionError
+from vlmc.backends.spec import Backend, OpenOptions, Product, Session, SessionError
 
 BACKENDS: dict[str, Backend] = {
     "onnxruntime": Backend(
         name="onnxruntime",
         open=open_session,
         lower=lower,
+        measure=measure,
+        slower=slower,
         accepts=frozenset({"fp32", "fp16", "int8_channel", "int8_block", "int4_block"}),
         head_multiple=8,
+        kernels_suffix=KERNELS_SUFFIX,
     ),
 }
 
-__all__ = ["BACKENDS", "Backend", "OpenOptions", "Session", "SessionError"]
+__all__ = ["BACKENDS", "Backend", "OpenOptions", "Product", "Session", "SessionError"]

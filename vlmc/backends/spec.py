@@ -1,6 +1,8 @@
 """What a backend is: it lowers a program at build time and opens it where it runs."""
 
-from collections.abc import Callable, Mapping
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -8,7 +10,7 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from vlmc.bundle.manifest import ProgramSpec
-from vlmc.schema import Split
+from vlmc.schema import Json, Split
 
 Array = NDArray[Any]
 
@@ -19,6 +21,14 @@ class SessionError(RuntimeError):
 
 class Session(Protocol):
     """An opened program."""
+
+    @property
+    def kernels(self) -> str:
+        """What computes it, for a reader: an engine's name, and the kernels' where it has some."""
+
+    @property
+    def portable(self) -> str:
+        """Why a program's faster file was not opened; empty where it was, or there is none."""
 
     def run(
         self, feeds: Mapping[str, Array], into: Mapping[str, Array] | None = None
@@ -49,6 +59,7 @@ class OpenOptions:
         spin: Threads wait for work busily: a shorter step, more CPU time.
         shrink: Memory taken by a run is given back after it, where the backend can: for
             programs that run rarely, as a vision tower does.
+        portable: Use the program that runs on every machine, whatever this one has.
         pieces: Hold a small part of the weights at a time, whatever it costs in speed; a build
             checks bundles larger than its own memory so.
     """
@@ -56,6 +67,7 @@ class OpenOptions:
     threads: int
     spin: bool = True
     shrink: bool = False
+    portable: bool = False
     pieces: bool = False
 
 
@@ -90,6 +102,20 @@ class StoredWeight:
     parts: Mapping[str, StoredPart]
 
 
+@dataclass(frozen=True, order=True)
+class Product:
+    """A shape of product: activations [tokens, inputs] and a stored weight [outputs, inputs]."""
+
+    format: str
+    inputs: int
+    outputs: int
+
+    @classmethod
+    def of(cls, weight: StoredWeight) -> Product:
+        """The product that a weight is part of."""
+        return cls(weight.format, weight.columns, weight.rows)
+
+
 @dataclass(frozen=True)
 class Backend:
     """One row of ``BACKENDS``.
@@ -98,15 +124,28 @@ class Backend:
         name: The key of the row and the word in the recipe.
         open: ``(bundle folder, program, options) -> Session``; raises ``VlmcError`` for a
             program that is broken, reaches outside its bundle or does not match its spec.
-        lower: ``(neutral graphs by name, weights by parameter name, split, folder)`` writes the
-            programs as ``programs/NAME.onnx`` under the folder.
+        lower: ``(neutral graphs by name, weights by parameter name, split, folder, slower)``
+            writes the programs as ``programs/NAME.onnx`` under the folder; ``slower`` are the
+            products that the kernels of the second files should leave to the engine.
+        measure: ``(graphs, weights, folder of the weights, numbers of tokens, threads)`` times
+            each product on this machine; one JSON object for each.
+        slower: Reads ``slower`` out of what ``measure`` gave.
         accepts: Storage formats of weights that ``lower`` knows.
+        kernels_suffix: Of the second file of each program, ``programs/NAME<suffix>.onnx``, which
+            needs more than every machine has and is faster; None: there is none.
         head_multiple: A head's keys and values take a multiple of this many numbers in the
             cache; ``lower`` fills up with zeros what the model's heads lack.
     """
 
     name: str
     open: Callable[[Path, ProgramSpec, OpenOptions], Session]
-    lower: Callable[[Mapping[str, Path], Mapping[str, StoredWeight], Split, Path], None]
+    lower: Callable[
+        [Mapping[str, Path], Mapping[str, StoredWeight], Split, Path, frozenset[Product]], None
+    ]
+    measure: Callable[
+        [Mapping[str, Path], Mapping[str, StoredWeight], Path, Sequence[int], int], list[Json]
+    ]
+    slower: Callable[[Sequence[Json]], frozenset[Product]]
     accepts: frozenset[str]
     head_multiple: int
+    kernels_suffix: str | None = None

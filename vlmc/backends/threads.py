@@ -2,10 +2,13 @@
 
 import math
 import os
+import platform
 from pathlib import Path
 
 _SIBLINGS = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
+_CPUINFO = Path("/proc/cpuinfo")
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
+_LOAD = Path("/proc/loadavg")  # averages, then running/existing threads
 
 
 def default_threads() -> int:
@@ -14,6 +17,25 @@ def default_threads() -> int:
     cores = {_siblings(cpu) for cpu in allowed}
     count = len(cores) or os.cpu_count() or 1
     return max(1, min(count, _quota()))
+
+
+def cpu_name() -> str:
+    """The CPU's own name, or the architecture's where it has none."""
+    if _CPUINFO.is_file():
+        for line in _CPUINFO.read_text().splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                return value.strip()
+    return platform.machine()
+
+
+def busy(threads: int) -> bool:
+    """Whether other processes want the cores that ``threads`` would spin on, now."""
+    words = _LOAD.read_text().split() if _LOAD.is_file() else []
+    if len(words) < 4:
+        return False
+    running = int(words[3].partition("/")[0]) - 1  # this thread runs
+    return running + threads > (os.cpu_count() or 1)
 
 
 def _siblings(cpu: int) -> str:

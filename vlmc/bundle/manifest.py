@@ -21,9 +21,14 @@ class TensorSpec(Frozen):
 
 
 class ProgramSpec(Frozen):
-    """One ONNX program; every path is relative to the bundle's folder."""
+    """One ONNX program; every path is relative to the bundle's folder.
+
+    ``kernels`` is the same program for vlmc's own CPU kernels: same inputs, outputs and weights.
+    It is opened where they serve, ``file`` elsewhere.
+    """
 
     file: str
+    kernels: str | None = None
     weights: tuple[str, ...]
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]

@@ -14,6 +14,7 @@ from typing import Annotated
 
 import typer
 
+from vlmc.cli.notice import tell_portable
 from vlmc.cli.sizes import size_text
 from vlmc.errors import VlmcError
 from vlmc.schema import Json
@@ -71,6 +72,7 @@ def _measure(
     from vlmc.runtime import load
 
     model = load(bundle, threads=threads, reuse=False)
+    tell_portable(model)
     answers = []
     processor: list[float] = []
     wall: list[float] = []
@@ -90,6 +92,8 @@ def _measure(
     return {
         "bundle": str(model.bundle.folder),
         "threads": model.engine.threads,
+        "spin": model.engine.spin,
+        "kernels": model.engine.kernels,
         "rounds": rounds,
         "usage": asdict(usage),
         "load": timings[-1]["load"],
@@ -164,6 +168,7 @@ def _lines(report: Json, cold: Json) -> list[str]:
     assert isinstance(peak, int)
     return [
         f"{report['bundle']}: {report['threads']} threads, median of {report['rounds']}",
+        f"  computed by {report['kernels']}",
         f"  {usage['prompt_tokens']} prompt tokens ({usage['image_tokens']} of images), "
         f"{usage['completion_tokens']} generated",
         *rows(report["seconds"], seconds),

@@ -9,6 +9,7 @@ from typing import Annotated, cast
 
 from typer import Argument, Option
 
+from vlmc.cli.notice import tell_portable
 from vlmc.errors import VlmcError
 from vlmc.schema import Json
 
@@ -100,6 +101,7 @@ def run(
         from vlmc.cli.chat import converse
 
         model = load(bundle, threads=threads, verify=verify)
+        tell_portable(model)
         converse(model, head, pictures, lambda turns, files: request(turns, None, files))
         return
     if messages is not None:
@@ -109,7 +111,9 @@ def run(
         if not text and not pictures:
             raise VlmcError("the prompt is empty", at="--prompt")
         asked = request([*head, *_question(text, len(pictures))], None, pictures)
-    stream = load(bundle, threads=threads, verify=verify, reuse=False).start(asked)
+    model = load(bundle, threads=threads, verify=verify, reuse=False)
+    tell_portable(model)
+    stream = model.start(asked)
     if as_json:
         print(json.dumps(stream.finish().to_json()))
         return

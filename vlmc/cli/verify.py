@@ -9,6 +9,7 @@ import typer
 
 from vlmc.bundle.goldens import CaseResult, Finding, read_cases, run_case
 from vlmc.bundle.store import Bundle, read_bundle, verify_digests
+from vlmc.cli.notice import tell_portable
 from vlmc.errors import VlmcError
 
 
@@ -65,6 +66,7 @@ def _run_cases(bundle: Bundle, threads: int | None, *, quiet: bool) -> list[Case
     if not cases:
         return []
     model = load(bundle.folder, threads=threads)
+    tell_portable(model)
     results = []
     for case in cases:
         try:

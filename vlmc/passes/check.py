@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
-import subprocess
-import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +21,7 @@ from vlmc.bundle.goldens import (
 )
 from vlmc.bundle.store import canonical_json
 from vlmc.errors import VlmcError
+from vlmc.passes.ask import Found, ask
 from vlmc.passes.questions import Question, messages_of, picture
 
 if TYPE_CHECKING:
@@ -92,7 +89,12 @@ def check(
             opened = [Image.open(io.BytesIO(data)) for data in pictures[q.name]]
             expected[q.name] = reference.answer(messages_of(q), opened, tokens)
     forced = {name: answer.token_ids for name, answer in expected.items()}
-    found = _replay(bundle, questions, pictures, forced, tokens)
+    found, fast = ask(bundle, questions, pictures, forced, tokens)
+    for q in questions:
+        if q.name in fast:
+            _hold_kernels(q, fast[q.name], found[q.name], exact=exact)
+            if q.name in expected:
+                _hold(_compare(q, fast[q.name], expected[q.name]), gates, exact=exact)
     figures = [
         _compare(q, found[q.name], expected[q.name]) for q in questions if q.name in expected
     ]
@@ -103,56 +105,22 @@ def check(
     (out / FIGURES).write_bytes(canonical_json({"questions": described}))
 
 
-Found = Mapping[str, NDArray[Any]]
-
-
-def _replay(
-    bundle: Path,
-    questions: Sequence[Question],
-    pictures: Mapping[str, Sequence[bytes]],
-    forced: Mapping[str, list[int]],
-    tokens: int,
-) -> dict[str, Found]:
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        asked = []
-        for q in questions:
-            paths = []
-            for at, data in enumerate(pictures[q.name]):
-                path = folder / f"{q.name}-{at}.png"
-                path.write_bytes(data)
-                paths.append(str(path))
-            asked.append(
-                {
-                    "name": q.name,
-                    "messages": messages_of(q),
-                    "images": paths,
-                    "forced": forced.get(q.name),
-                    "max_new_tokens": tokens,
-                }
-            )
-        (folder / "questions.json").write_text(json.dumps(asked), encoding="utf-8")
-        command = [sys.executable, "-m", "vlmc.runtime.replay"]
-        done = subprocess.run(
-            [*command, str(bundle), str(folder / "questions.json"), str(folder)],
-            capture_output=True,
-            text=True,
-            check=False,
+def _hold_kernels(question: Question, fast: Found, portable: Found, *, exact: bool) -> None:
+    """The two kinds of programs must agree as a golden demands of another machine."""
+    tolerance = _TOLERANCE_EXACT if exact else _TOLERANCE_QUANTIZED
+    # Logits after the prompt: later rows may follow other tokens.
+    pairs = [(fast["logits"][0], portable["logits"][0])]
+    pairs += [
+        (fast[f"features_{at}"], portable[f"features_{at}"]) for at in range(len(question.sizes))
+    ]
+    error = max(_error(*pair) for pair in pairs)
+    if error > tolerance:
+        raise VlmcError(
+            f"the programs for vlmc's kernels differ by {error:.1e} from the portable ones on "
+            f"question '{question.name}', allowed {tolerance:.1e}",
+            at="check",
+            hint="VLMC_KERNELS=off builds without them; please report this",
         )
-        if done.returncode:
-            raise VlmcError(
-                f"the bundle does not run: {done.stderr.strip()}",
-                at="check",
-                hint="this is a fault of the build, not of the recipe",
-            )
-        answers: dict[str, Found] = {}
-        for q in questions:
-            with np.load(folder / f"{q.name}.npz", allow_pickle=False) as stored:
-                answers[q.name] = dict(stored)
-    for name, answer in answers.items():
-        if not np.isfinite(answer["logits"]).all():
-            raise VlmcError(f"the bundle's logits are not finite numbers (question '{name}')")
-    return answers
 
 
 def _compare(question: Question, found: Found, expected: Any) -> Figures:

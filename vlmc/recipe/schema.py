@@ -80,10 +80,15 @@ class Quantize(Kebab):
 
 
 class Compile(Kebab):
-    """The engine that runs the programs; ``threads`` left out is one per core at run time."""
+    """The engine that runs the programs; ``threads`` left out is one per core at run time.
+
+    ``target: host`` times the kernels of each product on the machine that builds and takes the
+    faster; such bundles differ from machine to machine. They still run on any.
+    """
 
     backend: str = "onnxruntime"
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
+    target: Literal["any", "host"] = "any"
 
 
 class Checks(Kebab):

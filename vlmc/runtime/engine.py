@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlmc.backends import BACKENDS, OpenOptions, Session
-from vlmc.backends.threads import default_threads
+from vlmc.backends.threads import busy, default_threads
 from vlmc.bundle.manifest import ProgramSpec, TensorSpec, present_name
 from vlmc.bundle.store import Bundle
 from vlmc.errors import VlmcError
@@ -50,7 +50,8 @@ class Engine:
     Args:
         bundle: As ``read_bundle`` returns it.
         threads: Of each program; None is ``default_threads()``.
-        spin: See ``OpenOptions``.
+        spin: See ``OpenOptions``; None: where no other process wants these cores.
+        portable: See ``OpenOptions``.
         pieces: See ``OpenOptions``.
     """
 
@@ -59,14 +60,16 @@ class Engine:
         bundle: Bundle,
         *,
         threads: int | None = None,
-        spin: bool = True,
+        spin: bool | None = None,
+        portable: bool = False,
         pieces: bool = False,
     ) -> None:
         self.bundle = bundle
         self.limits = bundle.manifest.limits
         self.threads = default_threads() if threads is None else threads
         self.load_seconds = 0.0
-        self._spin = spin
+        self.spin = not busy(self.threads) if spin is None else spin
+        self._portable = portable
         self._pieces = pieces
         self.single = bundle.manifest.split == "single"
         name = "model" if self.single else "language"
@@ -80,6 +83,16 @@ class Engine:
         self.cache = Cache(self.program, self.limits)
         width = sum(_width(spec) for spec in self._features)
         self._blank = np.zeros((1, width), self._features[0].dtype)
+
+    @property
+    def kernels(self) -> str:
+        """What computes the decoder, for a reader."""
+        return self._session.kernels
+
+    @property
+    def portable(self) -> str:
+        """Why the portable programs are used though the bundle has faster ones; else empty."""
+        return self._session.portable
 
     def encode(self, image: PreparedImage) -> Array:
         """Image features ``[tokens, W]`` of one image, deep-stack ones beside the first ``H``.
@@ -231,7 +244,11 @@ class Engine:
             BACKENDS, self.bundle.manifest.backend, kind="backend", at=str(self.bundle.folder)
         )
         options = OpenOptions(
-            threads=self.threads, spin=self._spin, shrink=shrink, pieces=self._pieces
+            threads=self.threads,
+            spin=self.spin,
+            shrink=shrink,
+            portable=self._portable,
+            pieces=self._pieces,
         )
         session = backend.open(self.bundle.folder, program, options)
         self.load_seconds += time.perf_counter() - started

@@ -35,7 +35,7 @@ def load(
     *,
     threads: int | None = None,
     verify: bool = False,
-    spin: bool = True,
+    spin: bool | None = None,
     reuse: bool = True,
 ) -> "Model":
     """Opens a bundle.
@@ -44,7 +44,8 @@ def load(
         path: A version folder, or a ``NAME`` folder (then its ``latest``).
         threads: Of the programs; None: the physical cores this process may use.
         verify: Hash every file first.
-        spin: Idle threads wait busily between two products: faster steps, more CPU time.
+        spin: Idle threads wait busily between two products: faster steps, more CPU time. None:
+            where no other process wants these cores as the bundle is opened.
         reuse: A prompt that begins as an earlier one did is not run again from the start; answers
             are the same without. For measuring, say no.
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vlmc.backends.onnxruntime.rewrite import Lowering
-from vlmc.backends.spec import StoredWeight
+from vlmc.backends.onnxruntime import lower_kernels, native
+from vlmc.backends.onnxruntime.rewrite import (
+    Lowering,
+    float_weight,
+    replace,
+    resize_heads,
+    weight_of,
+)
+from vlmc.backends.spec import Product, StoredWeight
 from vlmc.errors import VlmcError
 
 if TYPE_CHECKING:
@@ -22,12 +29,20 @@ _SMALLEST = 1e-12
 _ACCURACY_LEVEL = 4
 
 
-def lower_graph(model: ir.Model, weights: Mapping[str, StoredWeight]) -> None:
+def lower_graph(
+    model: ir.Model,
+    weights: Mapping[str, StoredWeight],
+    *,
+    kernels: bool = False,
+    slower: frozenset[Product] = frozenset(),
+) -> None:
     """Replaces, in place, every neutral node and every weight input of a graph.
 
     Args:
         model: A neutral graph; inputs named as in ``weights`` are weights.
         weights: Where and in which format each weight is stored.
+        kernels: For our own kernels, where they have one; else for onnxruntime's.
+        slower: Products that are onnxruntime's all the same.
     """
     import onnx_ir.passes.common as common
 
@@ -36,51 +51,22 @@ def lower_graph(model: ir.Model, weights: Mapping[str, StoredWeight]) -> None:
     for node in list(graph):
         low.before = node
         if node.domain == "vlmc":
-            _NEUTRAL[node.op_type](low, node)
-        elif node.op_type == "Gather" and _weight_of(low, node.inputs[0]) is not None:
+            if not (kernels and lower_kernels.lower_node(low, node, slower)):
+                _NEUTRAL[node.op_type](low, node)
+        elif node.op_type == "Gather" and weight_of(low, node.inputs[0]) is not None:
             _embedding(low, node)
         else:
             for i, value in enumerate(node.inputs):
-                if _weight_of(low, value) is not None:
-                    node.replace_input_with(i, _float_weight(low, str(value.name)))
+                if weight_of(low, value) is not None:
+                    node.replace_input_with(i, float_weight(low, str(value.name)))
     kept = [value for value in graph.inputs if value.name not in weights]
     graph.inputs.clear()
     graph.inputs.extend(kept)
     common.RemoveUnusedNodesPass()(model)
     model.opset_imports.pop("vlmc", None)
     model.opset_imports[MICROSOFT] = 1
-
-
-def _weight_of(low: Lowering, value: ir.Value | None) -> StoredWeight | None:
-    if value is None or value.producer() is not None:
-        return None
-    return low.weights.get(str(value.name))
-
-
-def _float_weight(low: Lowering, name: str) -> ir.Value:
-    """A weight as float32, whatever it is stored as (fp32 or fp16)."""
-    import onnx_ir as ir
-
-    value = low.part(name, "")
-    if low.weights[name].format == "fp32":
-        return value
-    return low.shared(
-        "float", value, lambda: low.add("Cast", [value], {"to": int(ir.DataType.FLOAT)})
-    )
-
-
-def _replace(node: ir.Node, outputs: Iterable[ir.Value]) -> None:
-    import onnx_ir.convenience as convenience
-
-    graph = node.graph
-    assert graph is not None
-    new = list(outputs)
-    for old, value in zip(node.outputs, new, strict=True):
-        value.shape, value.type = old.shape, old.type
-        if old.is_graph_output():
-            value.name, old.name = old.name, f"{old.name}_lowered"
-    convenience.replace_all_uses_with(list(node.outputs), new, replace_graph_outputs=True)
-    graph.remove(node, safe=True)
+    if kernels:
+        model.opset_imports[native.DOMAIN] = 1
 
 
 def _linear(low: Lowering, node: ir.Node) -> None:
@@ -90,7 +76,7 @@ def _linear(low: Lowering, node: ir.Node) -> None:
     assert weight is not None
     name = str(weight.name)
     stored = low.weights[name]
-    bias_value = _float_weight(low, str(bias.name)) if bias is not None else None
+    bias_value = float_weight(low, str(bias.name)) if bias is not None else None
     if stored.format in ("int4_block", "int8_block"):
         inputs = [x, low.part(name, ""), low.part(name, ".scales")]
         inputs.append(low.part(name, ".zero_points") if ".zero_points" in stored.parts else None)
@@ -104,7 +90,7 @@ def _linear(low: Lowering, node: ir.Node) -> None:
             "accuracy_level": _ACCURACY_LEVEL,
         }
         out = low.add("MatMulNBits", inputs, attributes, domain=MICROSOFT)
-        _replace(node, [out])
+        replace(node, [out])
         return
     if stored.format == "int8_channel":
         codes, scale = low.shared("quantized", x, lambda: _quantize_tokens(low, x))
@@ -121,11 +107,11 @@ def _linear(low: Lowering, node: ir.Node) -> None:
         )
         out = low.add("Mul", [out, scale])
     else:
-        matrix = _float_weight(low, name)
+        matrix = float_weight(low, name)
         out = low.add("FusedMatMul", [x, matrix], {"transB": 1}, domain=MICROSOFT)
     if bias_value is not None:
         out = low.add("Add", [out, bias_value])
-    _replace(node, [out])
+    replace(node, [out])
 
 
 def _quantize_tokens(low: Lowering, x: ir.Value) -> tuple[ir.Value, ir.Value]:
@@ -178,7 +164,7 @@ def _embedding(low: Lowering, node: ir.Node) -> None:
             start = low.constant(np.array([0], np.int64))
             stop = low.constant(np.array([stored.columns], np.int64))
             rows = low.add("Slice", [rows, start, stop, last])
-    _replace(node, [rows])
+    replace(node, [rows])
 
 
 def _nibbles(low: Lowering, packed: ir.Value, shape: Sequence[int]) -> ir.Value:
@@ -206,7 +192,7 @@ def _attention(low: Lowering, node: ir.Node) -> None:
             {"num_heads": attributes["num_heads"], "scale": attributes["scale"]},
             domain=MICROSOFT,
         )
-        _replace(node, [out])
+        replace(node, [out])
         return
     *packed, past_key, past_value, lengths, total = node.inputs
     assert lengths is not None
@@ -218,7 +204,7 @@ def _attention(low: Lowering, node: ir.Node) -> None:
     if size != cached:
         counts = (heads, kv_heads, kv_heads)
         packed = [
-            _resize_heads(low, x, n, size, cached) for x, n in zip(packed, counts, strict=True)
+            resize_heads(low, x, n, size, cached) for x, n in zip(packed, counts, strict=True)
         ]
     one = low.constant(np.int32(1))
     last_index = low.shared("last", lengths, lambda: low.add("Sub", [lengths, one]))
@@ -236,23 +222,14 @@ def _attention(low: Lowering, node: ir.Node) -> None:
         outputs=3,
     )
     if size != cached:
-        out = _resize_heads(low, out, heads, cached, size)
-    _replace(node, [out, *present])
-
-
-def _resize_heads(low: Lowering, x: ir.Value | None, heads: int, old: int, new: int) -> ir.Value:
-    """[batch, step, heads * old] -> [batch, step, heads * new], zeros added or dropped."""
-    assert x is not None
-    x = low.add("Reshape", [x, low.constant(np.array([0, 0, heads, old], np.int64))])
-    # A negative pad drops what lies behind.
-    x = low.add("Pad", [x, low.constant(np.array([0] * 7 + [new - old], np.int64))])
-    return low.add("Reshape", [x, low.constant(np.array([0, 0, heads * new], np.int64))])
+        out = resize_heads(low, out, heads, cached, size)
+    replace(node, [out, *present])
 
 
 def _skip_rms_norm(low: Lowering, node: ir.Node) -> None:
     first, second, weight = node.inputs
     assert weight is not None
-    gamma = _float_weight(low, str(weight.name)) if _weight_of(low, weight) else weight
+    gamma = float_weight(low, str(weight.name)) if weight_of(low, weight) else weight
     normed, _, _, total = low.add(
         "SkipSimplifiedLayerNormalization",
         [first, second, gamma],
@@ -262,7 +239,7 @@ def _skip_rms_norm(low: Lowering, node: ir.Node) -> None:
     )
     for unused in normed.producer().outputs[1:3]:
         unused.name = ""
-    _replace(node, [normed, total])
+    replace(node, [normed, total])
 
 
 _NEUTRAL: dict[str, Callable[[Lowering, Any], None]] = {

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vlmc.backends.onnxruntime.lower import lower_graph
-from vlmc.backends.spec import StoredWeight
+from vlmc.backends.spec import Product, StoredWeight
 from vlmc.bundle.manifest import present_name
 from vlmc.schema import Split
 
@@ -15,34 +15,44 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 FOLDER = "programs"
+KERNELS_SUFFIX = ".kernels"
 
 
 def lower(
-    graphs: Mapping[str, Path], weights: Mapping[str, StoredWeight], split: Split, out: Path
+    graphs: Mapping[str, Path],
+    weights: Mapping[str, StoredWeight],
+    split: Split,
+    out: Path,
+    slower: frozenset[Product] = frozenset(),
 ) -> None:
     """Writes ``programs/vision.onnx`` and ``language.onnx``, or ``model.onnx`` holding both.
+
+    Beside each lies the same for our own kernels, ``NAME.kernels.onnx``. Both read one copy of the
+    weights, so which of them runs is decided where the bundle is opened.
 
     Args:
         graphs: The neutral graphs ``vision`` and ``language``.
         weights: Where and in which format each weight is stored.
         split: ``dual`` or ``single``.
         out: The folder that gets ``programs/``.
+        slower: Products that our own kernels leave to onnxruntime.
     """
     import onnx_ir as ir
 
-    models = {name: ir.load(path) for name, path in graphs.items()}
-    for model in models.values():
-        lower_graph(model, weights)
-    if split == "single":
-        models = {"model": _join(models["vision"], models["language"])}
     (out / FOLDER).mkdir()
-    for name, model in models.items():
-        model.graph.name = name
-        for node in ir.traversal.RecursiveGraphIterator(model.graph):
-            for value in node.outputs:
-                if not value.is_graph_output():
-                    value.shape, value.type = None, None
-        ir.save(model, out / FOLDER / f"{name}.onnx")
+    for kernels, suffix in ((False, ""), (True, KERNELS_SUFFIX)):
+        models = {name: ir.load(path) for name, path in graphs.items()}
+        for model in models.values():
+            lower_graph(model, weights, kernels=kernels, slower=slower)
+        if split == "single":
+            models = {"model": _join(models["vision"], models["language"])}
+        for name, model in models.items():
+            model.graph.name = name
+            for node in ir.traversal.RecursiveGraphIterator(model.graph):
+                for value in node.outputs:
+                    if not value.is_graph_output():
+                        value.shape, value.type = None, None
+            ir.save(model, out / FOLDER / f"{name}{suffix}.onnx")
 
 
 def _join(vision: ir.Model, language: ir.Model) -> ir.Model:

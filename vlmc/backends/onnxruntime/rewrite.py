@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -101,3 +101,46 @@ class Lowering:
     def _name(self, op: str) -> str:
         self._count += 1
         return f"{op}_{self._count}"
+
+
+def weight_of(low: Lowering, value: ir.Value | None) -> StoredWeight | None:
+    """How a value is stored, where it is a weight."""
+    if value is None or value.producer() is not None:
+        return None
+    return low.weights.get(str(value.name))
+
+
+def float_weight(low: Lowering, name: str) -> ir.Value:
+    """A weight as float32, whatever it is stored as (fp32 or fp16)."""
+    import onnx_ir as ir
+
+    value = low.part(name, "")
+    if low.weights[name].format == "fp32":
+        return value
+    return low.shared(
+        "float", value, lambda: low.add("Cast", [value], {"to": int(ir.DataType.FLOAT)})
+    )
+
+
+def replace(node: ir.Node, outputs: Iterable[ir.Value]) -> None:
+    """Gives a node's uses, and its name where it is the graph's output, to other values."""
+    import onnx_ir.convenience as convenience
+
+    graph = node.graph
+    assert graph is not None
+    new = list(outputs)
+    for old, value in zip(node.outputs, new, strict=True):
+        value.shape, value.type = old.shape, old.type
+        if old.is_graph_output():
+            value.name, old.name = old.name, f"{old.name}_lowered"
+    convenience.replace_all_uses_with(list(node.outputs), new, replace_graph_outputs=True)
+    graph.remove(node, safe=True)
+
+
+def resize_heads(low: Lowering, x: ir.Value | None, heads: int, old: int, new: int) -> ir.Value:
+    """[batch, step, heads * old] -> [batch, step, heads * new], zeros added or dropped."""
+    assert x is not None
+    x = low.add("Reshape", [x, low.constant(np.array([0, 0, heads, old], np.int64))])
+    # A negative pad drops what lies behind.
+    x = low.add("Pad", [x, low.constant(np.array([0] * 7 + [new - old], np.int64))])
+    return low.add("Reshape", [x, low.constant(np.array([0, 0, heads * new], np.int64))])

@@ -42,6 +42,9 @@ class SegmentedSession:
         options: Threads; the rest does not apply.
     """
 
+    kernels = "onnxruntime, piece by piece"
+    portable = "piece by piece"
+
     def __init__(self, folder: Path, program: ProgramSpec, options: OpenOptions) -> None:
         import onnx
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from vlmc.backends.onnxruntime import native
 from vlmc.backends.onnxruntime.graph import external_locations
 from vlmc.backends.spec import Array, OpenOptions, Session, SessionError
 from vlmc.bundle.manifest import ElementType, ProgramSpec, TensorSpec
@@ -35,8 +36,10 @@ def open_session(folder: Path, program: ProgramSpec, options: OpenOptions) -> Se
     """
     import onnxruntime as ort
 
-    place = str(folder / program.file)
-    graph = (folder / program.file).read_bytes()
+    library = None if options.portable or options.pieces else native.library()
+    file = program.kernels if library and program.kernels else program.file
+    place = str(folder / file)
+    graph = (folder / file).read_bytes()
     try:
         locations = external_locations(memoryview(graph))
     except VlmcError as error:
@@ -54,13 +57,19 @@ def open_session(folder: Path, program: ProgramSpec, options: OpenOptions) -> Se
     settings.log_severity_level = 4  # what it would log is raised
     settings.add_session_config_entry(_FOLDER, str(folder))
     settings.add_session_config_entry("session.intra_op.allow_spinning", str(int(options.spin)))
+    if file == program.kernels:
+        settings.register_custom_ops_library(str(library))
+        settings.add_session_config_entry(native.THREADS, str(options.threads))
     try:
         session = ort.InferenceSession(graph, settings, providers=["CPUExecutionProvider"])
     except _refusals() as error:
         raise VlmcError(f"onnxruntime refuses the program: {error}", at=place) from error
     _same(session.get_inputs(), program.inputs, place)
     _same(session.get_outputs(), program.outputs, place)
-    return OrtSession(session, program, shrink=options.shrink)
+    refused = ""
+    if program.kernels and file != program.kernels:
+        refused = "asked for" if options.portable else native.why_not()
+    return OrtSession(session, program, refused, shrink=options.shrink)
 
 
 def _refusals() -> tuple[type[Exception], ...]:
@@ -75,10 +84,14 @@ def _refusals() -> tuple[type[Exception], ...]:
 class OrtSession:
     """See ``vlmc.backends.Session``; not safe for two threads at once."""
 
-    def __init__(self, session: Any, program: ProgramSpec, *, shrink: bool) -> None:
+    def __init__(self, session: Any, program: ProgramSpec, portable: str, *, shrink: bool) -> None:
         import onnxruntime as ort
 
         self._session = session
+        self.portable = portable
+        self.kernels = "onnxruntime"
+        if program.kernels and not portable:
+            self.kernels += ", AVX-512 VNNI kernels of vlmc"
         self._inputs = {spec.name: spec for spec in program.inputs}
         self._outputs = {spec.name: spec for spec in program.outputs}
         self._binding = session.io_binding()

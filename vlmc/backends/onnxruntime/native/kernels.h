@@ -8,7 +8,7 @@ namespace vlmc {
 
 // Raised with every change of an operator's meaning; vlmc/backends/onnxruntime/native/__init__.py
 // refuses a library that was built from other sources.
-constexpr int kInterface = 1;
+constexpr int kInterface = 2;
 
 // Runs task(data, 0) .. task(data, tasks - 1), each once, in any order, and waits for all of them.
 // A task must not throw. threads: how many may run at a time, to choose the number of tasks by.
@@ -32,11 +32,42 @@ void linear8(const float* x, size_t m, size_t k, size_t n, const int8_t* w, cons
              const float* bias, float* y, const Parallel& parallel);
 
 // y[m, n] = x[m, k] w[n, k]^T + bias[n]; each row of w is cut into blocks with one scale each.
-// bits 8: w[n, k / block, block], zero point 128, zero_points null.
-// bits 4: w[n, k / block, block / 2], low nibble first; zero_points[n, ceil(k / block / 2)] packed
-// likewise, or null for 8. block divides k. bias may be null. Throws std::bad_alloc.
+// bits 8: w[n, blocks, block], zero point 128, zero_points null.
+// bits 4: w[n, blocks, block / 2], low nibble first; zero_points[n, ceil(blocks / 2)] packed
+// likewise, or null for 8. block is 16, 32, 64, ...; blocks is ceil(k / block). bias may be null.
+// Up to eight rows of x are quantized to int8 with one scale for each block. More rows, at 4 bits,
+// have one scale each, and each row of w is rounded again, to 8 bits with one scale: then the
+// product is as fast as that of 8-bit weights. Throws std::bad_alloc.
 void linear_blocks(const float* x, size_t m, size_t k, size_t n, int bits, size_t block,
                    const uint8_t* w, const float* scales, const uint8_t* zero_points,
                    const float* bias, float* y, const Parallel& parallel);
+
+// y[m, n] = x[m, k] w[n, k]^T + bias[n] in float32; w is float16 where half. bias may be null.
+void linear_float(const float* x, size_t m, size_t k, size_t n, const void* w, bool half,
+                  const float* bias, float* y, const Parallel& parallel);
+
+struct AttentionShape {
+  size_t heads, group, head_size;  // query heads, query heads of a key head, numbers of a head
+  float scale, softcap;            // softcap 0: none
+  bool causal;
+  size_t window;  // keys a query sees, itself included; 0: all before it
+  size_t bias_head_stride = 0, bias_width = 0;
+};
+
+// out[batch, step, heads, head_size] = softmax(query key^T) value over a cache [batch, key heads,
+// capacity, head_size] (float16 where half), which key and value [batch, step, key heads,
+// head_size] are written to first. lengths[batch]: of each row's cache after this step; a row whose
+// length is less than step, or more than capacity, is left alone and its answer is zeros.
+void cached_attention(const AttentionShape& shape, size_t batch, size_t step, size_t capacity,
+                      const float* query, const float* key, const float* value,
+                      const int32_t* lengths, void* keys, void* values, bool half, float* out,
+                      const Parallel& parallel);
+
+// The same where every query sees all keys of its row; key and value [batch, step, key heads,
+// head_size]. bias, or null, is added to the scores: row b's, head h's, lies at
+// b * bias_batch_stride + h * bias_head_stride, [step, bias_width].
+void tower_attention(const AttentionShape& shape, size_t batch, size_t step, const float* query,
+                     const float* key, const float* value, const float* bias,
+                     size_t bias_batch_stride, float* out, const Parallel& parallel);
 
 }  // namespace vlmc

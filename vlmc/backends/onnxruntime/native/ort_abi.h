@@ -16,7 +16,14 @@ constexpr uint32_t kApiVersion = 24;
 constexpr uint32_t kCustomOpVersion = 17;
 
 enum ErrorCode : int { kFail = 1, kInvalidArgument = 2 };
-enum ElementType : int { kUndefined = 0, kFloat = 1, kUint8 = 2, kInt8 = 3 };
+enum ElementType : int {
+  kUndefined = 0,
+  kFloat = 1,
+  kUint8 = 2,
+  kInt8 = 3,
+  kInt32 = 6,
+  kFloat16 = 10
+};
 enum Characteristic : int { kRequired = 0, kOptional = 1 };
 enum MemoryType : int { kDefaultMemory = 0 };
 
@@ -51,7 +58,8 @@ struct Api {
   Status* (*GetSymbolicDimensions)(const TypeShape* info, const char** names, size_t count);
   Slot from_64[1];
   Status* (*GetTensorTypeAndShape)(const Value* value, TypeShape** out);
-  Slot from_66[20];
+  Slot from_66[19];
+  Status* (*KernelInfoGetAttribute_float)(const KernelInfo* info, const char* name, float* out);
   Status* (*KernelInfoGetAttribute_int64)(const KernelInfo* info, const char* name, int64_t* out);
   Slot from_87[1];
   Status* (*KernelContext_GetInputCount)(const KernelContext* context, size_t* out);
@@ -94,6 +102,7 @@ VLMC_SLOT(GetDimensionsCount, 61);
 VLMC_SLOT(GetDimensions, 62);
 VLMC_SLOT(GetSymbolicDimensions, 63);
 VLMC_SLOT(GetTensorTypeAndShape, 65);
+VLMC_SLOT(KernelInfoGetAttribute_float, 85);
 VLMC_SLOT(KernelInfoGetAttribute_int64, 86);
 VLMC_SLOT(KernelContext_GetInputCount, 88);
 VLMC_SLOT(KernelContext_GetInput, 90);

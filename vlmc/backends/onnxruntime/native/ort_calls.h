@@ -64,6 +64,30 @@ struct Info {
   }
 };
 
+// What is known of a shape before anything runs; names are those of sizes that are not.
+struct Sizes {
+  Shape values;
+  std::vector<const char*> names;
+
+  explicit Sizes(const TypeShape* shape) {
+    size_t rank = 0;
+    check(api->GetDimensionsCount(shape, &rank));
+    values.resize(rank);
+    names.resize(rank);
+    check(api->GetDimensions(shape, values.data(), rank));
+    check(api->GetSymbolicDimensions(shape, names.data(), rank));
+  }
+
+  // Whether it can be given to an output. A size with neither value nor name can't be said, and a
+  // name made up could be another's; a shape that is not known looks like a scalar's.
+  bool known() const {
+    for (size_t i = 0; i < values.size(); ++i) {
+      if (values[i] < 0 && !*names[i]) return false;
+    }
+    return !values.empty();
+  }
+};
+
 inline Tensor input(const KernelContext* context, size_t index) {
   size_t count = 0;
   check(api->KernelContext_GetInputCount(context, &count));
@@ -91,6 +115,12 @@ inline void expect(const char* name, const Tensor& tensor, const Shape& shape) {
 inline int64_t attribute(const KernelInfo* info, const char* name) {
   int64_t value = 0;
   check(api->KernelInfoGetAttribute_int64(info, name, &value));
+  return value;
+}
+
+inline float float_attribute(const KernelInfo* info, const char* name) {
+  float value = 0;
+  check(api->KernelInfoGetAttribute_float(info, name, &value));
   return value;
 }
 

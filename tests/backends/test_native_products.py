@@ -1,0 +1,135 @@
+"""The products alone, at every size that is odd in some way, against numpy in float64."""
+
+import numpy as np
+import pytest
+
+from tests.backends.kernels import (
+    call,
+    dequantize,
+    linear8,
+    linear_blocks,
+    linear_float,
+    near,
+    with_kernels,
+)
+from tests.backends.test_native_ops import blocks, channels
+
+ROWS = (0, 1, 3, 8, 9, 16, 37)
+
+
+def some_rows(m, k):
+    """Normal ones; and one of zeros, a huge, a tiny one, one with a peak: as many as there are."""
+    rng = np.random.default_rng([m, k])
+    x = rng.standard_normal((m, k)).astype(np.float32)
+    x[1:2] = 0
+    x[2:3] *= np.float32(1e30)
+    x[3:4] *= np.float32(1e-30)
+    x[4:5] *= np.float32(1e-9)
+    x[5:6, k // 2] = 1000
+    return x
+
+
+def off(y, expected):
+    """Error as a share of what is expected, over all."""
+    return np.linalg.norm(y - expected) / np.linalg.norm(expected)
+
+
+@with_kernels
+@pytest.mark.parametrize("m", ROWS)
+@pytest.mark.parametrize(
+    ("k", "n"),
+    [(1, 1), (64, 16), (63, 33), (130, 100), (7, 65), (200, 191), (33, 1153), (9, 8300)],
+)
+def test_linear8(m, k, n):
+    parts = channels(np.random.default_rng(7), k, n)
+    x = some_rows(m, k)
+    for bias in (None, parts["bias"]):
+        y = np.full((m, n), np.nan, np.float32)
+        call("vlmc_linear8", x, m, k, n, parts["w"], parts["scales"], bias, y)
+        near(y, *linear8(x, parts["w"], parts["scales"], bias))
+
+
+@with_kernels
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("block", [16, 32, 64, 128, 256])
+@pytest.mark.parametrize("m", ROWS)
+def test_linear_blocks(m, block, bits):
+    sizes = ((1, 1), (block, 63), (block + 1, 64), (130, 65), (3 * block, 7), (513, 130))
+    for k, n in sizes:
+        parts = blocks(np.random.default_rng([k, n]), k, n, bits, block)
+        w, scales = parts["w"], parts["scales"]
+        scales[n // 2 :, 0] *= -1
+        scales[n // 3] = 0
+        x = some_rows(m, k)
+        for zeros in {id(zeros): zeros for zeros in (None, parts.get("zero_points"))}.values():
+            for bias in (None, parts["bias"]):
+                y = np.full((m, n), np.nan, np.float32)
+                call("vlmc_linear_blocks", x, m, k, n, bits, block, w, scales, zeros, bias, y)
+                near(y, *linear_blocks(x, w, scales, zeros, bits, bias))
+
+
+@with_kernels
+@pytest.mark.parametrize("m", [1, 8, 9, 64])
+@pytest.mark.parametrize(("bits", "allowed"), [(4, 0.012), (8, 0.012)])
+@pytest.mark.parametrize("block", [32, 128])
+def test_rounding_activations_costs_little(m, bits, allowed, block):
+    """Against the same weights and activations that are not rounded at all."""
+    rng = np.random.default_rng(5)
+    k, n = 1024, 96
+    parts = blocks(rng, k, n, bits, block)
+    zeros = parts.get("zero_points")
+    if zeros is not None:
+        zeros[...] = 0x87  # as weights have them: near the middle
+    scales = parts["scales"]
+    scales[...] = rng.uniform(0.02, 0.05, scales.shape)
+    x = rng.standard_normal((m, k)).astype(np.float32)
+    y = np.empty((m, n), np.float32)
+    call("vlmc_linear_blocks", x, m, k, n, bits, block, parts["w"], scales, zeros, None, y)
+    exact = x.astype(np.float64) @ dequantize(parts["w"], scales, zeros, bits).T
+    assert 1e-4 < off(y, exact) < allowed
+
+
+@with_kernels
+@pytest.mark.parametrize("m", [*ROWS, 4, 5, 64])
+@pytest.mark.parametrize("half", [0, 1])
+def test_linear_float(m, half):
+    for k, n in ((1, 1), (3, 5), (64, 64), (100, 130), (512, 63), (1100, 70)):
+        rng = np.random.default_rng([k, n])
+        w = rng.standard_normal((n, k)).astype(np.float16 if half else np.float32)
+        bias = rng.standard_normal(n).astype(np.float32)
+        x = some_rows(m, k)
+        for added in (None, bias):
+            y = np.full((m, n), np.nan, np.float32)
+            call("vlmc_linear_float", x, m, k, n, w, half, added, y)
+            near(y, *linear_float(x, w, added))
+
+
+@with_kernels
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("m", [1, 12])
+@pytest.mark.parametrize("k", [64, 300])
+@pytest.mark.parametrize("place", [0, 37, -1])
+def test_a_number_that_is_none_is_not_hidden(place, k, m, bad):
+    """Of its own row every result is none either; the other rows' are as they were."""
+    n = 70
+    whole, parts = (
+        channels(np.random.default_rng(1), k, n),
+        blocks(np.random.default_rng(1), k, n, 4, 32),
+    )
+    bytes_ = blocks(np.random.default_rng(1), k, n, 8, 32)
+    w = np.random.default_rng(2).standard_normal((n, k)).astype(np.float32)
+    calls = {
+        "vlmc_linear8": (whole["w"], whole["scales"], None),
+        "vlmc_linear_float": (w, 0, None),
+        "vlmc_linear_blocks": (4, 32, parts["w"], parts["scales"], None, None),
+        "vlmc_linear_blocks ": (8, 32, bytes_["w"], bytes_["scales"], None, None),
+    }
+    x = np.random.default_rng(3).standard_normal((m, k)).astype(np.float32)
+    odd = x.copy()
+    odd[m // 2, place] = bad
+    for name, rest in calls.items():
+        good, y = np.empty((m, n), np.float32), np.empty((m, n), np.float32)
+        call(name.strip(), x, m, k, n, *rest, good)
+        call(name.strip(), odd, m, k, n, *rest, y)
+        assert not np.isfinite(y[m // 2]).any(), name
+        assert np.array_equal(np.delete(y, m // 2, 0), np.delete(good, m // 2, 0)), name

@@ -1,0 +1,165 @@
+"""Programs for our own kernels beside the portable ones: their nodes, and their answers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from tests.backends.kernels import KERNELS
+from tests.build.questions import QUESTIONS
+from tests.build.test_parity import error
+from tests.build.test_passes import contents
+from vlmc.backends.onnxruntime.native import DOMAIN
+from vlmc.bundle.store import read_bundle
+from vlmc.runtime.engine import Engine
+from vlmc.runtime.model import Model
+
+pytestmark = pytest.mark.build
+NAME = "llava-clip-llama"
+# Attention and products of quantized weights, as onnxruntime has them.
+THEIRS = {
+    "GroupQueryAttention",
+    "MultiHeadAttention",
+    "Attention",
+    "MatMulNBits",
+    "MatMulInteger",
+    "DynamicQuantizeMatMul",
+}
+# Of the logits' range. In float32 sums are rounded in another order; with an fp16 cache a key may
+# be rounded to the one beside it, 1e-3 of it. Eight bits: both round activations, onnxruntime's
+# too, but not alike: up to half a step of 1/127 of each. Four bits: where a prompt has more than
+# eight tokens, weights are rounded once more, to 1/127 of the largest of their row.
+PRECISIONS = {
+    "precision=fp32": 1e-5,
+    "split=single": 1e-5,
+    "kv-cache=fp16": 2e-3,
+    "vision=fp16": 1e-5,
+    "language=fp16": 1e-5,
+    "vision=int8": 5e-2,
+    "language=int8": 5e-2,
+    "language=int4": 1e-1,
+}
+# A tower with windows, a product of pixels, heads that are filled up in the cache, soft caps.
+CASES = [
+    *((NAME, precision) for precision in PRECISIONS),
+    ("qwen2.5-vl", "precision=fp32"),
+    ("internvl", "precision=fp32"),
+    ("narrow-heads", "kv-cache=fp16"),
+    ("gemma2", "precision=fp32"),
+]
+
+
+def override(precision: str) -> str:
+    return precision if precision.startswith(("split", "precision")) else f"precision.{precision}"
+
+
+def nodes(graph: Any) -> list[Any]:
+    """Of a graph, and of those within it."""
+    inner = (a.g for node in graph.node for a in node.attribute if a.HasField("g"))
+    return [*graph.node, *(node for one in inner for node in nodes(one))]
+
+
+def loaded(folder: Path, file: str) -> Any:
+    return onnx.load(folder / file, load_external_data=False).graph
+
+
+def stored(graph: Any) -> dict[str, dict[str, str]]:
+    """Initializers that lie in a file of weights, and where."""
+    return {
+        tensor.name: {entry.key: entry.value for entry in tensor.external_data}
+        for tensor in graph.initializer
+        if tensor.data_location == onnx.TensorProto.EXTERNAL
+    }
+
+
+@pytest.mark.parametrize(("name", "precision"), CASES)
+def test_no_attention_and_no_quantized_product_is_left_to_others(workshop, name, precision):
+    bundle = workshop.build(name, override(precision)).bundle
+    for program in read_bundle(bundle).manifest.programs.values():
+        assert program.kernels == program.file.replace(".onnx", ".kernels.onnx")
+        graphs = loaded(bundle, program.file), loaded(bundle, program.kernels)
+        portable, fast = (nodes(graph) for graph in graphs)
+        assert not any(node.domain == DOMAIN for node in portable)
+        assert THEIRS & {node.op_type for node in portable}
+        assert THEIRS & {node.op_type for node in fast} == set()
+        ours = Counter(node.op_type for node in fast if node.domain == DOMAIN)
+        assert {op for op in ours if op.startswith("Linear")}
+        assert {op for op in ours if op.endswith(("Attention", "AttentionHalf"))}
+        half = precision == "kv-cache=fp16" and program.file.endswith("language.onnx")
+        assert ("CachedAttentionHalf" in ours) == half
+        for of in ("input", "output"):
+            assert getattr(graphs[0], of) == getattr(graphs[1], of)
+        # One copy of each weight: the same names lie at the same place.
+        kept = stored(graphs[1])
+        assert kept
+        assert kept.items() <= stored(graphs[0]).items()
+
+
+def opened(folder: Path, *, portable: bool, **options: Any) -> Model:
+    bundle = read_bundle(folder)
+    return Model(bundle, Engine(bundle, threads=1, portable=portable, **options), reuse=False)
+
+
+@pytest.mark.parametrize(("name", "precision"), CASES)
+def test_both_kinds_of_programs_answer_alike(workshop, name, precision):
+    folder = workshop.build(name, override(precision)).bundle
+    fast, portable = opened(folder, portable=False), opened(folder, portable=True)
+    assert portable.engine.portable == "asked for"
+    assert bool(fast.engine.portable) == (KERNELS is None)
+    asked = QUESTIONS["three images"]
+    prompt = fast.prompt(asked.messages, images=asked.pictures())
+    greedy = portable.generate(
+        asked.messages, images=asked.pictures(), max_new_tokens=12, ignore_eos=True
+    )
+    tokens = list(greedy.token_ids)
+    pairs = [(model.image_features(prompt.images[0])) for model in (fast, portable)]
+    if "language" not in precision:
+        assert error(*pairs) < PRECISIONS[precision]
+    logits = [model.logits(prompt, tokens[:-1]) for model in (fast, portable)]
+    if KERNELS is None:
+        assert np.array_equal(*logits)
+    assert error(*logits) < PRECISIONS[precision]
+    if PRECISIONS[precision] <= 1e-5:
+        own = fast.generate(
+            asked.messages, images=asked.pictures(), max_new_tokens=12, ignore_eos=True
+        )
+        assert list(own.token_ids) == tokens
+
+
+def test_the_switch_takes_the_portable_programs(workshop, monkeypatch):
+    folder = workshop.build(NAME).bundle
+    monkeypatch.setenv("VLMC_KERNELS", "off")
+    model = opened(folder, portable=False)
+    assert model.engine.portable == "VLMC_KERNELS=off"
+    assert model.engine.kernels == "onnxruntime"
+    monkeypatch.delenv("VLMC_KERNELS")
+    engine = opened(folder, portable=False).engine
+    if KERNELS:
+        assert (engine.portable, engine.kernels) == (
+            "",
+            "onnxruntime, AVX-512 VNNI kernels of vlmc",
+        )
+    else:
+        assert engine.portable
+        assert engine.kernels == "onnxruntime"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int4"])
+def test_a_machine_without_kernels_builds_the_same_bundle(
+    workshop, tmp_path, monkeypatch, precision
+):
+    """Goldens too: they are those of the portable programs."""
+    words = (NAME, f"precision={precision}", "ctx-len=256")
+    made = workshop.build(*words, out=tmp_path / "with", cache=tmp_path / "cache")
+    monkeypatch.setenv("VLMC_KERNELS", "off")
+    other = workshop.build(*words, out=tmp_path / "without", cache=tmp_path / "other")
+    assert not any(record.hit for record in other.passes)
+    files, others = contents(made.bundle), contents(other.bundle)
+    assert {path for path in files if files[path] != others.get(path)} == set()
+    assert files.keys() == others.keys()
+    assert "goldens/cases.json" in files

@@ -1,0 +1,96 @@
+"""Neutral nodes -> our own CPU kernels, which read weights as they are stored."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from vlmc.backends.onnxruntime.native import DOMAIN
+from vlmc.backends.onnxruntime.rewrite import Lowering, float_weight, replace, resize_heads
+from vlmc.backends.spec import Product
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+_BITS = {"int4_block": 4, "int8_block": 8}
+
+
+def lower_node(low: Lowering, node: ir.Node, slower: frozenset[Product]) -> bool:
+    """Replaces a neutral node; False where the kernels have no operator for it, or a slower one."""
+    if node.op_type == "Linear":
+        assert node.inputs[1] is not None
+        stored = low.weights[str(node.inputs[1].name)]
+        return Product.of(stored) not in slower and _linear(low, node)
+    if node.op_type == "Attention":
+        return _cached(low, node) if len(node.inputs) > 4 else _tower(low, node)
+    return False
+
+
+def _linear(low: Lowering, node: ir.Node) -> bool:
+    x, weight, *bias = node.inputs
+    assert weight is not None
+    name = str(weight.name)
+    stored = low.weights[name]
+    added = [float_weight(low, str(b.name)) for b in bias if b is not None]
+    attributes: dict[str, Any] = {}
+    if stored.format == "int8_channel":
+        op, inputs = "Linear8", [x, low.part(name, ""), low.part(name, ".scales"), *added]
+    elif stored.format in _BITS:
+        zeros = low.part(name, ".zero_points") if ".zero_points" in stored.parts else None
+        op, inputs = "LinearBlocks", [x, low.part(name, ""), low.part(name, ".scales"), zeros]
+        inputs += added
+        attributes = {
+            "K": stored.columns,
+            "N": stored.rows,
+            "bits": _BITS[stored.format],
+            "block_size": stored.block,
+        }
+    else:
+        op = "LinearHalf" if stored.format == "fp16" else "LinearFloat"
+        inputs = [x, low.part(name, ""), *added]
+    replace(node, [low.add(op, inputs, attributes, domain=DOMAIN)])
+    return True
+
+
+def _tower(low: Lowering, node: ir.Node) -> bool:
+    attributes = {key: attr.value for key, attr in node.attributes.items()}
+    if attributes["causal"]:
+        return False
+    given = {key: attributes[key] for key in ("num_heads", "kv_num_heads", "scale")}
+    replace(node, [low.add("TowerAttention", list(node.inputs), given, domain=DOMAIN)])
+    return True
+
+
+def _cached(low: Lowering, node: ir.Node) -> bool:
+    import onnx_ir as ir
+
+    attributes = {key: attr.value for key, attr in node.attributes.items()}
+    if len(node.inputs) != 7 or not attributes["causal"]:
+        return False
+    *packed, past_key, past_value, lengths, _ = node.inputs
+    assert past_key is not None
+    assert past_key.shape is not None
+    heads, kv_heads = attributes["num_heads"], attributes["kv_num_heads"]
+    size, cached = attributes["head_size"], int(past_key.shape[3])
+    if size != cached:  # a head is filled up in the cache, whose form both kinds of programs share
+        counts = (heads, kv_heads, kv_heads)
+        packed = [
+            resize_heads(low, x, n, size, cached) for x, n in zip(packed, counts, strict=True)
+        ]
+    half = past_key.dtype == ir.DataType.FLOAT16
+    out, *present = low.add(
+        "CachedAttentionHalf" if half else "CachedAttention",
+        [*packed, past_key, past_value, lengths],
+        {
+            "num_heads": heads,
+            "kv_num_heads": kv_heads,
+            "scale": attributes["scale"],
+            "softcap": attributes["softcap"],
+            "window": attributes["window"] or 0,
+        },
+        domain=DOMAIN,
+        outputs=3,
+    )
+    if size != cached:
+        out = resize_heads(low, out, heads, cached, size)
+    replace(node, [out, *present])
+    return True

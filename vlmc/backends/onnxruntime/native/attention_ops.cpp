@@ -1,0 +1,176 @@
+// Attention as operators of onnxruntime: shapes checked, caches extended in place.
+#include <cstring>
+
+#include "op.h"
+
+namespace ort {
+namespace {
+
+// Output `index` is like input `of`.
+void infer_like(const ShapeContext* context, size_t of, size_t index) {
+  TypeShape* shape = nullptr;  // stays the context's own
+  check(api->ShapeInferContext_GetInputTypeShape(context, of, &shape));
+  if (Sizes(shape).known()) check(api->ShapeInferContext_SetOutputTypeShape(context, index, shape));
+}
+
+void expect_rank(const char* name, const Tensor& tensor, size_t rank) {
+  if (tensor.shape.size() != rank) {
+    throw std::invalid_argument(std::string(name) + " is " + text(tensor.shape) + ", not of rank " +
+                                std::to_string(rank));
+  }
+}
+
+// Heads of a node: query heads, and key heads that groups of them share.
+struct Heads {
+  int64_t query, key;
+
+  explicit Heads(const KernelInfo* info)
+      : query(attribute(info, "num_heads")), key(attribute(info, "kv_num_heads")) {
+    if (query <= 0 || key <= 0 || query % key) {
+      throw std::invalid_argument("num_heads is a multiple of kv_num_heads, both positive");
+    }
+  }
+
+  // Of query [batch, step, query * size].
+  int64_t size(const Tensor& tensor) const {
+    expect_rank("query", tensor, 3);
+    if (tensor.shape[2] <= 0 || tensor.shape[2] % query) {
+      throw std::invalid_argument("query is " + text(tensor.shape) + ", for " +
+                                  std::to_string(query) + " heads");
+    }
+    return tensor.shape[2] / query;
+  }
+};
+
+// inputs: query [B, S, H * D], key and value [B, S, KV * D], caches [B, KV, C, D], lengths int32 [B]
+// (of each row's cache after this step; one shorter than the step, or longer than the cache, is a
+// row without a question, whose answer is zeros). outputs: [B, S, H * D], and the caches extended:
+// in place where the same memory is bound to input and output, as it should be.
+template <ElementType Element>
+struct CachedAttention {
+  static constexpr const char* name =
+      Element == kFloat16 ? "CachedAttentionHalf" : "CachedAttention";
+  static constexpr Input inputs[] = {{kFloat}, {kFloat}, {kFloat}, {Element}, {Element}, {kInt32}};
+  static constexpr ElementType outputs[] = {kFloat, Element, Element};
+
+  static void infer(const ShapeContext* context) {
+    infer_like(context, 0, 0);
+    infer_like(context, 3, 1);
+    infer_like(context, 4, 2);
+  }
+
+  explicit CachedAttention(const KernelInfo* info)
+      : threads(ort::threads(info)),
+        heads(info),
+        scale(float_attribute(info, "scale")),
+        softcap(float_attribute(info, "softcap")),
+        window(attribute(info, "window")) {
+    if (window < 0) throw std::invalid_argument("window is a number of keys, or 0");
+  }
+
+  void compute(KernelContext* context) const {
+    const Tensor query = input(context, 0), key = input(context, 1), value = input(context, 2);
+    const Tensor keys = input(context, 3), values = input(context, 4), lengths = input(context, 5);
+    const int64_t size = heads.size(query), batch = query.shape[0], step = query.shape[1];
+    expect_rank("past_key", keys, 4);
+    const int64_t capacity = keys.shape[2];
+    expect("key", key, {batch, step, heads.key * size});
+    expect("value", value, {batch, step, heads.key * size});
+    expect("past_key", keys, {batch, heads.key, capacity, size});
+    expect("past_value", values, keys.shape);
+    expect("lengths", lengths, {batch});
+    float* out = static_cast<float*>(output(context, 0, query.shape));
+    void* present_keys = present(context, 1, keys);
+    void* present_values = present(context, 2, values);
+    const vlmc::AttentionShape shape{static_cast<size_t>(heads.query),
+                                     static_cast<size_t>(heads.query / heads.key),
+                                     static_cast<size_t>(size),
+                                     scale,
+                                     softcap,
+                                     true,
+                                     static_cast<size_t>(window)};
+    Borrowed{context}.run(threads, [&](const vlmc::Parallel& parallel) {
+      vlmc::cached_attention(shape, static_cast<size_t>(batch), static_cast<size_t>(step),
+                             static_cast<size_t>(capacity), query.as<float>(), key.as<float>(),
+                             value.as<float>(), lengths.as<int32_t>(), present_keys,
+                             present_values, Element == kFloat16, out, parallel);
+    });
+  }
+
+  static void* present(KernelContext* context, size_t index, const Tensor& past) {
+    void* data = output(context, index, past.shape);
+    if (data != past.data) {
+      size_t bytes = Element == kFloat16 ? 2 : 4;
+      for (int64_t n : past.shape) bytes *= static_cast<size_t>(n);
+      std::memcpy(data, past.data, bytes);
+    }
+    return data;
+  }
+
+  size_t threads;
+  Heads heads;
+  float scale, softcap;
+  int64_t window;
+};
+
+// inputs: query [B, S, H * D], key and value [B, S, KV * D], bias [1 or B, 1 or H, S, S] added to
+// the scores; every query sees every key. output: [B, S, H * D].
+struct TowerAttention {
+  static constexpr const char* name = "TowerAttention";
+  static constexpr Input inputs[] = {{kFloat}, {kFloat}, {kFloat}, {kFloat, kOptional}};
+  static constexpr ElementType outputs[] = {kFloat};
+
+  static void infer(const ShapeContext* context) { infer_like(context, 0, 0); }
+
+  explicit TowerAttention(const KernelInfo* info)
+      : threads(ort::threads(info)), heads(info), scale(float_attribute(info, "scale")) {}
+
+  void compute(KernelContext* context) const {
+    const Tensor query = input(context, 0), key = input(context, 1), value = input(context, 2);
+    const Tensor bias = input(context, 3);
+    const int64_t size = heads.size(query), batch = query.shape[0], step = query.shape[1];
+    expect("key", key, {batch, step, heads.key * size});
+    expect("value", value, {batch, step, heads.key * size});
+    vlmc::AttentionShape shape{static_cast<size_t>(heads.query),
+                               static_cast<size_t>(heads.query / heads.key),
+                               static_cast<size_t>(size),
+                               scale,
+                               0,
+                               false,
+                               0};
+    size_t batch_stride = 0;
+    if (bias.data) {
+      expect_rank("bias", bias, 4);
+      const int64_t rows = bias.shape[0] == 1 ? 1 : batch;
+      const int64_t of_heads = bias.shape[1] == 1 ? 1 : heads.query;
+      expect("bias", bias, {rows, of_heads, step, step});
+      const size_t square = static_cast<size_t>(step) * static_cast<size_t>(step);
+      shape.bias_width = static_cast<size_t>(step);
+      shape.bias_head_stride = of_heads == 1 ? 0 : square;
+      batch_stride = rows == 1 ? 0 : static_cast<size_t>(of_heads) * square;
+    }
+    float* out = static_cast<float*>(output(context, 0, query.shape));
+    Borrowed{context}.run(threads, [&](const vlmc::Parallel& parallel) {
+      vlmc::tower_attention(shape, static_cast<size_t>(batch), static_cast<size_t>(step),
+                            query.as<float>(), key.as<float>(), value.as<float>(),
+                            bias.as<float>(), batch_stride, out, parallel);
+    });
+  }
+
+  size_t threads;
+  Heads heads;
+  float scale;
+};
+
+}  // namespace
+
+const CustomOp* const* attention_ops(size_t* count) {
+  static const CustomOp cached = declared<CachedAttention<kFloat>>();
+  static const CustomOp cached_half = declared<CachedAttention<kFloat16>>();
+  static const CustomOp tower = declared<TowerAttention>();
+  static const CustomOp* const all[] = {&cached, &cached_half, &tower};
+  *count = std::size(all);
+  return all;
+}
+
+}  // namespace ort

@@ -1,0 +1,17 @@
+#pragma once
+// What the kernels share: the instructions they are made of, and masks for what is left over.
+#include <immintrin.h>
+
+#include <cstddef>
+
+#define AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")))
+#define AVX512_INLINE AVX512 __attribute__((always_inline)) static inline
+
+namespace vlmc {
+
+constexpr size_t kPanel = 64;  // output channels, or keys, that are multiplied together
+
+AVX512_INLINE __mmask16 first16(size_t n) { return n >= 16 ? 0xffff : (__mmask16)((1u << n) - 1); }
+AVX512_INLINE __mmask64 first64(size_t n) { return n >= 64 ? ~0ull : (1ull << n) - 1; }
+
+}  // namespace vlmc

@@ -1,0 +1,173 @@
+// Products with int8 weights [k, n] that have one scale a column, from the layout they are stored in.
+#include "vnni.h"
+
+namespace vlmc {
+namespace {
+
+constexpr size_t kStrip = 8192;  // output channels whose sums are kept when tokens are few
+// What is asked for before it is read: memory answers late, and few CPUs guess this order.
+constexpr size_t kColumnsAhead = 1536;  // of eight rows
+
+// rows of 4 k x 64 channels -> 4 vectors of 16 channels, each channel's 4 bytes together
+AVX512_INLINE void interleave(__m512i r0, __m512i r1, __m512i r2, __m512i r3, __m512i* out) {
+  __m512i a = _mm512_unpacklo_epi8(r0, r1), b = _mm512_unpackhi_epi8(r0, r1);
+  __m512i c = _mm512_unpacklo_epi8(r2, r3), d = _mm512_unpackhi_epi8(r2, r3);
+  // Within each 128-bit lane l: channels 16l + 0..3, 4..7, 8..11, 12..15.
+  out[0] = _mm512_unpacklo_epi16(a, c);
+  out[1] = _mm512_unpackhi_epi16(a, c);
+  out[2] = _mm512_unpacklo_epi16(b, d);
+  out[3] = _mm512_unpackhi_epi16(b, d);
+}
+
+// ---- many tokens: 64 channels at a time, packed
+
+AVX512 void pack_columns(const int8_t* w, size_t k, size_t n, size_t count, size_t groups,
+                       uint8_t* out) {
+  const __mmask64 there = first64(count);
+  const __m512i shift = _mm512_set1_epi8((char)0x80);
+  constexpr size_t kRowsAhead = 24;
+  for (size_t g = 0; g < groups; ++g) {
+    __m512i r[4], v[4];
+    for (size_t j = 0; j < 4; ++j) {
+      size_t row = g * 4 + j;
+      r[j] = row < k ? _mm512_maskz_loadu_epi8(there, w + row * n) : _mm512_setzero_si512();
+      r[j] = _mm512_xor_si512(r[j], shift);
+      if (row + kRowsAhead < k) _mm_prefetch((const char*)(w + (row + kRowsAhead) * n), _MM_HINT_T0);
+      // The next panel lies beside this one: it comes while this one is multiplied.
+      _mm_prefetch((const char*)(w + row * n + kPanel), _MM_HINT_T1);
+    }
+    interleave(r[0], r[1], r[2], r[3], v);
+    lanes_in_order(v);
+    for (size_t j = 0; j < 4; ++j) _mm512_store_si512(out + (g * 4 + j) * 64, v[j]);
+  }
+}
+
+// ---- few tokens: memory is read from front to back, each thread its rows of it
+
+// Adds, to sums[R][width], what rows `from` .. `to` of the weights give for `count` channels. The
+// sums of 64 channels lie as `interleave` leaves them.
+template <size_t R>
+AVX512 void add_rows(const Tokens& t, size_t k, size_t n, size_t from, size_t to, const int8_t* w,
+                   size_t count, int32_t* sums, size_t width) {
+  const __m512i shift = _mm512_set1_epi8((char)0x80);
+  for (size_t row = from; row < to; row += 8) {
+    __m512i x[R][2];
+    for (size_t r = 0; r < R; ++r)
+      for (size_t h = 0; h < 2; ++h) {
+        int32_t four;
+        std::memcpy(&four, t.codes + r * t.room + row + h * 4, 4);
+        x[r][h] = _mm512_set1_epi32(four);
+      }
+    const bool last = row + 16 > k;
+    for (size_t c = 0; c < count; c += 64) {
+      const __mmask64 there = first64(count - c);
+      const int8_t* at = w + row * n + c;
+      // The columns ahead, or behind the last of them the first of the next rows.
+      const bool wraps = c + kColumnsAhead >= count;
+      if (!(wraps && last)) {
+        const int8_t* next = at + kColumnsAhead;
+        if (wraps) next += 8 * n - padded(count, 64);
+#pragma GCC unroll 8
+        for (size_t j = 0; j < 8; ++j) _mm_prefetch((const char*)(next + j * n), _MM_HINT_T0);
+      }
+      __m512i v[2][4];
+#pragma GCC unroll 2
+      for (size_t h = 0; h < 2; ++h) {
+        __m512i line[4];
+#pragma GCC unroll 4
+        for (size_t j = 0; j < 4; ++j) {
+          line[j] = row + h * 4 + j < k ? _mm512_maskz_loadu_epi8(there, at + (h * 4 + j) * n)
+                                        : _mm512_setzero_si512();
+          line[j] = _mm512_xor_si512(line[j], shift);
+        }
+        interleave(line[0], line[1], line[2], line[3], v[h]);
+      }
+#pragma GCC unroll 8
+      for (size_t r = 0; r < R; ++r)
+#pragma GCC unroll 4
+        for (size_t j = 0; j < 4; ++j) {
+          int32_t* sum = sums + r * width + c + j * 16;
+          __m512i s = _mm512_load_si512(sum);
+          s = _mm512_dpbusd_epi32(s, v[0][j], x[r][0]);
+          s = _mm512_dpbusd_epi32(s, v[1][j], x[r][1]);
+          _mm512_store_si512(sum, s);
+        }
+    }
+  }
+}
+
+using AddRows = void (*)(const Tokens&, size_t, size_t, size_t, size_t, const int8_t*, size_t,
+                         int32_t*, size_t);
+constexpr AddRows kAddRows[kFewTokens] = {add_rows<1>, add_rows<2>, add_rows<3>, add_rows<4>,
+                                          add_rows<5>, add_rows<6>, add_rows<7>, add_rows<8>};
+
+// y of `count` channels from the sums that `parts` parts of the rows gave.
+AVX512 void finish_rows(const Tokens& t, size_t m, const int32_t* sums, size_t parts, size_t width,
+                      size_t count, const float* scales, const float* bias, float* y, size_t n) {
+  for (size_t r = 0; r < m; ++r) {
+    const __m512i shifted = _mm512_set1_epi32(128 * t.sums[r]);
+    const __m512 scale = _mm512_set1_ps(t.scales[r]);
+    for (size_t c = 0; c < count; c += 64) {
+      __m512i v[4];
+      for (size_t j = 0; j < 4; ++j) {
+        v[j] = _mm512_sub_epi32(_mm512_load_si512(sums + r * width + c + j * 16), shifted);
+        for (size_t p = 1; p < parts; ++p)
+          v[j] = _mm512_add_epi32(
+              v[j], _mm512_load_si512(sums + (p * m + r) * width + c + j * 16));
+      }
+      lanes_in_order(v);
+      for (size_t j = 0; j < 4 && c + j * 16 < count; ++j) {
+        const size_t at = c + j * 16;
+        const __mmask16 there = first16(count - at);
+        __m512 f = _mm512_cvtepi32_ps(v[j]);
+        f = _mm512_mul_ps(_mm512_mul_ps(f, _mm512_maskz_loadu_ps(there, scales + at)), scale);
+        if (bias) f = _mm512_add_ps(f, _mm512_maskz_loadu_ps(there, bias + at));
+        _mm512_mask_storeu_ps(y + r * n + at, there, f);
+      }
+    }
+  }
+}
+
+void few_tokens(const Tokens& t, size_t m, size_t k, size_t n, const int8_t* w,
+                const float* scales, const float* bias, float* y, const Parallel& parallel) {
+  static thread_local Scratch<int32_t> room;
+  for (size_t first = 0; first < n; first += kStrip) {
+    const size_t count = std::min(kStrip, n - first), width = padded(count, 64);
+    // Whole groups of eight rows; twice as many parts as threads, so that one held up is helped.
+    const size_t groups = (k + 7) / 8;
+    const size_t parts = std::min(groups, parallel.threads > 1 ? 2 * parallel.threads : 1);
+    const size_t of_part = (groups + parts - 1) / parts * 8, used = (k + of_part - 1) / of_part;
+    int32_t* sums = room.at_least(parts * m * width);
+    each(parallel, used, [&](size_t p) {
+      int32_t* own = sums + p * m * width;
+      std::memset(own, 0, m * width * sizeof(int32_t));
+      kAddRows[m - 1](t, k, n, p * of_part, std::min(k, (p + 1) * of_part), w + first, count, own,
+                      width);
+    });
+    finish_rows(t, m, sums, used, width, count, scales + first, bias ? bias + first : nullptr,
+                y + first, n);
+  }
+}
+
+}  // namespace
+
+void linear8(const float* x, size_t m, size_t k, size_t n, const int8_t* w, const float* scales,
+             const float* bias, float* y, const Parallel& parallel) {
+  const Tokens t = quantize_tokens(x, m, k, parallel);
+  if (m <= kFewTokens) {
+    if (m == 0) return;
+    few_tokens(t, m, k, n, w, scales, bias, y, parallel);
+    return;
+  }
+  const size_t groups = (k + 3) / 4;
+  each(parallel, (n + kPanel - 1) / kPanel, [&](size_t p) {
+    static thread_local Scratch<uint8_t> room;
+    uint8_t* panel = room.at_least(groups * 4 * kPanel);
+    const size_t first = p * kPanel, count = std::min(kPanel, n - first);
+    pack_columns(w + first, k, n, count, groups, panel);
+    multiply_panel(t, m, panel, groups,
+                   {scales + first, bias ? bias + first : nullptr, y + first, n, count});
+  });
+}
+
+}  // namespace vlmc

@@ -1,0 +1,78 @@
+// What every operator of vlmc.kernels shares: its declaration, its outputs, its session's threads.
+#pragma once
+
+#include <iterator>
+
+#include "kernels.h"
+#include "ort_calls.h"
+
+namespace ort {
+
+struct Input {
+  ElementType type;
+  Characteristic characteristic = kRequired;
+};
+
+// Memory of an output of that shape: the caller's own where it bound some.
+inline void* output(KernelContext* context, size_t index, const Shape& shape) {
+  Value* value = nullptr;
+  check(api->KernelContext_GetOutput(context, index, shape.data(), shape.size(), &value));
+  void* data = nullptr;
+  check(api->GetTensorMutableData(value, &data));
+  return data;
+}
+
+// The threads of a node's session, lent to a kernel for one call.
+struct Borrowed {
+  KernelContext* context;
+  Status* failed = nullptr;
+
+  template <class Compute>
+  void run(size_t threads, Compute compute) {
+    compute(vlmc::Parallel{&each, this, threads});
+    check(failed);
+  }
+
+  static void each(void* self, void (*task)(void*, size_t), size_t tasks, void* data) {
+    Borrowed& borrowed = *static_cast<Borrowed*>(self);
+    if (borrowed.failed) return;
+    if (tasks == 1) return task(data, 0);
+    // No limit on batches: a thread takes the next task as soon as it is done with one.
+    borrowed.failed = api->KernelContext_ParallelFor(borrowed.context, task, tasks, 0, data);
+  }
+};
+
+template <class Op>
+CustomOp declared() {
+  CustomOp op{};
+  op.version = kCustomOpVersion;
+  op.GetName = [](const CustomOp*) { return Op::name; };
+  op.GetExecutionProviderType = [](const CustomOp*) -> const char* { return nullptr; };
+  op.GetInputType = [](const CustomOp*, size_t index) { return Op::inputs[index].type; };
+  op.GetInputTypeCount = [](const CustomOp*) { return std::size(Op::inputs); };
+  op.GetOutputType = [](const CustomOp*, size_t index) { return Op::outputs[index]; };
+  op.GetOutputTypeCount = [](const CustomOp*) { return std::size(Op::outputs); };
+  op.GetInputCharacteristic = [](const CustomOp*, size_t index) {
+    return Op::inputs[index].characteristic;
+  };
+  op.GetOutputCharacteristic = [](const CustomOp*, size_t) { return kRequired; };
+  op.GetInputMemoryType = [](const CustomOp*, size_t) { return kDefaultMemory; };
+  op.GetStartVersion = [](const CustomOp*) { return 1; };
+  op.GetEndVersion = [](const CustomOp*) { return 1; };
+  op.CreateKernelV2 = [](const CustomOp*, const Api*, const KernelInfo* info,
+                         void** kernel) { return guarded([&] { *kernel = new Op(info); }); };
+  op.KernelComputeV2 = [](void* kernel, KernelContext* context) {
+    return guarded([&] { static_cast<const Op*>(kernel)->compute(context); });
+  };
+  op.KernelDestroy = [](void* kernel) { delete static_cast<Op*>(kernel); };
+  op.InferOutputShapeFn = [](const CustomOp*, ShapeContext* context) {
+    return guarded([&] { Op::infer(context); });
+  };
+  return op;
+}
+
+// One function for each file of operators; they live as long as the process.
+const CustomOp* const* linear_ops(size_t* count);
+const CustomOp* const* attention_ops(size_t* count);
+
+}  // namespace ort
