@@ -64,6 +64,14 @@ NATIVE_GRID_CLASSES: dict[str, Json] = {
         "merge_size": 2,
     },
 }
+WHOLE_PATCHES_CLASSES: dict[str, Json] = {
+    "PixtralImageProcessor": {
+        **_COMMON,
+        **_CLIP_COLORS,
+        "size": {"longest_edge": 1024},
+        "default_to_square": True,
+    }
+}
 _SQUARE: Json = {"size": {"height": 384, "width": 384}, "default_to_square": True}
 _TILED: Json = {**_COMMON, **_CLIP_COLORS, **_SQUARE, "min_patches": 1, "max_patches": 12}
 TILES_CLASSES: dict[str, Json] = {"GotOcr2ImageProcessor": _TILED}
@@ -175,6 +183,41 @@ def native_grid_spec(
     if table is not None:
         options["table"] = table
     return check_spec(ImageSpec(geometry="native_grid", options=options), at=at)
+
+
+def whole_patches_spec(
+    image_processor_json: Json, patch: int, merge: int, *, at: str = _AT
+) -> ImageSpec:
+    """The ``whole_patches`` geometry of a Pixtral image processor.
+
+    Args:
+        image_processor_json: As for ``fixed_spec``.
+        patch: The side of the tower's patches, in pixels.
+        merge: The side of a feature row, in patches.
+        at: The file, for errors.
+
+    Raises:
+        VlmcError: Another class, or a value its class cannot use.
+    """
+    _, values = _settings(image_processor_json, WHOLE_PATCHES_CLASSES, at)
+    if _flag(values, "do_center_crop", at):
+        raise VlmcError("pictures are not cropped here", at=f"{at}: do_center_crop")
+    size = _size(values, "size", at, square=_flag(values, "default_to_square", at))
+    longest = size.get("longest_edge")
+    if longest is None and "height" not in size:
+        allowed = ("longest_edge", "height and width")
+        raise VlmcError("pictures cannot be bounded by that", at=f"{at}: size", allowed=allowed)
+    options: Json = {
+        "patch_size": patch,
+        "merge_size": merge,
+        "max_height": longest or size["height"],
+        "max_width": longest or size["width"],
+        "resize": _flag(values, "do_resize", at),
+        "resample": _resample(values, at),
+        "on_white": _flag(values, "do_convert_rgb", at),
+        "values": _values(values, at),
+    }
+    return check_spec(ImageSpec(geometry="whole_patches", options=options), at=at)
 
 
 def tiles_spec(
