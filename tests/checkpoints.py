@@ -505,6 +505,65 @@ def qwen3_vl(
     return _save_parts(model, images, words, folder)
 
 
+PIXTRAL_SPECIALS = [
+    "<pad>",
+    "<s>",
+    "</s>",
+    "[INST]",
+    "[/INST]",
+    "[IMG]",
+    "[IMG_BREAK]",
+    "[IMG_END]",
+]
+PIXTRAL_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{% if message['role'] == 'user' %}{{ '[INST]' }}{% endif %}"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}{{ '[IMG]' }}"
+    "{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}"
+    "{{ '[/INST]' if message['role'] == 'user' else eos_token }}{% endfor %}"
+)
+
+
+def pixtral(
+    folder: Path, *, merge: int = 1, layer: int | list[int] = -1, seed: int = 1, **values: Any
+) -> Path:
+    """A Pixtral, or with ``merge`` patches a side to a token a Mistral 3."""
+    import transformers as hf
+
+    words = tokenizer(PIXTRAL_SPECIALS, bos="<s>", eos="</s>", template=PIXTRAL_TEMPLATE)
+    tower = {
+        "model_type": "pixtral",
+        "image_size": 84,
+        "patch_size": PATCH,
+        "hidden_size": 48,
+        "intermediate_size": 64,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 3,
+    }
+    given = {
+        "vision_config": tower,
+        "text_config": text_config("mistral", len(words), **{"head_dim": 20, **values}),
+        "image_token_index": PIXTRAL_SPECIALS.index("[IMG]"),
+        "vision_feature_layer": layer,
+    }
+    if merge > 1:
+        config = hf.Mistral3Config(spatial_merge_size=merge, tie_word_embeddings=False, **given)
+        model = hf.Mistral3ForConditionalGeneration(config)
+    else:
+        config = hf.LlavaConfig(vision_feature_select_strategy="full", **given)
+        model = hf.LlavaForConditionalGeneration(config)
+    images = hf.PixtralImageProcessorPil(
+        size={"longest_edge": 84}, patch_size={"height": PATCH, "width": PATCH}
+    )
+    _save_parts(randomize(model, seed), images, words, folder)
+    # Its processor class asks for torchvision.
+    settings = {"patch_size": PATCH, "spatial_merge_size": merge}
+    settings |= {"processor_class": "PixtralProcessor", "image_token": "[IMG]"}
+    (folder / "processor_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    return folder
+
+
 def _save(model: Any, processor: Any, folder: Path) -> Path:
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
@@ -530,6 +589,8 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "qwen2-vl": qwen2_vl,
     "qwen2.5-vl": qwen2_5_vl,
     "qwen3-vl": qwen3_vl,
+    "pixtral": pixtral,
+    "mistral3": lambda folder: pixtral(folder, merge=2),
     "idefics3": idefics3,
     "aya-vision": aya_vision,
 }

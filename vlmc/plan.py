@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from vlmc.backends import BACKENDS
 from vlmc.bundle.manifest import ElementType, Limits, TensorSpec, present_name
 from vlmc.errors import VlmcError
-from vlmc.families import by_model_type
+from vlmc.families import by_config
 from vlmc.families.spec import Checkpoint, Family, ModelFacts, WeightCounts
 from vlmc.recipe import Recipe
 from vlmc.schema import CachePrecision, LanguagePrecision, VisionPrecision, lookup
@@ -86,7 +86,7 @@ def resolve(
         VlmcError: The model cannot be served, or cannot do what the recipe asks.
     """
     try:
-        family = by_model_type(str(checkpoint.config.get("model_type")), at="config.json")
+        family = by_config(checkpoint.config, at="config.json")
         facts = family.facts(checkpoint)
     except VlmcError as error:
         raise error.located(model_at) from error

@@ -99,6 +99,16 @@ class Oracle:
         )
 
 
+PROCESSOR_SETTINGS = (
+    "image_seq_length",
+    "patch_size",
+    "spatial_merge_size",
+    "image_token",
+    "image_break_token",
+    "image_end_token",
+)
+
+
 def feature_rows(made: Any) -> Any:
     """What ``get_image_features`` gives for each picture, deep-stack features beside the rest."""
     import torch
@@ -111,8 +121,9 @@ def feature_rows(made: Any) -> Any:
 
 def make_processor(folder: Path) -> Any:
     """The folder's processor with the PIL image classes; Qwen2-VL's without its video part."""
-    from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, AutoTokenizer
-    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+    from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer
+
+    from vlmc.passes.processor_class import processor_class
 
     try:
         made = AutoProcessor.from_pretrained(folder, backend="pil", local_files_only=True)
@@ -121,7 +132,7 @@ def make_processor(folder: Path) -> Any:
     except (ImportError, ValueError) as error:
         if isinstance(error, ValueError) and "video processor" not in str(error):
             raise
-        known = PROCESSOR_MAPPING[type(AutoConfig.from_pretrained(folder))]
+        known = processor_class(folder)
 
     class WithoutVideo(known):  # type: ignore[misc, valid-type]
         def check_argument_for_proper_class(self, name: str, argument: Any) -> type:
@@ -138,7 +149,7 @@ def make_processor(folder: Path) -> Any:
         tokenizer=words,
         video_processor=None,
         chat_template=template.read_text("utf-8") if template.is_file() else words.chat_template,
-        **{key: settings[key] for key in ("image_seq_length",) if key in settings},
+        **{key: settings[key] for key in PROCESSOR_SETTINGS if key in settings},
     )
 
 

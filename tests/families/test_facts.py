@@ -420,11 +420,8 @@ def test_qwen2_5_vl_vision_is_that_of_transformers(attention: str, tmp_path: Pat
         ("smolvlm-256m", 5 * 64 + 13, 3, 64),
         ("qwen2-vl-7b", 4, 4, 128),
         ("qwen2.5-vl-3b", 4, 2, 128),
-<<<<<<< HEAD
         ("qwen3-vl-2b", 64, 8, 128),
-=======
         ("aya-vision-8b", 169 + 3, 8, 128),
->>>>>>> bd86505
     ],
 )
 def test_published_models(name: str, tokens: int, kv_heads: int, head_dim: int) -> None:

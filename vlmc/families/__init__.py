@@ -6,18 +6,23 @@ from vlmc.families import (
     internvl,
     llava,
     llava_next,
+    mistral3,
+    pixtral,
     qwen2_5_vl,
     qwen2_vl,
     qwen3_vl,
     vipllava,
 )
+from vlmc.families.configs import section
 from vlmc.families.spec import Family
-from vlmc.schema import lookup
+from vlmc.schema import Json, lookup
 
 _ROWS = (
     llava.FAMILY,
     vipllava.FAMILY,
     llava_next.FAMILY,
+    pixtral.FAMILY,
+    mistral3.FAMILY,
     internvl.FAMILY,
     qwen2_vl.FAMILY,
     qwen2_5_vl.FAMILY,
@@ -38,5 +43,23 @@ def by_model_type(model_type: str, *, at: str | None = None) -> Family:
     Raises:
         VlmcError: No family does; the known ones are listed.
     """
-    types = {name: family for family in FAMILIES.values() for name in family.model_types}
+    rows = [family for family in FAMILIES.values() if family.tower is None]
+    types = {name: family for family in rows for name in family.model_types}
     return lookup(types, model_type, kind="model type", at=at)
+
+
+def by_config(config: Json, *, at: str | None = None) -> Family:
+    """As ``by_model_type``, for a ``config.json`` whose tower may have a family of its own.
+
+    Args:
+        config: The file's content.
+        at: Its place, for errors.
+
+    Raises:
+        VlmcError: No family serves it.
+    """
+    found = str(config.get("model_type"))
+    tower = section(config, "vision_config", at=at or "config.json").get("model_type")
+    rows = (row for row in FAMILIES.values() if row.tower is not None and row.tower == tower)
+    own = next((row for row in rows if found in row.model_types), None)
+    return own or by_model_type(found, at=at)

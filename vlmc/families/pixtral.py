@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from vlmc.bundle.manifest import ImageLayout, ImageSpec, PositionSpec
 from vlmc.errors import VlmcError
 from vlmc.families.configs import MAX_LAYERS, section, whole, word
-from vlmc.families.image_processors import whole_patches_spec
+from vlmc.families.grid_processors import whole_patches_spec
 from vlmc.families.llava import decoder, decoder_facts, feature_layers, image_token_id
 from vlmc.families.spec import Checkpoint, Family, ModelFacts, TextFacts, WeightCounts
 from vlmc.families.text import text_weights

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from vlmc.bundle.manifest import ImageSpec, PositionSpec
 from vlmc.errors import VlmcError
 from vlmc.families.configs import MAX_LAYERS, section, whole
-from vlmc.families.image_processors import native_grid_spec
+from vlmc.families.grid_processors import native_grid_spec
 from vlmc.families.spec import Checkpoint, Family, ModelFacts, WeightCounts
 from vlmc.families.text import text_facts, text_weights
 from vlmc.runtime.images import image_tokens, native_grid, vision_inputs

@@ -86,6 +86,8 @@ class Family:
         name: The key of the row and the word users read.
         title: What people call it.
         model_types: Values of ``model_type`` in ``config.json`` that it serves.
+        tower: The ``model_type`` of the vision towers it serves, where another row serves the
+            same ``model_types`` with all other towers; None: every tower.
         facts: Reads a checkpoint's JSON; raises ``VlmcError`` for a variant it cannot serve.
         vision: Wraps the loaded module for export: an ``nn.Module`` whose ``forward`` takes
             the tensors of ``ModelFacts.vision_inputs`` (one image) in order, and returns
@@ -108,3 +110,4 @@ class Family:
     example: dict[str, int]
     plain_image: str
     image_frame: tuple[str, str] | None = None
+    tower: str | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from vlmc.bundle.manifest import ImageSpec
 from vlmc.errors import VlmcError
 from vlmc.passes.checkpoint import TensorRef, read_rows
 from vlmc.passes.parameters import canonical_names, match_names, parameter_sources, untie_different
+from vlmc.passes.processor_class import processor_class
 from vlmc.passes.quiet import quiet
 from vlmc.passes.transform import build_module
 from vlmc.runtime.images import image_tokens
@@ -23,8 +25,8 @@ from vlmc.schema import Json
 # Rows of a large matrix are multiplied in pieces of this size.
 _PIECE_BYTES = 64 << 20
 _LOGGER = "transformers"
-# What a processor's own file sets, beside its parts.
-_PROCESSOR_SETTINGS = ("image_seq_length",)
+# What a processor is made of; its own file sets the rest.
+_PARTS = {"self", "image_processor", "tokenizer", "video_processor", "chat_template", "kwargs"}
 
 
 @dataclass(frozen=True)
@@ -161,10 +163,9 @@ def _processor(folder: Path, image_options: Json) -> Any:
 
 def _without_video(folder: Path, here: Mapping[str, Any]) -> Any:
     """The processor from its parts, but the video processor, which would need torchvision."""
-    from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
-    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+    from transformers import AutoImageProcessor, AutoTokenizer
 
-    known = PROCESSOR_MAPPING[type(AutoConfig.from_pretrained(folder, **here))]
+    known = processor_class(folder)
     if known.__name__ == "SmolVLMProcessor":
         return _smolvlm_without_video(folder, here)
 
@@ -174,6 +175,7 @@ def _without_video(folder: Path, here: Mapping[str, Any]) -> Any:
 
     saved = folder / "processor_config.json"
     settings = json.loads(saved.read_text("utf-8")) if saved.is_file() else {}
+    taken = inspect.signature(known.__init__).parameters.keys() - _PARTS
     template = folder / "chat_template.jinja"
     tokenizer = AutoTokenizer.from_pretrained(folder, **here)
     return ImageTextProcessor(
@@ -183,7 +185,7 @@ def _without_video(folder: Path, here: Mapping[str, Any]) -> Any:
         chat_template=(
             template.read_text("utf-8") if template.is_file() else tokenizer.chat_template
         ),
-        **{key: value for key, value in settings.items() if key in _PROCESSOR_SETTINGS},
+        **{key: value for key, value in settings.items() if key in taken},
     )
 
 

@@ -49,7 +49,9 @@ def target_size(height: int, width: int, options: Options) -> tuple[int, int]:
         return height, width
     ratio = max(height / options.max_height, width / options.max_width)
     fitted = (math.floor(height / ratio), math.floor(width / ratio)) if ratio > 1 else None
-    new_height, new_width = (((side - 1) // factor + 1) * factor for side in fitted or (height, width))
+    new_height, new_width = (
+        ((side - 1) // factor + 1) * factor for side in fitted or (height, width)
+    )
     pixels.check_target(height, width, new_height, new_width)
     return new_height, new_width
 
