@@ -505,6 +505,62 @@ def qwen3_vl(
     return _save_parts(model, images, words, folder)
 
 
+GLM_SPECIALS = [
+    "<|endoftext|>",
+    "[gMASK]",
+    "<sop>",
+    "<|user|>",
+    "<|assistant|>",
+    "<|image|>",
+    "<|begin_of_image|>",
+    "<|end_of_image|>",
+    "<|video|>",
+    "<|begin_of_video|>",
+    "<|end_of_video|>",
+]
+GLM_TEMPLATE = (
+    "[gMASK]<sop>{% for message in messages %}<|{{ message['role'] }}|>\n"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}"
+    "<|begin_of_image|><|image|><|end_of_image|>{% else %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}{% endif %}{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+
+
+def glm4v(folder: Path, *, seed: int = 1, **values: Any) -> Path:
+    """A GLM-4.1V that rotates half of each head."""
+    import transformers as hf
+
+    words = tokenizer(GLM_SPECIALS, bos=None, eos="<|endoftext|>", template=GLM_TEMPLATE)
+    rotary = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}
+    rotary["mrope_section"] = [2, 1, 1]
+    ends = {"eos_token_id": 0}
+    text = text_config("glm4v_text", len(words), rope_parameters=rotary, **ends | values)
+    ids = ("image", "image_start", "image_end", "video", "video_start", "video_end")
+    named = {
+        f"{name}_token_id": GLM_SPECIALS.index(token)
+        for name, token in zip(ids, GLM_SPECIALS[5:], strict=True)
+    }
+    config = hf.Glm4vConfig(
+        vision_config={
+            "depth": 2,
+            "hidden_size": 48,
+            "out_hidden_size": 64,
+            "intermediate_size": 80,
+            "num_heads": 3,
+            "patch_size": PATCH,
+            "image_size": 5 * PATCH,
+        },
+        text_config=text,
+        **named,
+    )
+    images = hf.Glm4vImageProcessorPil(
+        patch_size=PATCH, size={"shortest_edge": 8 * 14 * 14, "longest_edge": 80 * 14 * 14}
+    )
+    model = randomize(hf.Glm4vForConditionalGeneration(config), seed)
+    return _save_parts(model, images, words, folder)
+
+
 PIXTRAL_SPECIALS = [
     "<pad>",
     "<s>",
@@ -589,6 +645,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "qwen2-vl": qwen2_vl,
     "qwen2.5-vl": qwen2_5_vl,
     "qwen3-vl": qwen3_vl,
+    "glm4v": glm4v,
     "pixtral": pixtral,
     "mistral3": lambda folder: pixtral(folder, merge=2),
     "idefics3": idefics3,

@@ -2,6 +2,7 @@
 
 from vlmc.families import (
     aya_vision,
+    glm4v,
     idefics3,
     internvl,
     llava,
@@ -27,6 +28,7 @@ _ROWS = (
     qwen2_vl.FAMILY,
     qwen2_5_vl.FAMILY,
     qwen3_vl.FAMILY,
+    glm4v.FAMILY,
     idefics3.FAMILY,
     aya_vision.FAMILY,
 )

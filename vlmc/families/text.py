@@ -37,6 +37,7 @@ TEXT_DEFAULTS = {
     "cohere2": TextDefaults(40, 8192, 64, 256000, 8192, 22528, tied=True),
     "gemma": TextDefaults(28, 3072, 16, 256000, 8192, 24576, 16, 256, tied=True),
     "gemma2": TextDefaults(26, 2304, 8, 256000, 8192, 9216, 4, 256, tied=True),
+    "glm4v_text": TextDefaults(40, 4096, 32, 151552, 32768, 13696, 2),
     "granite": TextDefaults(32, 4096, 32, 32000, 2048, 11008),
     "llama": TextDefaults(32, 4096, 32, 32000, 2048, 11008),
     "mistral": TextDefaults(32, 4096, 32, 32000, 131072, 14336, 8),
