@@ -582,7 +582,13 @@ PIXTRAL_TEMPLATE = (
 
 
 def pixtral(
-    folder: Path, *, merge: int = 1, layer: int | list[int] = -1, seed: int = 1, **values: Any
+    folder: Path,
+    *,
+    merge: int = 1,
+    patch: int = PATCH,
+    layer: int | list[int] = -1,
+    seed: int = 1,
+    **values: Any,
 ) -> Path:
     """A Pixtral, or with ``merge`` patches a side to a token a Mistral 3."""
     import transformers as hf
@@ -590,8 +596,8 @@ def pixtral(
     words = tokenizer(PIXTRAL_SPECIALS, bos="<s>", eos="</s>", template=PIXTRAL_TEMPLATE)
     tower = {
         "model_type": "pixtral",
-        "image_size": 84,
-        "patch_size": PATCH,
+        "image_size": 12 * patch,
+        "patch_size": patch,
         "hidden_size": 48,
         "intermediate_size": 64,
         "num_hidden_layers": 3,
@@ -610,11 +616,11 @@ def pixtral(
         config = hf.LlavaConfig(vision_feature_select_strategy="full", **given)
         model = hf.LlavaForConditionalGeneration(config)
     images = hf.PixtralImageProcessorPil(
-        size={"longest_edge": 84}, patch_size={"height": PATCH, "width": PATCH}
+        size={"longest_edge": 12 * patch}, patch_size={"height": patch, "width": patch}
     )
     _save_parts(randomize(model, seed), images, words, folder)
     # Its processor class asks for torchvision.
-    settings = {"patch_size": PATCH, "spatial_merge_size": merge}
+    settings = {"patch_size": patch, "spatial_merge_size": merge}
     settings |= {"processor_class": "PixtralProcessor", "image_token": "[IMG]"}
     (folder / "processor_config.json").write_text(json.dumps(settings), encoding="utf-8")
     return folder
@@ -647,7 +653,8 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "qwen3-vl": qwen3_vl,
     "glm4v": glm4v,
     "pixtral": pixtral,
-    "mistral3": lambda folder: pixtral(folder, merge=2),
+    # transformers fails on a picture of a single merged patch.
+    "mistral3": lambda folder: pixtral(folder, merge=2, patch=2),
     "idefics3": idefics3,
     "aya-vision": aya_vision,
 }
