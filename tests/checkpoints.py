@@ -465,9 +465,14 @@ def qwen2_5_vl(folder: Path, *, seed: int = 1, window: int = 4) -> Path:
 
 
 def qwen3_vl(
-    folder: Path, *, seed: int = 1, tied: bool = False, deepstack: tuple[int, ...] = (0, 2)
+    folder: Path,
+    *,
+    seed: int = 1,
+    tied: bool = False,
+    deepstack: tuple[int, ...] = (0, 2),
+    experts: int = 0,
 ) -> Path:
-    """A Qwen3-VL whose decoder adds features in two of its three layers."""
+    """A Qwen3-VL whose decoder adds features in two of its three layers, maybe with experts."""
     import transformers as hf
 
     words = tokenizer(QWEN_SPECIALS, bos=None, eos="<|im_end|>", template=CHATML)
@@ -477,10 +482,22 @@ def qwen3_vl(
         "mrope_section": [4, 3, 3],
         "mrope_interleaved": True,
     }
+    mixed = {
+        "num_experts": experts,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 24,
+        "mlp_only_layers": [1],
+    }
     text = text_config(
-        "qwen3_vl_text", len(words), rope_parameters=rotary, num_hidden_layers=3, head_dim=20
+        "qwen3_vl_moe_text" if experts else "qwen3_vl_text",
+        len(words),
+        rope_parameters=rotary,
+        num_hidden_layers=3,
+        head_dim=20,
+        tie_word_embeddings=tied,
+        **(mixed if experts else {}),
     )
-    config = hf.Qwen3VLConfig(
+    config = (hf.Qwen3VLMoeConfig if experts else hf.Qwen3VLConfig)(
         vision_config={
             "depth": 3,
             "hidden_size": 48,
@@ -501,8 +518,8 @@ def qwen3_vl(
     images = hf.Qwen2VLImageProcessorPil(
         patch_size=PATCH, size={"shortest_edge": 4 * 14 * 14, "longest_edge": 40 * 14 * 14}
     )
-    model = randomize(hf.Qwen3VLForConditionalGeneration(config), seed)
-    return _save_parts(model, images, words, folder)
+    made = hf.Qwen3VLMoeForConditionalGeneration if experts else hf.Qwen3VLForConditionalGeneration
+    return _save_parts(randomize(made(config), seed), images, words, folder)
 
 
 GLM_SPECIALS = [
@@ -651,6 +668,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "qwen2-vl": qwen2_vl,
     "qwen2.5-vl": qwen2_5_vl,
     "qwen3-vl": qwen3_vl,
+    "qwen3-vl-moe": lambda folder: qwen3_vl(folder, experts=5),
     "glm4v": glm4v,
     "pixtral": pixtral,
     # transformers fails on a picture of a single merged patch.

@@ -12,6 +12,7 @@ from vlmc.families import (
     qwen2_5_vl,
     qwen2_vl,
     qwen3_vl,
+    qwen3_vl_moe,
     vipllava,
 )
 from vlmc.families.configs import section
@@ -28,6 +29,7 @@ _ROWS = (
     qwen2_vl.FAMILY,
     qwen2_5_vl.FAMILY,
     qwen3_vl.FAMILY,
+    qwen3_vl_moe.FAMILY,
     glm4v.FAMILY,
     idefics3.FAMILY,
     aya_vision.FAMILY,

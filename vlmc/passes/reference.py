@@ -285,7 +285,10 @@ def _stream_whole(module: Any, own: Mapping[str, TensorRef]) -> None:
 
     def read(module: Any, _: Any) -> None:
         for name, ref in own.items():
-            module._parameters[name] = torch.nn.Parameter(_tensor(ref), requires_grad=False)
+            value = _tensor(ref)
+            if value.shape != blank[name].shape:
+                value = value.transpose(1, 2)  # matrices of experts
+            module._parameters[name] = torch.nn.Parameter(value, requires_grad=False)
 
     def drop(module: Any, *_: Any) -> None:
         module._parameters.update(blank)

@@ -93,6 +93,7 @@ def transform(
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
 
+    from vlmc.passes.experts import prepare_experts
     from vlmc.passes.modules import (
         ATTENTION,
         LanguageProgram,
@@ -104,6 +105,7 @@ def transform(
     model: Any = build_module(folder, ATTENTION)
     matched = match_names(model, index)
     untie_different(model, index, matched)
+    prepare_experts(model, index, matched)
     _fix_rotary(model, ctx_len)
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     with fake:

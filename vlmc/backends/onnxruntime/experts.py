@@ -68,7 +68,7 @@ def experts(low: Lowering, node: Any) -> Any:
     after = body.add("ScatterND", [total, tokens, made], {"reduction": "add"})
     again = body.add("Identity", [go_on])
     graph = ir.Graph(
-        [turn, go_on, total], [again, after], nodes=body.taken(), name=f"{node.name}_expert"
+        [turn, go_on, total], [again, after], nodes=body.body, name=f"{node.name}_expert"
     )
     for value, dtype, shape in (
         (again, ir.DataType.BOOL, []),

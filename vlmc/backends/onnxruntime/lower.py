@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vlmc.backends.onnxruntime.embedding import gather_rows
+from vlmc.backends.onnxruntime.experts import experts
 from vlmc.backends.onnxruntime.rewrite import Lowering
 from vlmc.backends.spec import StoredWeight
 from vlmc.errors import VlmcError
@@ -146,50 +148,14 @@ def _quantize_tokens(low: Lowering, x: ir.Value) -> tuple[ir.Value, ir.Value]:
 
 
 def _embedding(low: Lowering, node: ir.Node) -> None:
-    import onnx_ir as ir
-
     weight, ids = node.inputs[0], node.inputs[1]
     assert weight is not None
     assert ids is not None
-    name = str(weight.name)
-    stored = low.weights[name]
-    to_float = {"to": int(ir.DataType.FLOAT)}
-    rows = low.add("Gather", [low.part(name, ""), ids])
-    if stored.format == "fp16":
-        rows = low.add("Cast", [rows], to_float)
-    elif stored.format in ("int8_block", "int4_block"):
-        scales = low.add("Gather", [low.part(name, ".scales"), ids])
-        last = low.constant(np.array([-1], np.int64))
-        if stored.format == "int4_block":
-            rows = _nibbles(low, rows, [0, 0, 0, -1])
-            zeros = low.add("Gather", [low.part(name, ".zero_points"), ids])
-            zeros = _nibbles(low, zeros, [0, 0, -1])
-            # An odd number of blocks leaves half a byte over.
-            blocks = low.constant(np.array([stored.parts[".scales"].shape[1]], np.int64))
-            start, axis = low.constant(np.array([0], np.int64)), last
-            zeros = low.add("Slice", [zeros, start, blocks, axis])
-            zero = low.add("Unsqueeze", [low.add("Cast", [zeros], to_float), last])
-        else:
-            zero = low.constant(np.float32(128))
-        values = low.add("Sub", [low.add("Cast", [rows], to_float), zero])
-        values = low.add("Mul", [values, low.add("Unsqueeze", [scales, last])])
-        rows = low.add("Reshape", [values, low.constant(np.array([0, 0, -1], np.int64))])
-        if stored.columns % stored.block:
-            start = low.constant(np.array([0], np.int64))
-            stop = low.constant(np.array([stored.columns], np.int64))
-            rows = low.add("Slice", [rows, start, stop, last])
-    _replace(node, [rows])
+    _replace(node, [gather_rows(low, str(weight.name), ids)])
 
 
-def _nibbles(low: Lowering, packed: ir.Value, shape: Sequence[int]) -> ir.Value:
-    """Bytes [..., n] -> their halves, low first, reshaped to ``shape`` [..., 2n]."""
-    last = low.constant(np.array([-1], np.int64))
-    mask = low.constant(np.uint8(15))
-    four = low.constant(np.uint8(4))
-    first = low.add("Unsqueeze", [low.add("BitwiseAnd", [packed, mask]), last])
-    second = low.add("BitShift", [packed, four], {"direction": "RIGHT"})
-    pairs = low.add("Concat", [first, low.add("Unsqueeze", [second, last])], {"axis": -1})
-    return low.add("Reshape", [pairs, low.constant(np.array(shape, np.int64))])
+def _experts(low: Lowering, node: ir.Node) -> None:
+    _replace(node, [experts(low, node)])
 
 
 def _attention(low: Lowering, node: ir.Node) -> None:
@@ -267,6 +233,7 @@ def _skip_rms_norm(low: Lowering, node: ir.Node) -> None:
 
 _NEUTRAL: dict[str, Callable[[Lowering, Any], None]] = {
     "Attention": _attention,
+    "Experts": _experts,
     "Linear": _linear,
     "SkipRMSNorm": _skip_rms_norm,
 }
