@@ -421,10 +421,10 @@ def test_qwen2_5_vl_vision_is_that_of_transformers(attention: str, tmp_path: Pat
         ("qwen2-vl-7b", 4, 4, 128),
         ("qwen2.5-vl-3b", 4, 2, 128),
         ("qwen3-vl-2b", 64, 8, 128),
+        ("aya-vision-8b", 169 + 3, 8, 128),
         ("pixtral-12b", 2, 8, 128),
         ("mistral-small-3.1", 2, 8, 128),
         ("glm-4.1v-9b", 8, 2, 128),
-        ("aya-vision-8b", 169 + 3, 8, 128),
     ],
 )
 def test_published_models(name: str, tokens: int, kv_heads: int, head_dim: int) -> None:
