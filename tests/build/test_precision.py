@@ -29,6 +29,7 @@ PRECISIONS = {
         "internvl",
         "qwen2-vl",
         "qwen2.5-vl",
+        "qwen3-vl-moe",
         "idefics3",
         "narrow-heads",
     ],
