@@ -75,6 +75,14 @@ class Workshop:
             lambda: load(self.build(name, *overrides).bundle, threads=1, spin=False),
         )
 
+    def refused(self, name: str, question: str) -> bool:
+        """Whether transformers' processor refuses the question."""
+        try:
+            self.expected(name, question)
+        except ValueError:
+            return True
+        return False
+
     def expected(self, name: str, question: str) -> Expected:
         oracle = self.get(("oracle", name), lambda: Oracle(self.checkpoint(name)))
         asked = QUESTIONS[question]

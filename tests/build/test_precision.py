@@ -30,6 +30,7 @@ PRECISIONS = {
         "qwen2-vl",
         "qwen2.5-vl",
         "idefics3",
+        "gemma3",
         "narrow-heads",
     ],
 )

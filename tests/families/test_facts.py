@@ -420,6 +420,8 @@ def test_qwen2_5_vl_vision_is_that_of_transformers(attention: str, tmp_path: Pat
         ("smolvlm-256m", 5 * 64 + 13, 3, 64),
         ("qwen2-vl-7b", 4, 4, 128),
         ("qwen2.5-vl-3b", 4, 2, 128),
+        ("gemma-3-4b-it", 256, 4, 256),
+        ("paligemma-3b-mix-224", 256, 1, 256),
     ],
 )
 def test_published_models(name: str, tokens: int, kv_heads: int, head_dim: int) -> None:
@@ -447,6 +449,8 @@ def test_published_models(name: str, tokens: int, kv_heads: int, head_dim: int) 
         "qwen2-vl-7b",
         "qwen2.5-vl-3b",
         "smolvlm-256m",
+        "gemma-3-4b-it",
+        "paligemma-3b-mix-224",
     ],
 )
 def test_published_text_sizes_are_those_transformers_reads(name: str) -> None:

@@ -63,6 +63,38 @@ class ImageLayout(Frozen):
     whole: str
 
 
+class ImageText(Frozen):
+    """What an image becomes in the rendered text, where words around it may join with it.
+
+    Each text holds the image token once for every run of feature rows.
+
+    Attributes:
+        placeholder: What the chat template writes for an image.
+        alone: An image that is not cut into tiles.
+        whole: The whole picture before its tiles.
+        tile: Each tile; ``between`` stands between two.
+        between: See above.
+    """
+
+    placeholder: str
+    alone: str
+    whole: str = ""
+    tile: str = ""
+    between: str = ""
+
+
+class PromptFrame(Frozen):
+    """Text a processor adds to every prompt, rendered or not; it takes no prompt without image.
+
+    Attributes:
+        after_images: Stands behind the last image.
+        end: Stands at the end.
+    """
+
+    after_images: str
+    end: str
+
+
 class PromptSpec(Frozen):
     """``processor/prompt.json``: how messages become token ids."""
 
@@ -76,6 +108,8 @@ class PromptSpec(Frozen):
     image_suffix: tuple[str, ...] = ()  # does not write
     clean_up_tokenization_spaces: bool = False  # transformers' flag, when texts are decoded
     image_layout: ImageLayout | None = None  # None: an image is its image tokens alone
+    image_text: ImageText | None = None  # None: an image is put in once the text is tokens
+    frame: PromptFrame | None = None  # None: the tokenizer adds what it adds to any text
 
 
 class PositionSpec(Frozen):
@@ -83,6 +117,31 @@ class PositionSpec(Frozen):
 
     scheme: str
     options: Json = Field(default_factory=dict)
+
+
+class MaskSpec(Frozen):
+    """Which tokens the layers of one kind attend to.
+
+    A token sees itself and those before it: no further back than ``window`` tokens, none beyond
+    its chunk, where ``chunk`` tokens each share one. It also sees all of its span, and from it no
+    further back than the window with ``window_in_spans``. Answer tokens are in no span.
+
+    Attributes:
+        layers: The kind, as ``layer_types`` of transformers' configuration has it; None: all.
+        input: The program's input ``[B, 1, S, T]`` that is added to the scores; empty where
+            spans and chunks change nothing. None where there are neither.
+        spans: Each run of image tokens, or the whole prompt.
+        window: Tokens, itself counted.
+        window_in_spans: See above.
+        chunk: Tokens.
+    """
+
+    layers: str | None = None
+    input: str | None = None
+    spans: Literal["images", "prompt"] | None = None
+    window: PositiveInt | None = None
+    window_in_spans: bool = True
+    chunk: PositiveInt | None = None
 
 
 class GenerationSpec(Frozen):
@@ -123,6 +182,7 @@ class Manifest(Frozen):
     programs: dict[str, ProgramSpec]  # dual: vision, language; single: model
     limits: Limits
     positions: PositionSpec
+    masks: tuple[MaskSpec, ...] = ()  # of the decoder's layers; none: causal, as the graph has it
     generation: GenerationSpec
     backend: str
     target: Json  # machine-specific choices, recorded as such

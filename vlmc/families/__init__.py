@@ -1,10 +1,12 @@
 """The model families: one row each."""
 
 from vlmc.families import (
+    gemma3,
     idefics3,
     internvl,
     llava,
     llava_next,
+    paligemma,
     qwen2_5_vl,
     qwen2_vl,
     vipllava,
@@ -20,6 +22,8 @@ _ROWS = (
     qwen2_vl.FAMILY,
     qwen2_5_vl.FAMILY,
     idefics3.FAMILY,
+    gemma3.FAMILY,
+    paligemma.FAMILY,
 )
 FAMILIES: dict[str, Family] = {row.name: row for row in _ROWS}
 

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from vlmc.bundle.manifest import ImageLayout, ImageSpec, PositionSpec, TensorSpec
+from vlmc.bundle.manifest import (
+    ImageLayout,
+    ImageSpec,
+    ImageText,
+    MaskSpec,
+    PositionSpec,
+    PromptFrame,
+    TensorSpec,
+)
 from vlmc.schema import Json
 
 if TYPE_CHECKING:
@@ -54,6 +62,8 @@ class ModelFacts:
     weights: WeightCounts | None = None  # for estimates; None where the sizes are not known
     # Free dimensions of vision_inputs that are always a multiple of a number.
     multiples: Mapping[str, int] = field(default_factory=dict)
+    # What each kind of the decoder's layers attends to; none: the transform pass proves it causal.
+    masks: tuple[MaskSpec, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -87,10 +97,18 @@ class Family:
         decoder: The module that takes ``inputs_embeds``, ``position_ids`` and
             ``past_key_values``.
         example: Sizes for the free dimensions of ``vision_inputs`` when tracing.
-        plain_image: What an image becomes in a prompt where there is no chat template.
+        plain_image: What an image becomes in a prompt where there is no chat template. Here and in
+            the next texts ``{name}`` is the tokenizer's token of that name, ``{image}`` the
+            image token.
         image_layout: What stands around an image's tiles in the prompt; None: nothing.
         image_frame: The tokenizer's names of the special tokens before and after an image's
             placeholders, where the processor puts them there and not the chat template.
+        image_text: What an image becomes in the rendered text, where the processor expands it there
+            and the words around it may join with it.
+        frame: What the processor adds to every prompt; it takes none without an image.
+        extra_tokens: Words that the processor adds to the tokenizer.
+        logits: What the model does to its head's logits, a soft cap say: ``(model, logits) ->
+            logits``, for export; None: nothing.
     """
 
     name: str
@@ -103,3 +121,7 @@ class Family:
     plain_image: str
     image_layout: ImageLayout | None = None
     image_frame: tuple[str, str] | None = None
+    image_text: ImageText | None = None
+    frame: PromptFrame | None = None
+    extra_tokens: tuple[str, ...] = ()
+    logits: Callable[[Any, Any], Any] | None = None

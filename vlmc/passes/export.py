@@ -112,11 +112,12 @@ def _export_one(spec: GraphSpec, module: nn.Module) -> ir.Model:
             shape = [sizes[d] if isinstance(d, str) else d for d in tensor.shape]
             arguments.append(torch.zeros(shape, dtype=getattr(torch, tensor.dtype)))
             shapes.append({i: dims[d] for i, d in enumerate(tensor.shape) if isinstance(d, str)})
-        # The cache's tensors are one list to the module.
+        # The biases are one list to the module, and the cache's tensors another.
         past = [i for i, tensor in enumerate(spec.inputs) if tensor.name.startswith("past_")]
         if past:
-            arguments[past[0] :] = [arguments[past[0] :]]
-            shapes[past[0] :] = [shapes[past[0] :]]
+            first = past[0] - sum(tensor.name.endswith("attention_bias") for tensor in spec.inputs)
+            arguments[first:] = [arguments[first : past[0]], arguments[past[0] :]]
+            shapes[first:] = [shapes[first : past[0]], shapes[past[0] :]]
         with quiet(_LOGGER):
             traced = torch.export.export(
                 module, tuple(arguments), dynamic_shapes=tuple(shapes), strict=False

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vlmc.bundle.manifest import MaskSpec
 from vlmc.errors import VlmcError
 from vlmc.passes.checkpoint import TensorRef
+from vlmc.passes.masks import prove_masks
 from vlmc.passes.parameters import match_names, untie_different
 
 if TYPE_CHECKING:
@@ -76,7 +79,11 @@ def build_module(folder: Path, attention: str) -> nn.Module:
 
 
 def transform(
-    folder: Path, family: Family, index: Mapping[str, TensorRef], ctx_len: int
+    folder: Path,
+    family: Family,
+    index: Mapping[str, TensorRef],
+    ctx_len: int,
+    masks: Sequence[MaskSpec] = (),
 ) -> TransformedModel:
     """Builds the module and prepares it: fake parameters, neutral linears, fixed rotary.
 
@@ -85,6 +92,7 @@ def transform(
         family: The row of ``FAMILIES`` that serves it.
         index: The checkpoint's tensors.
         ctx_len: Length of the cache, in tokens.
+        masks: Of the decoder's layers, from the family; none where a causal mask is to be proven.
 
     Raises:
         VlmcError: A part of the model cannot be exported faithfully.
@@ -101,6 +109,8 @@ def transform(
 
     register_attention()
     model: Any = build_module(folder, ATTENTION)
+    if masks:
+        prove_masks(model, masks)
     matched = match_names(model, index)
     untie_different(model, index, matched)
     _fix_rotary(model, ctx_len)
@@ -120,13 +130,22 @@ def transform(
         if type(module) is torch.nn.Linear:
             module.forward = neutral_linear(module)  # type: ignore[method-assign, assignment]
     decoder = family.decoder(model)
-    language = LanguageProgram(decoder, model.get_input_embeddings(), model.get_output_embeddings())
+    finish = None if family.logits is None else partial(family.logits, model)
+    embed, head = model.get_input_embeddings(), model.get_output_embeddings()
+    language = LanguageProgram(decoder, embed, head, finish, masks)
     return TransformedModel(model, family.vision(model), language, matched)
 
 
 def _fix_rotary(model: torch.nn.Module, ctx_len: int) -> None:
     for name, module in model.named_modules():
         kind = getattr(module, "rope_type", None)
+        if isinstance(kind, dict):  # one for each kind of layer
+            for each in LENGTH_DEPENDENT_ROPE.keys() & set(kind.values()):
+                raise VlmcError(
+                    f"'{each}' rotary embeddings of some layers alone ({name}) are not supported",
+                    at="config.json: text_config.rope_parameters",
+                )
+            continue
         if kind not in LENGTH_DEPENDENT_ROPE:
             continue
         trained = int(module.original_max_seq_len)

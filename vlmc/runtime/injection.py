@@ -197,6 +197,11 @@ class Guard:
         return found
 
 
+def unbroken(text: str) -> str:
+    """A text as it was before ``Guard.broken``."""
+    return text.replace(BREAK, "")
+
+
 def _break(text: str) -> str:
     return BREAK + BREAK.join(text) + BREAK
 

@@ -7,9 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from vlmc.bundle.manifest import ImageLayout, PromptSpec
+from vlmc.bundle.manifest import ImageLayout, ImageText, PromptSpec
 from vlmc.bundle.store import check_name
 from vlmc.errors import VlmcError
+from vlmc.runtime.injection import unbroken
 from vlmc.runtime.template import ChatTemplate
 from vlmc.runtime.tokenizer import StreamDecoder, TextTokenizer
 from vlmc.runtime.types import ImageSpan, PreparedImage, Prompt
@@ -58,6 +59,8 @@ class PromptBuilder:
                 problem = f"'{spec.image_layout.edge}' is not an added token of the tokenizer"
                 raise VlmcError(problem, at=PROMPT_FILE)
             named += [spec.image_layout.edge, spec.image_layout.whole]
+        if spec.image_text is not None:
+            named.append(spec.image_text.placeholder)
         literals = spec.plain_image if template is None else template.literals()
         self._guard = tokenizer.guard([spec.image_token, *named], literals)
 
@@ -108,8 +111,20 @@ class PromptBuilder:
         self._check_dropped(messages, plain)
         # The processor's rule: a template that writes bos leaves nothing for the tokenizer to add.
         bos = self._bos if self._template is not None else None
-        has_bos = bos is not None and marked.startswith(bos)
-        ids = self._guard.ids(plain, marked, add_special_tokens=not has_bos)
+        bare = (bos is not None and marked.startswith(bos)) or self.spec.frame is not None
+        if self.spec.image_text is not None or self.spec.frame is not None:
+            written = marked
+            marked = finished(marked, self.spec, images)
+            # What is written into the text stands there unbroken in both.
+            if plain != written and plain != unbroken(written):
+                raise VlmcError(
+                    "a text spells a special token, in a way that cannot be kept apart from the "
+                    "template's own",
+                    at="messages",
+                    hint="leave out the words that spell the model's special tokens",
+                )
+            plain = unbroken(marked) if plain != written else marked
+        ids = self._guard.ids(plain, marked, add_special_tokens=not bare)
         return self._expand(np.asarray(ids, dtype=np.int64), images)
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
@@ -151,16 +166,15 @@ class PromptBuilder:
 
     def _expand(self, ids: NDArray[np.int64], images: Sequence[PreparedImage]) -> Prompt:
         places = np.flatnonzero(ids == self.spec.image_token_id)
-        if len(places) != len(images):
-            raise VlmcError(
-                f"the prompt has {len(places)} places for images, for {len(images)} images",
-                at="messages",
-                hint="the model's chat template decides where an image is taken",
-            )
-        runs = [self._image_ids(image) for image in images]
+        if self.spec.image_text is not None:
+            owners, runs = self._text_runs(images)
+        else:
+            owners, runs = list(range(len(images))), [self._image_ids(image) for image in images]
+        if len(places) != len(runs):
+            raise _misplaced(len(places), len(images))
         texts = np.split(ids, places)
         pieces, spans, length = [texts[0]], [], len(texts[0])
-        for index, (run, text) in enumerate(zip(runs, texts[1:], strict=True)):
+        for index, run, text in zip(owners, runs, texts[1:], strict=True):
             spans.append(ImageSpan(length + len(self._prefix), len(run), index))
             framed = [self._prefix, run, self._suffix, text[1:]]
             pieces += framed
@@ -174,6 +188,18 @@ class PromptBuilder:
         feature_index[rows] = np.arange(int(rows.sum()))
         return Prompt(expanded, feature_index, tuple(spans), tuple(images))
 
+    def _text_runs(
+        self, images: Sequence[PreparedImage]
+    ) -> tuple[list[int], list[NDArray[np.int64]]]:
+        """Every run of image tokens where ``image_text`` has put them: its image, and its ids."""
+        owners, runs = [], []
+        for index, image in enumerate(images):
+            count = 1 + image.tiles[0] * image.tiles[1]
+            each = np.full(image.tokens // count, self.spec.image_token_id, dtype=np.int64)
+            owners += [index] * count
+            runs += [each] * count
+        return owners, runs
+
     def _image_ids(self, image: PreparedImage) -> NDArray[np.int64]:
         """What an image's placeholder becomes: image tokens, and the marks around its tiles."""
         token, layout = self.spec.image_token_id, self.spec.image_layout
@@ -183,6 +209,39 @@ class PromptBuilder:
         ids = np.asarray(self._tokenizer.encode(text), dtype=np.int64)
         each = image.tokens // (image.tiles[0] * image.tiles[1] + 1)
         return np.repeat(ids, np.where(ids == token, each, 1))
+
+
+def finished(text: str, spec: PromptSpec, images: Sequence[PreparedImage]) -> str:
+    """A rendered prompt with what its processor writes into it, image tokens one for a run.
+
+    Raises:
+        VlmcError: The places for images are not as many as the images.
+    """
+    if spec.image_text is not None:
+        pieces = text.split(spec.image_text.placeholder)
+        if len(pieces) != len(images) + 1:
+            raise _misplaced(len(pieces) - 1, len(images))
+        text = pieces[0]
+        for image, piece in zip(images, pieces[1:], strict=True):
+            text += _image_text(spec.image_text, image.tiles[0] * image.tiles[1]) + piece
+    if spec.frame is not None:
+        if not images:
+            raise VlmcError("this model takes no prompt without an image", at="messages")
+        end = text.rfind(spec.image_token) + len(spec.image_token)
+        text = text[:end] + spec.frame.after_images + text[end:] + spec.frame.end
+    return text
+
+
+def _image_text(marks: ImageText, tiles: int) -> str:
+    return marks.whole + marks.between.join([marks.tile] * tiles) if tiles else marks.alone
+
+
+def _misplaced(places: int, images: int) -> VlmcError:
+    return VlmcError(
+        f"the prompt has {places} places for images, for {images} images",
+        at="messages",
+        hint="the model's chat template decides where an image is taken",
+    )
 
 
 def _laid_out(layout: ImageLayout, rows: int, columns: int, token: str) -> str:
