@@ -121,9 +121,8 @@ def build(
         facts.image_token_id,
         facts.text.vocab,
         plain_image=family.plain_image,
-        image_layout=family.image_layout,
+        image_layout=facts.image_layout,
         image_frame=family.image_frame,
-        image_text=family.image_text,
         frame=family.frame,
         extra_tokens=family.extra_tokens,
     )

@@ -422,6 +422,7 @@ def test_qwen2_5_vl_vision_is_that_of_transformers(attention: str, tmp_path: Pat
         ("qwen2.5-vl-3b", 4, 2, 128),
         ("gemma-3-4b-it", 256, 4, 256),
         ("paligemma-3b-mix-224", 256, 1, 256),
+        ("aya-vision-8b", 169 + 3, 8, 128),
     ],
 )
 def test_published_models(name: str, tokens: int, kv_heads: int, head_dim: int) -> None:
@@ -451,6 +452,7 @@ def test_published_models(name: str, tokens: int, kv_heads: int, head_dim: int) 
         "smolvlm-256m",
         "gemma-3-4b-it",
         "paligemma-3b-mix-224",
+        "aya-vision-8b",
     ],
 )
 def test_published_text_sizes_are_those_transformers_reads(name: str) -> None:

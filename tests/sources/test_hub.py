@@ -196,6 +196,7 @@ def test_an_unfinished_download_is_noticed_offline(hub: Hub, model: Path, tmp_pa
             "paligemma-3b-mix-224",
             ["18.0 MiB"],
         ),
+        ("aya-vision-8b", "CohereLabs/aya-vision-8b", "aya-vision-8b", ["512.0 MiB"]),
     ],
 )
 def test_the_comments_of_the_recipes_hold(

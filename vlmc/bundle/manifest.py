@@ -49,38 +49,24 @@ class ImageSpec(Frozen):
 
 
 class ImageLayout(Frozen):
-    """What an image's placeholder becomes where pictures are cut into tiles.
+    """The text that an image becomes, where that is more than its image tokens.
 
-    Every tile is ``edge``, ``tile`` and its image tokens; ``row_end`` ends a row of tiles. Then
-    come ``before_whole`` (where there are tiles), ``edge``, ``whole``, the image tokens of the
-    whole picture and ``edge``. ``tile`` knows ``{row}`` and ``{column}``, from 1.
+    ``start``; every tile as ``tile``, its image tokens and ``tile_end``, with ``row_end`` after a
+    row of tiles; ``before_whole`` where there are tiles; ``whole``, the image tokens of the whole
+    picture, and ``end``. ``tile`` knows ``{row}``, ``{column}`` and ``{number}``, from 1. With
+    ``after_whole`` the whole comes first, then that, and the tiles, where there are any.
     """
 
-    edge: str
-    tile: str
-    row_end: str
-    before_whole: str
-    whole: str
-
-
-class ImageText(Frozen):
-    """What an image becomes in the rendered text, where words around it may join with it.
-
-    Each text holds the image token once for every run of feature rows.
-
-    Attributes:
-        placeholder: What the chat template writes for an image.
-        alone: An image that is not cut into tiles.
-        whole: The whole picture before its tiles.
-        tile: Each tile; ``between`` stands between two.
-        between: See above.
-    """
-
-    placeholder: str
-    alone: str
-    whole: str = ""
+    placeholder: str | None = None  # what the template writes; None: the image token
+    start: str = ""
     tile: str = ""
-    between: str = ""
+    tile_end: str = ""
+    between: str = ""  # two tiles
+    row_end: str = ""
+    before_whole: str = ""
+    whole: str = ""
+    end: str = ""
+    after_whole: str | None = None
 
 
 class PromptFrame(Frozen):
@@ -108,7 +94,6 @@ class PromptSpec(Frozen):
     image_suffix: tuple[str, ...] = ()  # does not write
     clean_up_tokenization_spaces: bool = False  # transformers' flag, when texts are decoded
     image_layout: ImageLayout | None = None  # None: an image is its image tokens alone
-    image_text: ImageText | None = None  # None: an image is put in once the text is tokens
     frame: PromptFrame | None = None  # None: the tokenizer adds what it adds to any text
 
 

@@ -1,6 +1,7 @@
 """The model families: one row each."""
 
 from vlmc.families import (
+    aya_vision,
     gemma3,
     idefics3,
     internvl,
@@ -24,6 +25,7 @@ _ROWS = (
     idefics3.FAMILY,
     gemma3.FAMILY,
     paligemma.FAMILY,
+    aya_vision.FAMILY,
 )
 FAMILIES: dict[str, Family] = {row.name: row for row in _ROWS}
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vlmc.bundle.manifest import ImageText, MaskSpec, PositionSpec
+from vlmc.bundle.manifest import ImageLayout, MaskSpec, PositionSpec
 from vlmc.errors import VlmcError
 from vlmc.families.configs import MAX_LAYERS, section, whole, word
 from vlmc.families.image_processors import fixed_spec
@@ -24,7 +24,17 @@ _AT = "config.json"
 _TEXT_AT = f"{_AT}: text_config"
 _TOWER_AT = f"{_AT}: vision_config"
 _SLIDING, _FULL = "sliding_attention", "full_attention"
-_PICTURE = "\n\n{boi_token}{image}{eoi_token}\n\n"
+_BEGIN, _END = "\n\n{boi_token}", "{eoi_token}\n\n"
+_LAYOUT = ImageLayout(
+    placeholder="{boi_token}",
+    before_whole="Here is the original image ",
+    whole=_BEGIN,
+    end=_END,
+    after_whole=" and here are some crops to help you see better ",
+    tile=_BEGIN,
+    tile_end=_END,
+    between=" ",
+)
 # Tokens around a picture's own: begin, end and two line breaks.
 _MARKS = 4
 
@@ -65,6 +75,7 @@ def facts(checkpoint: Checkpoint) -> ModelFacts:
         min_image_tokens=tokens,
         weights=_count(config, decoder, text, tower),
         masks=masks(decoder, text.layers),
+        image_layout=_LAYOUT,
     )
 
 
@@ -154,12 +165,4 @@ FAMILY = Family(
     decoder=decoder,
     example={"tiles": 3},
     plain_image="{boi_token}",
-    image_text=ImageText(
-        placeholder="{boi_token}",
-        alone=_PICTURE,
-        whole=f"Here is the original image {_PICTURE}"
-        " and here are some crops to help you see better ",
-        tile=_PICTURE,
-        between=" ",
-    ),
 )

@@ -121,7 +121,7 @@ FAMILY = Family(
     vision=vision,
     decoder=decoder,
     example={},
-    plain_image="{image}",
+    plain_image="<image>",
     frame=PromptFrame(after_images="{bos_token}", end="\n"),
     extra_tokens=tuple(f"<loc{i:04}>" for i in range(1024))
     + tuple(f"<seg{i:03}>" for i in range(128)),

@@ -1,17 +1,19 @@
 """A checkpoint's tokenizer and chat template, resolved to what a bundle ships."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from vlmc.bundle.manifest import ImageLayout, ImageText, PromptFrame, PromptSpec
+from vlmc.bundle.manifest import ImageLayout, PromptFrame, PromptSpec
 from vlmc.errors import VlmcError
 from vlmc.families.special_tokens import read_object
 from vlmc.families.tokenizer_files import load_tokenizer
-from vlmc.schema import Json
+from vlmc.schema import Frozen, Json
 
 TEMPLATE_PATH = "processor/chat_template.jinja"
+_NAME = re.compile(r"\{(\w+_token)\}")
 _TEMPLATE_FOLDER = "additional_chat_templates"
 
 
@@ -24,7 +26,6 @@ def read_prompt(
     plain_image: str,
     image_layout: ImageLayout | None = None,
     image_frame: tuple[str, str] | None = None,
-    image_text: ImageText | None = None,
     frame: PromptFrame | None = None,
     extra_tokens: Sequence[str] = (),
 ) -> tuple[PromptSpec, dict[str, bytes]]:
@@ -35,12 +36,12 @@ def read_prompt(
         image_token: The image's placeholder; None: the token of ``image_token_id``.
         image_token_id: Its id, from ``config.json``.
         vocab_size: Rows of the embedding.
-        plain_image: What an image becomes where there is no chat template.
-        image_layout: What stands around an image's tiles.
+        plain_image: What an image becomes where there is no chat template; ``{name}`` in it, as
+            in the layout and the frame, is the special token of that name.
+        image_layout: What stands around an image's tokens.
         image_frame: Names of the special tokens before and after an image's placeholders.
-        image_text: What an image becomes in the rendered text; see ``Family``.
-        frame: What the processor adds to every prompt; see ``Family``.
-        extra_tokens: Words the processor adds to the tokenizer where they are not.
+        frame: What the processor adds to every prompt.
+        extra_tokens: Words that the processor adds to the tokenizer where they are not.
 
     Returns:
         The prompt's description, and the files of the bundle's ``processor/`` folder by name:
@@ -52,9 +53,8 @@ def read_prompt(
     """
     config = read_object(folder / "tokenizer_config.json")
     loaded = load_tokenizer(folder, read_object(folder / "config.json"), config)
-    loaded.tokenizer.add_tokens(
-        [token for token in extra_tokens if loaded.tokenizer.token_to_id(token) is None]
-    )
+    known = loaded.tokenizer.get_vocab()
+    loaded.tokenizer.add_tokens([token for token in extra_tokens if token not in known])
     image_token = _image_token(folder, loaded.tokenizer, image_token, image_token_id)
     template = _chat_template(folder, config)
     files = {"tokenizer.json": loaded.tokenizer.to_str().encode()}
@@ -63,38 +63,28 @@ def read_prompt(
     variables: dict[str, str | list[str]] = dict(loaded.special_tokens)
     before, after = image_frame or (None, None)
     at = f"{folder.name}/tokenizer_config.json"
-    words = {key: value for key, value in variables.items() if isinstance(value, str)}
-    words["image"] = image_token
-    texts = {} if image_text is None else image_text.model_dump()
-    around = {} if frame is None else frame.model_dump()
+
+    def fill(text: str) -> str:
+        """A text with special tokens in the place of their names."""
+        return _NAME.sub(lambda match: _framing(variables, match[1], at)[0], text)
+
+    def named(texts: Frozen) -> dict[str, str]:
+        return {k: fill(text) for k, text in texts.model_dump(exclude_none=True).items()}
+
     spec = PromptSpec(
         image_token=image_token,
         image_token_id=image_token_id,
         chat_template=None if template is None else TEMPLATE_PATH,
-        plain_image=_named(plain_image, words, at),
+        plain_image=fill(plain_image),
         special_tokens=variables,
         vocab_size=vocab_size,
         image_prefix=_framing(variables, before, at),
         image_suffix=_framing(variables, after, at),
         clean_up_tokenization_spaces=loaded.clean_up_tokenization_spaces,
-        image_layout=image_layout,
-        image_text=ImageText(**{key: _named(text, words, at) for key, text in texts.items()})
-        if texts
-        else None,
-        frame=PromptFrame(**{key: _named(text, words, at) for key, text in around.items()})
-        if around
-        else None,
+        image_layout=None if image_layout is None else ImageLayout(**named(image_layout)),
+        frame=None if frame is None else PromptFrame(**named(frame)),
     )
     return spec, files
-
-
-def _named(text: str, tokens: Mapping[str, str], at: str) -> str:
-    """A text with the tokens that it names in braces."""
-    try:
-        return text.format_map(tokens)
-    except KeyError as error:
-        problem = f"the tokenizer has no {error}, which this family needs"
-        raise VlmcError(problem, at=at) from error
 
 
 def _framing(tokens: Mapping[str, str | list[str]], name: str | None, at: str) -> tuple[str, ...]:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from vlmc.bundle.manifest import (
     ImageLayout,
     ImageSpec,
-    ImageText,
     MaskSpec,
     PositionSpec,
     PromptFrame,
@@ -64,6 +63,9 @@ class ModelFacts:
     multiples: Mapping[str, int] = field(default_factory=dict)
     # What each kind of the decoder's layers attends to; none: the transform pass proves it causal.
     masks: tuple[MaskSpec, ...] = ()
+    # What the processor puts around an image's tokens; ``{boi_token}`` and the like stand for the
+    # tokenizer's special token of that name. None: nothing.
+    image_layout: ImageLayout | None = None
 
 
 @dataclass(frozen=True)
@@ -97,15 +99,12 @@ class Family:
         decoder: The module that takes ``inputs_embeds``, ``position_ids`` and
             ``past_key_values``.
         example: Sizes for the free dimensions of ``vision_inputs`` when tracing.
-        plain_image: What an image becomes in a prompt where there is no chat template. Here and in
-            the next texts ``{name}`` is the tokenizer's token of that name, ``{image}`` the
-            image token.
-        image_layout: What stands around an image's tiles in the prompt; None: nothing.
+        plain_image: What an image becomes in a prompt where there is no chat template; special
+            tokens may stand there by name, as in ``ModelFacts.image_layout``.
         image_frame: The tokenizer's names of the special tokens before and after an image's
             placeholders, where the processor puts them there and not the chat template.
-        image_text: What an image becomes in the rendered text, where the processor expands it there
-            and the words around it may join with it.
-        frame: What the processor adds to every prompt; it takes none without an image.
+        frame: What the processor adds to every prompt, special tokens by name; it takes none
+            without an image.
         extra_tokens: Words that the processor adds to the tokenizer.
         logits: What the model does to its head's logits, a soft cap say: ``(model, logits) ->
             logits``, for export; None: nothing.
@@ -119,9 +118,7 @@ class Family:
     decoder: Callable[[nn.Module], nn.Module]
     example: dict[str, int]
     plain_image: str
-    image_layout: ImageLayout | None = None
     image_frame: tuple[str, str] | None = None
-    image_text: ImageText | None = None
     frame: PromptFrame | None = None
     extra_tokens: tuple[str, ...] = ()
     logits: Callable[[Any, Any], Any] | None = None
