@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from tests.build.oracle import Oracle
 from tests.build.questions import IMAGE, Question, user
 from tests.build.test_parity import TOLERANCE, error
 
@@ -15,12 +14,13 @@ LONG = Question(
 
 
 @pytest.mark.parametrize("split", ["dual", "single"])
-def test_pictures_in_crops_are_answered_as_by_transformers(workshop, split):
+def test_pictures_in_crops_are_answered_as_by_transformers(workshop, monkeypatch, split):
     model = workshop.model("gemma3", "images.max-tiles=3", f"split={split}")
-    oracle = Oracle(workshop.checkpoint("gemma3"))
+    oracle, pictures = workshop.oracle("gemma3"), LONG.pictures()
     crops = {"do_pan_and_scan": True, "pan_and_scan_max_num_crops": 3}
-    oracle.processor.images_kwargs = {**oracle.processor.images_kwargs, **crops}
-    pictures = LONG.pictures()
+    monkeypatch.setattr(
+        oracle.processor, "images_kwargs", {**oracle.processor.images_kwargs, **crops}
+    )
     expected = oracle.answer(LONG.messages, pictures)
     prompt = model.prompt(LONG.messages, images=pictures)
     assert [image.tiles for image in prompt.images] == [(1, 2), (0, 0), (3, 1)]

@@ -89,9 +89,9 @@ def _checked(schema: type[Options], options: Json) -> Options:
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(key) for key in first["loc"])
-        raise VlmcError(
-            f"this scheme has no such option '{name}': {first['msg']}", at="positions.options"
-        ) from error
+        known = name in schema.model_fields
+        problem = f"'{name}': {first['msg']}" if known else f"this scheme has no option '{name}'"
+        raise VlmcError(problem, at="positions.options") from error
 
 
 POSITIONS: dict[str, Callable[[Prompt, Json], Positions]] = {
