@@ -89,7 +89,7 @@ class Oracle:
             if pictures:
                 wanted = ("pixel_values", "pixel_attention_mask", "image_grid_thw", "image_sizes")
                 given = {key: inputs[key] for key in wanted if key in inputs}
-                found = self.model.get_image_features(**given, return_dict=True).pooler_output
+                found = feature_rows(self.model.get_image_features(**given, return_dict=True))
                 features = self.rows(found, pictures)
             tokens = self.model.generate(**inputs, **own)[0, length:].tolist()
             ends = self.model.generation_config.eos_token_id
@@ -109,6 +109,16 @@ class Oracle:
             forced=made.sequences[0, length:].tolist(),
             logits=torch.cat(made.logits).numpy(),
         )
+
+
+def feature_rows(made: Any) -> Any:
+    """What ``get_image_features`` gives for each picture, deep-stack features beside the rest."""
+    import torch
+
+    deep = getattr(made, "deepstack_features", None)
+    if not deep:
+        return made.pooler_output
+    return [torch.cat(parts, dim=-1) for parts in zip(made.pooler_output, *deep, strict=True)]
 
 
 def make_processor(folder: Path) -> Any:

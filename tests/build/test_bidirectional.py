@@ -23,7 +23,7 @@ def test_pictures_in_crops_are_answered_as_by_transformers(workshop, monkeypatch
     )
     expected = oracle.answer(LONG.messages, pictures)
     prompt = model.prompt(LONG.messages, images=pictures)
-    assert [image.tiles for image in prompt.images] == [(1, 2), (0, 0), (3, 1)]
+    assert [image.tiles for image in prompt.images] == [(1, 2), (0, 0), (1, 3)]
     assert prompt.token_ids.tolist() == expected.prompt_token_ids
     features = np.concatenate([model.image_features(image) for image in prompt.images])
     assert error(features, np.concatenate(expected.features)) < TOLERANCE

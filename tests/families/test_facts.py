@@ -423,6 +423,7 @@ def test_qwen2_5_vl_vision_is_that_of_transformers(attention: str, tmp_path: Pat
         ("gemma-3-4b-it", 256, 4, 256),
         ("paligemma-3b-mix-224", 256, 1, 256),
         ("aya-vision-8b", 169 + 3, 8, 128),
+        ("qwen3-vl-2b", 64, 8, 128),
     ],
 )
 def test_published_models(name: str, tokens: int, kv_heads: int, head_dim: int) -> None:
@@ -449,6 +450,7 @@ def test_published_models(name: str, tokens: int, kv_heads: int, head_dim: int) 
         "internvl3-1b",
         "qwen2-vl-7b",
         "qwen2.5-vl-3b",
+        "qwen3-vl-2b",
         "smolvlm-256m",
         "gemma-3-4b-it",
         "paligemma-3b-mix-224",

@@ -197,6 +197,7 @@ def test_an_unfinished_download_is_noticed_offline(hub: Hub, model: Path, tmp_pa
             ["18.0 MiB"],
         ),
         ("aya-vision-8b", "CohereLabs/aya-vision-8b", "aya-vision-8b", ["512.0 MiB"]),
+        ("qwen3-vl-2b", "Qwen/Qwen3-VL-2B-Instruct", "qwen3-vl-2b", ["448.0 MiB"]),
     ],
 )
 def test_the_comments_of_the_recipes_hold(

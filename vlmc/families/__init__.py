@@ -10,6 +10,7 @@ from vlmc.families import (
     paligemma,
     qwen2_5_vl,
     qwen2_vl,
+    qwen3_vl,
     vipllava,
 )
 from vlmc.families.spec import Family
@@ -22,6 +23,7 @@ _ROWS = (
     internvl.FAMILY,
     qwen2_vl.FAMILY,
     qwen2_5_vl.FAMILY,
+    qwen3_vl.FAMILY,
     idefics3.FAMILY,
     gemma3.FAMILY,
     paligemma.FAMILY,

@@ -66,6 +66,9 @@ class ModelFacts:
     # What the processor puts around an image's tokens; ``{boi_token}`` and the like stand for the
     # tokenizer's special token of that name. None: nothing.
     image_layout: ImageLayout | None = None
+    # Deep-stack features: for each further row of an image token, how many of the decoder's
+    # layers have run when it is added to the token's hidden state.
+    deepstack: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,8 @@ class Family:
         facts: Reads a checkpoint's JSON; raises ``VlmcError`` for a variant it cannot serve.
         vision: Wraps the loaded module for export: an ``nn.Module`` whose ``forward`` takes
             the tensors of ``ModelFacts.vision_inputs`` (one image) in order, and returns
-            ``image_features [tokens, hidden]``.
+            ``image_features [tokens, hidden]``; with them, where ``ModelFacts.deepstack`` is not
+            empty, ``deepstack_features [tokens, len(deepstack), hidden]``.
         decoder: The module that takes ``inputs_embeds``, ``position_ids`` and
             ``past_key_values``.
         example: Sizes for the free dimensions of ``vision_inputs`` when tracing.

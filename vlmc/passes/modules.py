@@ -6,7 +6,7 @@ The only file that imports torch at its top; it is imported lazily by ``transfor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,8 +17,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.cache_utils import Cache
 from transformers.masking_utils import causal_mask_function
 
-from vlmc.bundle.manifest import MaskSpec
 from vlmc.errors import VlmcError
+from vlmc.families.spec import ModelFacts
 
 ATTENTION = "vlmc"
 DOMAIN_VERSION = 1
@@ -238,15 +238,31 @@ def neutral_linear(module: nn.Linear) -> Callable[[Tensor], Tensor]:
     return forward
 
 
+@contextmanager
+def _adding(decoder: Any, rows: Mapping[int, Tensor]) -> Iterator[None]:
+    """Adds to the hidden states, once so many layers have run, rows [B, S, H] (deep-stack)."""
+
+    def adder(added: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
+        return lambda _, inputs: (inputs[0] + added, *inputs[1:])
+
+    after = [*decoder.layers, decoder.norm] if rows else []
+    handles = [after[at].register_forward_pre_hook(adder(added)) for at, added in rows.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 class LanguageProgram(nn.Module):
     """The language program of design.md section 4 around a decoder and its head.
 
     Args:
-        decoder: ``Family.decoder``.
-        embed: Token ids to embeddings.
-        head: Hidden states to logits.
+        decoder: The stack of layers, its ``layers`` and then its ``norm``.
+        embed: The table of token embeddings.
+        head: The output projection.
+        facts: Its ``deepstack`` and ``masks`` count; these are proven right.
         finish: What becomes of the logits then.
-        masks: Of the decoder's layers; proven right.
     """
 
     def __init__(
@@ -254,15 +270,16 @@ class LanguageProgram(nn.Module):
         decoder: nn.Module,
         embed: nn.Module,
         head: nn.Module,
+        facts: ModelFacts,
         finish: Callable[[Tensor], Tensor] | None = None,
-        masks: Sequence[MaskSpec] = (),
     ) -> None:
         super().__init__()
         self.decoder = decoder
         self.embed = embed
         self.head = head
         self.finish = finish
-        self.masks = tuple(masks)
+        self.masks = facts.masks
+        self.deepstack = facts.deepstack
 
     def forward(
         self,
@@ -272,18 +289,30 @@ class LanguageProgram(nn.Module):
         position_ids: Tensor,
         sequence_lengths: Tensor,
         total_length: Tensor,
-        biases: list[Tensor],
+        extras: list[Tensor],
         past: list[Tensor],
     ) -> tuple[Tensor, ...]:
-        """Logits [B, V] of each row's last token, then the present keys and values."""
+        """Logits [B, V] of each row's last token, then the present keys and values.
+
+        ``extras`` holds ``deepstack_features`` [F, len(deepstack), H], where there are any, and
+        the masks' biases.
+        """
         is_image = feature_index >= 0
         # A placeholder's id may lie outside the embedding table; its row is never used.
         text = self.embed(torch.where(is_image, 0, input_ids))
         rows = image_features[feature_index.clamp(min=0)]
         embeds = torch.where(is_image.unsqueeze(-1), rows, text)
-        given = iter(biases)
+        given = iter(extras)
+        added: list[Tensor] = []
+        if self.deepstack:
+            deep = next(given)[feature_index.clamp(min=0)]
+            deep = torch.where(is_image[..., None, None], deep, 0.0)
+            added = [deep[:, :, at] for at in range(len(self.deepstack))]
         masks = [CausalMask(m.window, next(given) if m.input else None) for m in self.masks]
-        with step_cache(StepCache(past, sequence_lengths, total_length, masks)) as cache:
+        with (
+            step_cache(StepCache(past, sequence_lengths, total_length, masks)) as cache,
+            _adding(self.decoder, dict(zip(self.deepstack, added, strict=True))),
+        ):
             hidden = self.decoder(
                 inputs_embeds=embeds,
                 position_ids=position_ids,

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlmc.bundle.manifest import MaskSpec
 from vlmc.errors import VlmcError
 from vlmc.passes.checkpoint import TensorRef
 from vlmc.passes.masks import prove_masks
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from vlmc.families.spec import Family
+    from vlmc.families.spec import Family, ModelFacts
 
 # Rotary variants whose frequencies depend on the length of the prompt; up to the length they
 # were trained for they equal this one.
@@ -79,20 +78,16 @@ def build_module(folder: Path, attention: str) -> nn.Module:
 
 
 def transform(
-    folder: Path,
-    family: Family,
-    index: Mapping[str, TensorRef],
-    ctx_len: int,
-    masks: Sequence[MaskSpec] = (),
+    folder: Path, family: Family, facts: ModelFacts, index: Mapping[str, TensorRef], ctx_len: int
 ) -> TransformedModel:
     """Builds the module and prepares it: fake parameters, neutral linears, fixed rotary.
 
     Args:
         folder: The checkpoint's folder; its JSON files are read.
         family: The row of ``FAMILIES`` that serves it.
+        facts: What its JSON files say.
         index: The checkpoint's tensors.
         ctx_len: Length of the cache, in tokens.
-        masks: Of the decoder's layers, from the family; none where a causal mask is to be proven.
 
     Raises:
         VlmcError: A part of the model cannot be exported faithfully.
@@ -109,8 +104,8 @@ def transform(
 
     register_attention()
     model: Any = build_module(folder, ATTENTION)
-    if masks:
-        prove_masks(model, masks)
+    if facts.masks:
+        prove_masks(model, facts.masks)
     matched = match_names(model, index)
     untie_different(model, index, matched)
     _fix_rotary(model, ctx_len)
@@ -132,7 +127,7 @@ def transform(
     decoder = family.decoder(model)
     finish = None if family.logits is None else partial(family.logits, model)
     embed, head = model.get_input_embeddings(), model.get_output_embeddings()
-    language = LanguageProgram(decoder, embed, head, finish, masks)
+    language = LanguageProgram(decoder, embed, head, facts, finish)
     return TransformedModel(model, family.vision(model), language, matched)
 
 

@@ -230,7 +230,7 @@ def _image_text(layout: ImageLayout, rows: int, columns: int, token: str) -> str
     tiles, number = "", 0
     for row in range(1, rows + 1):
         for column in range(1, columns + 1):
-            tiles += layout.between if number else ""
+            tiles += layout.between if column > 1 else ""
             number += 1
             tiles += layout.tile.format(row=row, column=column, number=number)
             tiles += token + layout.tile_end

@@ -85,7 +85,9 @@ def prepare(image: Image.Image, options: Options) -> PreparedImage:
         for channel in range(3):
             values[index, channel] = table[channel][levels[..., channel]]
     made = len(parts) * options.tokens
-    return PreparedImage({"pixel_values": values}, made, (1, 1, made), (rows, columns))
+    # In a prompt the crops stand in one row, whatever way they were cut.
+    cuts = (1, rows * columns) if rows * columns else (0, 0)
+    return PreparedImage({"pixel_values": values}, made, (1, 1, made), cuts)
 
 
 def inputs(options: Options) -> tuple[TensorSpec, ...]:

@@ -27,9 +27,7 @@ def resized(picture: NDArray[np.uint8], height: int, width: int, how: Filter) ->
     return picture
 
 
-def _along(
-    picture: NDArray[np.uint8], size: int, axis: int, how: Filter
-) -> NDArray[np.uint8]:
+def _along(picture: NDArray[np.uint8], size: int, axis: int, how: Filter) -> NDArray[np.uint8]:
     moved = np.moveaxis(picture, axis, 0)
     first, weights, bits = _weights(len(moved), size, how)
     out = np.full((size, *moved.shape[1:]), 1 << (bits - 1), dtype=np.int64)
