@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,14 @@ SMOLVLM_TEMPLATE = (
 )
 
 
-def tokenizer(specials: list[str], *, bos: str | None, eos: str, template: str | None) -> Any:
+def tokenizer(
+    specials: list[str],
+    *,
+    bos: str | None,
+    eos: str,
+    template: str | None,
+    sentences: Sequence[str] = (),
+) -> Any:
     """A byte-level BPE tokenizer of about 400 tokens, wrapped for transformers."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
@@ -67,7 +74,7 @@ def tokenizer(specials: list[str], *, bos: str | None, eos: str, template: str |
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    made.train_from_iterator(SENTENCES, trainer)
+    made.train_from_iterator([*SENTENCES, *sentences], trainer)
     if bos is not None:
         made.post_processor = processors.TemplateProcessing(
             single=f"{bos} $A", pair=f"{bos} $A $B", special_tokens=[(bos, specials.index(bos))]
@@ -657,6 +664,18 @@ def _save_parts(model: Any, images: Any, words: Any, folder: Path) -> Path:
     return folder
 
 
+def _bidirectional(name: str, **values: Any) -> Callable[[Path], Path]:
+    """A maker of the other file, which builds on this one."""
+
+    def make(folder: Path) -> Path:
+        from tests import bidirectional_checkpoints
+
+        made: Path = getattr(bidirectional_checkpoints, name)(folder, **values)
+        return made
+
+    return make
+
+
 MAKERS: dict[str, Callable[[Path], Path]] = {
     "llava-clip-llama": llava,
     "llava-siglip-mistral": lambda folder: llava(
@@ -674,5 +693,8 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     # transformers fails on a picture of a single merged patch.
     "mistral3": lambda folder: pixtral(folder, merge=2, patch=2),
     "idefics3": idefics3,
+    "gemma3": _bidirectional("gemma3"),
+    "paligemma": _bidirectional("paligemma"),
+    "paligemma2": _bidirectional("paligemma", text="gemma2"),
     "aya-vision": aya_vision,
 }

@@ -250,6 +250,10 @@ def language_interface(
         _spec("total_length", "int32", ()),
         *deep,
     ]
+    for mask in facts.masks:
+        if mask.input is not None:
+            sizes = f"{mask.input}_step", f"{mask.input}_total"
+            inputs.append(_spec(mask.input, "float32", ("batch", 1, *sizes)))
     outputs = [_spec("logits", "float32", ("batch", text.vocab))]
     for layer in range(text.layers):
         for kind in ("key", "value"):

@@ -36,10 +36,22 @@ class Oracle:
         )
         self.model = model.eval()
         self.processor = make_processor(folder)
+        self.image_text = getattr(self.processor, "image_token", "")
 
     def answer(self, messages: list[dict[str, Any]], pictures: list[Any]) -> Expected:
-        """``pictures`` are PIL images, in the order of the messages' image parts."""
+        """``pictures`` are PIL images, in the order of the messages' image parts.
+
+        Raises:
+            ValueError: The processor takes no such question.
+        """
         import torch
+
+        if self.processor.chat_template is None:
+            if len(messages) > 1:
+                raise ValueError("turns are a template's")
+            text = "".join(part.get("text", self.image_text) for part in messages[0]["content"])
+            given = {"text": [text], "images": pictures or None, "return_tensors": "pt"}
+            return self.continue_(self.processor(**given), pictures, torch)
 
         waiting = iter(pictures)
         filled = [

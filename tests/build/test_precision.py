@@ -31,6 +31,7 @@ PRECISIONS = {
         "qwen2.5-vl",
         "qwen3-vl-moe",
         "idefics3",
+        "gemma3",
         "narrow-heads",
     ],
 )

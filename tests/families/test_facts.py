@@ -425,6 +425,8 @@ def test_qwen2_5_vl_vision_is_that_of_transformers(attention: str, tmp_path: Pat
         ("pixtral-12b", 2, 8, 128),
         ("mistral-small-3.1", 2, 8, 128),
         ("glm-4.1v-9b", 8, 2, 128),
+        ("gemma-3-4b-it", 256, 4, 256),
+        ("paligemma-3b-mix-224", 256, 1, 256),
     ],
 )
 def test_published_models(name: str, tokens: int, kv_heads: int, head_dim: int) -> None:
@@ -456,6 +458,8 @@ def test_published_models(name: str, tokens: int, kv_heads: int, head_dim: int) 
         "mistral-small-3.1",
         "glm-4.1v-9b",
         "smolvlm-256m",
+        "gemma-3-4b-it",
+        "paligemma-3b-mix-224",
         "aya-vision-8b",
     ],
 )

@@ -197,6 +197,13 @@ def test_an_unfinished_download_is_noticed_offline(hub: Hub, model: Path, tmp_pa
             ["960.0 MiB"],
         ),
         ("glm-4.1v-9b", "zai-org/GLM-4.1V-9B-Thinking", "glm-4.1v-9b", ["320.0 MiB"]),
+        ("gemma-3-4b", "google/gemma-3-4b-it", "gemma-3-4b-it", ["544.0 MiB"]),
+        (
+            "paligemma-3b",
+            "google/paligemma-3b-mix-224",
+            "paligemma-3b-mix-224",
+            ["18.0 MiB"],
+        ),
         ("aya-vision-8b", "CohereLabs/aya-vision-8b", "aya-vision-8b", ["512.0 MiB"]),
         ("qwen3-vl-2b", "Qwen/Qwen3-VL-2B-Instruct", "qwen3-vl-2b", ["448.0 MiB"]),
     ],

@@ -2,12 +2,14 @@
 
 from vlmc.families import (
     aya_vision,
+    gemma3,
     glm4v,
     idefics3,
     internvl,
     llava,
     llava_next,
     mistral3,
+    paligemma,
     pixtral,
     qwen2_5_vl,
     qwen2_vl,
@@ -32,6 +34,8 @@ _ROWS = (
     qwen3_vl_moe.FAMILY,
     glm4v.FAMILY,
     idefics3.FAMILY,
+    gemma3.FAMILY,
+    paligemma.FAMILY,
     aya_vision.FAMILY,
 )
 FAMILIES: dict[str, Family] = {row.name: row for row in _ROWS}

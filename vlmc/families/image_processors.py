@@ -36,6 +36,7 @@ _SIGLIP: Json = {**_COMMON, **_PLAIN_COLORS, "size": {"height": 224, "width": 22
 # The classes served by each geometry, with their attributes: the defaults for absent keys.
 FIXED_CLASSES: dict[str, Json] = {
     "CLIPImageProcessor": _CLIP,
+    "Gemma3ImageProcessor": {**_SIGLIP, "resample": 2, "default_to_square": True},
     "LlavaImageProcessor": _CLIP,
     "SiglipImageProcessor": _SIGLIP,
     "ViTImageProcessor": {
@@ -95,13 +96,24 @@ def fixed_spec(
     }
     spec = check_spec(ImageSpec(geometry="fixed", options=options), at=at)
     height, width = vision_inputs(spec)[0].shape[-2:]
-    if image_size is not None and not height == width == image_size:
+    if image_size is not None:
+        check_side({"height": height, "width": width}, image_size, at)
+    return spec
+
+
+def check_side(size: Json, side: int, at: str) -> None:
+    """Refuses pictures of another size than the tower takes.
+
+    Raises:
+        VlmcError: Height or width is not ``side``.
+    """
+    height, width = size["height"], size["width"]
+    if not height == width == side:
         raise VlmcError(
             f"the processor makes pictures of {width} x {height} pixels, "
-            f"the vision tower takes {image_size} x {image_size}",
+            f"the vision tower takes {side} x {side}",
             at=at,
         )
-    return spec
 
 
 def tiles_spec(

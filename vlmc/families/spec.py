@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from vlmc.bundle.manifest import ImageLayout, ImageSpec, PositionSpec, TensorSpec
+from vlmc.bundle.manifest import (
+    ImageLayout,
+    ImageSpec,
+    MaskSpec,
+    PositionSpec,
+    PromptFrame,
+    TensorSpec,
+)
 from vlmc.schema import Json
 
 if TYPE_CHECKING:
@@ -60,6 +67,8 @@ class ModelFacts:
     # What the processor puts around an image's tokens; ``{boi_token}`` and the like stand for the
     # tokenizer's special token of that name. None: nothing.
     image_layout: ImageLayout | None = None
+    # What each kind of the decoder's layers attends to; none: the transform pass proves it causal.
+    masks: tuple[MaskSpec, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -96,9 +105,15 @@ class Family:
         decoder: The module that takes ``inputs_embeds``, ``position_ids`` and
             ``past_key_values``.
         example: Sizes for the free dimensions of ``vision_inputs`` when tracing.
-        plain_image: What an image becomes in a prompt where there is no chat template.
+        plain_image: What an image becomes in a prompt where there is no chat template; special
+            tokens may stand there by name, as in ``ModelFacts.image_layout``.
         image_frame: The tokenizer's names of the special tokens before and after an image's
             placeholders, where the processor puts them there and not the chat template.
+        frame: What the processor adds to every prompt, special tokens by name; it takes none
+            without an image.
+        extra_tokens: Words that the processor adds to the tokenizer.
+        logits: What the model does to its head's logits, a soft cap say: ``(model, logits) ->
+            logits``, for export; None: nothing.
     """
 
     name: str
@@ -111,3 +126,6 @@ class Family:
     plain_image: str
     image_frame: tuple[str, str] | None = None
     tower: str | None = None
+    frame: PromptFrame | None = None
+    extra_tokens: tuple[str, ...] = ()
+    logits: Callable[[Any, Any], Any] | None = None

@@ -4,10 +4,11 @@ Checkpoints leave out what equals the default of the class that saved them, so t
 those defaults (transformers 5.23, ``configuration_*.py``); a test compares it with the classes.
 """
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from vlmc.errors import VlmcError
-from vlmc.families.configs import MAX_LAYERS, whole
+from vlmc.families.configs import MAX_LAYERS, whole, word
 from vlmc.families.spec import TextFacts
 from vlmc.schema import Json
 
@@ -38,6 +39,7 @@ TEXT_DEFAULTS = {
     "gemma": TextDefaults(28, 3072, 16, 256000, 8192, 24576, 16, 256, tied=True),
     "gemma2": TextDefaults(26, 2304, 8, 256000, 8192, 9216, 4, 256, tied=True),
     "glm4v_text": TextDefaults(40, 4096, 32, 151552, 32768, 13696, 2),
+    "gemma3_text": TextDefaults(26, 2304, 8, 262208, 131072, 9216, 4, 256, tied=True),
     "granite": TextDefaults(32, 4096, 32, 32000, 2048, 11008),
     "llama": TextDefaults(32, 4096, 32, 32000, 2048, 11008),
     "mistral": TextDefaults(32, 4096, 32, 32000, 131072, 14336, 8),
@@ -91,6 +93,27 @@ def text_facts(config: Json, model_type: str, *, at: str = f"{CONFIG}: text_conf
     else:
         positions = size("max_position_embeddings", None)
     return TextFacts(model_type, layers, hidden, heads, kv_heads, head_dim, vocab, positions)
+
+
+def layer_kinds(
+    config: Json, default: Sequence[str], allowed: Collection[str], *, at: str
+) -> tuple[str, ...]:
+    """The kinds of the decoder's layers, each once, in the order of the alphabet.
+
+    Args:
+        config: The text configuration.
+        default: The kinds where ``layer_types`` is absent or null.
+        allowed: Those that are known.
+        at: The configuration's place, for errors.
+
+    Raises:
+        VlmcError: A kind is none of ``allowed``.
+    """
+    found = config.get("layer_types")
+    kinds = default if found is None else found if isinstance(found, list) else [found]
+    for kind in kinds:
+        word({"layer_types": kind}, "layer_types", "", allowed, at=at)
+    return tuple(sorted(set(kinds)))
 
 
 def text_weights(config: Json, facts: TextFacts, *, tied: bool | None) -> tuple[int, int, int]:

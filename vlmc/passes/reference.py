@@ -156,7 +156,11 @@ def _processor(folder: Path, image_options: Json) -> Any:
             "shortest_edge": image_options["min_pixels"],
             "longest_edge": image_options["max_pixels"],
         }
-    if "max_tiles" in image_options:
+    if "min_crop" in image_options:
+        # Gemma 3's processor hands its image processor these, not that one's own.
+        crops = {"do_pan_and_scan": True, "pan_and_scan_max_num_crops": image_options["max_tiles"]}
+        processor.images_kwargs = {**processor.images_kwargs, **crops}
+    elif "max_tiles" in image_options:
         processor.image_processor.max_patches = image_options["max_tiles"]
     return processor
 

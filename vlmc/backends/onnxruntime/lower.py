@@ -174,7 +174,8 @@ def _attention(low: Lowering, node: ir.Node) -> None:
         )
         _replace(node, [out])
         return
-    *packed, past_key, past_value, lengths, total = node.inputs
+    *packed, past_key, past_value, lengths, total = node.inputs[:7]
+    bias = node.inputs[7] if len(node.inputs) > 7 else None
     assert lengths is not None
     assert past_key is not None
     assert past_key.shape is not None
@@ -188,22 +189,33 @@ def _attention(low: Lowering, node: ir.Node) -> None:
         ]
     one = low.constant(np.int32(1))
     last_index = low.shared("last", lengths, lambda: low.add("Sub", [lengths, one]))
-    out, *present = low.add(
-        "GroupQueryAttention",
-        [*packed, past_key, past_value, last_index, total],
-        {
-            "num_heads": heads,
-            "kv_num_heads": kv_heads,
-            "scale": attributes["scale"],
-            "softcap": attributes["softcap"],
-            "local_window_size": attributes["window"] or -1,
-        },
-        domain=MICROSOFT,
-        outputs=3,
-    )
+    inputs = [*packed, past_key, past_value, last_index, total]
+    common = {
+        "num_heads": heads,
+        "kv_num_heads": kv_heads,
+        "scale": attributes["scale"],
+        "softcap": attributes["softcap"],
+    }
+    causal = (inputs, {**common, "local_window_size": attributes["window"] or -1})
+    if bias is None:
+        out, *present = low.add("GroupQueryAttention", *causal, domain=MICROSOFT, outputs=3)
+    else:
+        # The kernel knows a window only where it is causal, and is fastest without a bias.
+        empty = low.shared("empty", bias, lambda: _is_empty(low, bias))
+        biased = ([*inputs, None, None, None, bias], {**common, "causal": 0})
+        branches = {"then_branch": causal, "else_branch": biased}
+        out, *present = low.choose(
+            empty, "GroupQueryAttention", branches, domain=MICROSOFT, like=node.outputs
+        )
     if size != cached:
         out = _resize_heads(low, out, heads, cached, size)
     _replace(node, [out, *present])
+
+
+def _is_empty(low: Lowering, value: ir.Value) -> ir.Value:
+    count = low.add("Size", [value])
+    empty: ir.Value = low.add("Equal", [count, low.constant(np.int64(0))])
+    return empty
 
 
 def _resize_heads(low: Lowering, x: ir.Value | None, heads: int, old: int, new: int) -> ir.Value:

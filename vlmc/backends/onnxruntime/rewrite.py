@@ -55,6 +55,40 @@ class Lowering:
             self.graph.insert_before(self.before, node)
         return values[0] if outputs == 1 else tuple(values)
 
+    def choose(
+        self,
+        condition: ir.Value,
+        op: str,
+        branches: Mapping[str, tuple[Sequence[ir.Value | None], Mapping[str, Any]]],
+        *,
+        domain: str,
+        like: Sequence[ir.Value],
+    ) -> tuple[ir.Value, ...]:
+        """An ``If`` before the current node, whose branches are one node each.
+
+        Args:
+            condition: bool, one number.
+            op: Of both nodes.
+            branches: ``then_branch`` and ``else_branch``: a node's inputs and attributes.
+            domain: Of both nodes.
+            like: Values of the same types as the outputs.
+        """
+        import onnx_ir as ir
+
+        graphs = []
+        for name, (inputs, attributes) in branches.items():
+            attrs = ir.convenience.convert_attributes(attributes)
+            inner = ir.Node(domain, op, inputs, attrs, num_outputs=len(like), name=self._name(op))
+            for value, outer in zip(inner.outputs, like, strict=True):
+                value.name, value.type = self._name(name), outer.type
+            graph = ir.Graph([], inner.outputs, nodes=[inner], name=self._name(name))
+            graphs.append(ir.AttrGraph(name, graph))
+        outputs = [ir.Value(name=self._name("If")) for _ in like]
+        node = ir.Node("", "If", [condition], graphs, outputs=outputs, name=self._name("If"))
+        assert self.before is not None
+        self.graph.insert_before(self.before, node)
+        return tuple(outputs)
+
     def shared(self, kind: str, value: ir.Value, make: Callable[[], Any]) -> Any:
         """What ``make`` gives, made once for each ``value``: it stays before its first use."""
         key = (kind, str(value.name))
