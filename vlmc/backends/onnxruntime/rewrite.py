@@ -78,13 +78,13 @@ class Lowering:
         graphs = []
         for name, (inputs, attributes) in branches.items():
             attrs = ir.convenience.convert_attributes(attributes)
-            inner = ir.Node(domain, op, inputs, attrs, num_outputs=len(like), name=self._name(op))
+            inner = ir.Node(domain, op, inputs, attrs, num_outputs=len(like), name=self.name(op))
             for value, outer in zip(inner.outputs, like, strict=True):
-                value.name, value.type = self._name(name), outer.type
-            graph = ir.Graph([], inner.outputs, nodes=[inner], name=self._name(name))
+                value.name, value.type = self.name(name), outer.type
+            graph = ir.Graph([], inner.outputs, nodes=[inner], name=self.name(name))
             graphs.append(ir.AttrGraph(name, graph))
-        outputs = [ir.Value(name=self._name("If")) for _ in like]
-        node = ir.Node("", "If", [condition], graphs, outputs=outputs, name=self._name("If"))
+        outputs = [ir.Value(name=self.name("If")) for _ in like]
+        node = ir.Node("", "If", [condition], graphs, outputs=outputs, name=self.name("If"))
         assert self.before is not None
         self.graph.insert_before(self.before, node)
         return tuple(outputs)
