@@ -101,7 +101,8 @@ def resolve(
     storage = _storage(recipe, facts)
     settled = _settled(recipe, limits, storage)
     text = facts.text
-    per_position = 2 * text.layers * text.kv_heads * storage.cache_width
+    layers = text.layers - len(facts.states)
+    per_position = 2 * layers * text.kv_heads * storage.cache_width
     element = 2 if storage.kv_cache == "fp16" else 4
     return Plan(
         recipe=settled,
@@ -255,10 +256,12 @@ def language_interface(
             sizes = f"{mask.input}_step", f"{mask.input}_total"
             inputs.append(_spec(mask.input, "float32", ("batch", 1, *sizes)))
     outputs = [_spec("logits", "float32", ("batch", text.vocab))]
-    for layer in range(text.layers):
-        for kind in ("key", "value"):
-            inputs.append(_spec(f"past_{kind}.{layer}", cache, block))
-            outputs.append(_spec(f"present_{kind}.{layer}", cache, block))
+    states: dict[int, Shape] = {one.layer: ("batch", *one.shape) for one in facts.states}
+    for kind, layer in facts.memory():
+        shape = states.get(layer, block)
+        held: ElementType = "float32" if layer in states else cache
+        inputs.append(_spec(f"past_{kind}.{layer}", held, shape))
+        outputs.append(_spec(f"present_{kind}.{layer}", held, shape))
     return tuple(inputs), tuple(outputs)
 
 

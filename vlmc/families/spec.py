@@ -48,6 +48,19 @@ class WeightCounts:
 
 
 @dataclass(frozen=True)
+class StateFacts:
+    """What a layer remembers in the place of keys and values: a state that each step replaces.
+
+    Attributes:
+        layer: Its number.
+        shape: Of one row, float32.
+    """
+
+    layer: int
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class ModelFacts:
     """All a plan needs to know of a checkpoint, from its JSON files alone (no torch)."""
 
@@ -64,6 +77,18 @@ class ModelFacts:
     # Deep-stack features: for each further row of an image token, how many of the decoder's
     # layers have run when it is added to the token's hidden state.
     deepstack: tuple[int, ...] = ()
+    # The decoder's layers that have no keys and values, in order.
+    states: tuple[StateFacts, ...] = ()
+
+    def memory(self) -> tuple[tuple[str, int], ...]:
+        """Kind and layer of each tensor that the language program hands from step to step."""
+        without = {state.layer for state in self.states}
+        found: list[tuple[str, int]] = []
+        for layer in range(self.text.layers):
+            kinds = ("state",) if layer in without else ("key", "value")
+            found += [(kind, layer) for kind in kinds]
+        return tuple(found)
+
     # What the processor puts around an image's tokens; ``{boi_token}`` and the like stand for the
     # tokenizer's special token of that name. None: nothing.
     image_layout: ImageLayout | None = None

@@ -81,7 +81,7 @@ class StepCache(Cache):  # type: ignore[misc]
 
     def __init__(
         self,
-        past: Sequence[Tensor],
+        past: Mapping[tuple[str, int], Tensor],
         lengths: Tensor,
         total: Tensor,
         masks: Sequence[CausalMask] = (),
@@ -91,7 +91,7 @@ class StepCache(Cache):  # type: ignore[misc]
         self.masks = masks
         self.lengths = lengths
         self.total = total
-        self.present: dict[int, tuple[Tensor, Tensor]] = {}
+        self.present: dict[tuple[str, int], Tensor] = {}
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
@@ -115,10 +115,19 @@ class StepCache(Cache):  # type: ignore[misc]
         """The mask that a bias belongs to; None for a tensor the model made itself."""
         return next((mask for mask in self.masks if mask.bias is bias), None)
 
+    def get_conv_state(self, layer_idx: int, state_idx: int = 0) -> None:
+        """None: a step of one token is computed as any other, by ``update_conv_state``."""
+
+    def update_conv_state(self, conv_states: Tensor, layer_idx: int, **kwargs: Any) -> Tensor:
+        """The layer's last inputs before this step, and this step's: [B, C, K + step]."""
+        past = self.past["state", layer_idx]
+        whole = torch.cat([past, conv_states], dim=-1)
+        self.present["state", layer_idx] = whole[..., -past.shape[-1] :]
+        return whole
+
     def outputs(self) -> Iterator[Tensor]:
-        """present_key.0, present_value.0, present_key.1, ... in layer order."""
-        for layer in range(len(self.past) // 2):
-            yield from self.present[layer]
+        """The present tensors, in the order of the past ones."""
+        yield from (self.present[name] for name in self.past)
 
 
 _step: list[StepCache] = []
@@ -199,7 +208,7 @@ def attention(
         return out.reshape(*out.shape[:-1], heads, width), None
     bias = attention_mask.bias if isinstance(attention_mask, CausalMask) else None
     cache, layer = _step[-1], int(module.layer_idx)  # type: ignore[arg-type]
-    past_key, past_value = cache.past[2 * layer : 2 * layer + 2]
+    past_key, past_value = (cache.past[kind, layer] for kind in ("key", "value"))
     out, present_key, present_value = torch.onnx.ops.symbolic_multi_out(
         "vlmc::Attention",
         [
@@ -215,7 +224,7 @@ def attention(
         shapes=[packed[0].shape, past_key.shape, past_value.shape],
         version=DOMAIN_VERSION,
     )
-    cache.present[layer] = (present_key, present_value)
+    cache.present["key", layer], cache.present["value", layer] = present_key, present_value
     return out.reshape(*out.shape[:-1], heads, width), None
 
 
@@ -280,6 +289,7 @@ class LanguageProgram(nn.Module):
         self.finish = finish
         self.masks = facts.masks
         self.deepstack = facts.deepstack
+        self.memory = facts.memory()
 
     def forward(
         self,
@@ -292,7 +302,7 @@ class LanguageProgram(nn.Module):
         extras: list[Tensor],
         past: list[Tensor],
     ) -> tuple[Tensor, ...]:
-        """Logits [B, V] of each row's last token, then the present keys and values.
+        """Logits [B, V] of each row's last token, then the present keys, values and states.
 
         ``extras`` holds ``deepstack_features`` [F, len(deepstack), H], where there are any, and
         the masks' biases.
@@ -309,8 +319,9 @@ class LanguageProgram(nn.Module):
             deep = torch.where(is_image[..., None, None], deep, 0.0)
             added = [deep[:, :, at] for at in range(len(self.deepstack))]
         masks = [CausalMask(m.window, next(given) if m.input else None) for m in self.masks]
+        memory = dict(zip(self.memory, past, strict=True))
         with (
-            step_cache(StepCache(past, sequence_lengths, total_length, masks)) as cache,
+            step_cache(StepCache(memory, sequence_lengths, total_length, masks)) as cache,
             _adding(self.decoder, dict(zip(self.deepstack, added, strict=True))),
         ):
             hidden = self.decoder(

@@ -13,7 +13,7 @@ from vlmc.bundle.manifest import ProgramSpec, TensorSpec, present_name
 from vlmc.bundle.store import Bundle
 from vlmc.errors import VlmcError
 from vlmc.runtime.attention import decode_bias, prefill_bias, whole_spans
-from vlmc.runtime.cache import Cache
+from vlmc.runtime.cache import MEMORY, Cache
 from vlmc.runtime.features import Chunk, cut, first_rows, gather, needed_images
 from vlmc.runtime.types import Array, PreparedImage, Prompt
 from vlmc.schema import lookup
@@ -104,7 +104,10 @@ class Engine:
             feeds |= self._vision_feeds(image) | self._feature_feeds(self._blank)
             feeds |= {name: np.zeros((1, 1, 0, 0), np.float32) for name in self._masks}
             self.cache.forget(slot, place)
-            return self._made(self._run(slot, slot + 1, feeds), image)
+            states = self.cache.states(slot)
+            outputs = self._run(slot, slot + 1, feeds)
+            self.cache.restore(slot, states)
+            return self._made(outputs, image)
         if self._vision is None:
             self._vision = self._open(self.bundle.manifest.programs["vision"], shrink=True)
         return self._made(self._vision.run(image.tensors), image)
@@ -149,6 +152,8 @@ class Engine:
         current = None if chunk.image is None else prompt.images[chunk.image]
         feeds |= self._feature_feeds(rows) | self._vision_feeds(current)
         self.cache.forget(slot, chunk.start)
+        if not chunk.start:
+            self.cache.restore(slot, {})
         outputs = self._run(slot, slot + 1, feeds)
         if key is not None:
             self.cache.remember(slot, chunk.stop, key)
@@ -255,7 +260,7 @@ class Engine:
     def _check_inputs(self) -> tuple[str, ...]:
         """The names of vision inputs, once every input is known to be one that can be fed."""
         needed = (_FED | set(self._masks)) - ({"run_vision"} if not self.single else set())
-        states = {name for name in self._inputs if name.startswith(("past_key.", "past_value."))}
+        states = {name for name in self._inputs if name.startswith(MEMORY)}
         others = self._inputs.keys() - _FED - states - set(_FEATURES) - self._masks.keys()
         odd = (needed - self._inputs.keys()) | (set() if self.single else others)
         for name in self._inputs.keys() & set(_FEATURES):
@@ -272,7 +277,7 @@ class Engine:
 
     def _check_outputs(self) -> None:
         """Every output must be known; the single split gives the features it used too."""
-        states = ("present_key.", "present_value.")
+        states = tuple(name.replace("past", "present") for name in MEMORY)
         names = {spec.name for spec in self.program.outputs if not spec.name.startswith(states)}
         used = {present_name(spec.name) for spec in self._features} if self.single else set()
         if names != {"logits"} | used:

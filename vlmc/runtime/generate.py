@@ -123,7 +123,8 @@ class Loop:
 
     def __init__(self, engine: Engine, *, reuse: bool = True) -> None:
         self.engine = engine
-        self._reuse = reuse
+        # A state is that after the last token; no earlier chunk can be gone on from.
+        self._reuse = reuse and not engine.cache.recurrent
         self._waiting: deque[Job] = deque()
         self._filling: Job | None = None
         self._rows: list[Job] = []
