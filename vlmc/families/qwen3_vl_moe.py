@@ -36,7 +36,8 @@ def _expert_weights(config: Json, layers: int, hidden: int) -> int:
     dense = config.get("mlp_only_layers") or []
     if not isinstance(dense, list) or not all(type(layer) is int for layer in dense):
         raise VlmcError(f"{dense!r} is not a list of layers", at=f"{_AT}: mlp_only_layers")
-    experts = whole(config, "num_experts", 60, at=_AT, least=0)
+    key = "num_local_experts" if "num_local_experts" in config else "num_experts"
+    experts = whole(config, key, 60, at=_AT, least=0)
     step = whole(config, "decoder_sparse_step", 1, at=_AT)
     inner = whole(config, "moe_intermediate_size", 1408, at=_AT)
     whole_inner = whole(config, "intermediate_size", 5632, at=_AT)
