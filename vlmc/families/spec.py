@@ -74,6 +74,11 @@ class ModelFacts:
     weights: WeightCounts | None = None  # for estimates; None where the sizes are not known
     # Free dimensions of vision_inputs that are always a multiple of a number.
     multiples: Mapping[str, int] = field(default_factory=dict)
+    # What each kind of the decoder's layers attends to; none: the transform pass proves it causal.
+    masks: tuple[MaskSpec, ...] = ()
+    # What the processor puts around an image's tokens; ``{boi_token}`` and the like stand for the
+    # tokenizer's special token of that name. None: nothing.
+    image_layout: ImageLayout | None = None
     # Deep-stack features: for each further row of an image token, how many of the decoder's
     # layers have run when it is added to the token's hidden state.
     deepstack: tuple[int, ...] = ()
@@ -88,12 +93,6 @@ class ModelFacts:
             kinds = ("state",) if layer in without else ("key", "value")
             found += [(kind, layer) for kind in kinds]
         return tuple(found)
-
-    # What the processor puts around an image's tokens; ``{boi_token}`` and the like stand for the
-    # tokenizer's special token of that name. None: nothing.
-    image_layout: ImageLayout | None = None
-    # What each kind of the decoder's layers attends to; none: the transform pass proves it causal.
-    masks: tuple[MaskSpec, ...] = ()
 
 
 @dataclass(frozen=True)
