@@ -585,6 +585,60 @@ def glm4v(folder: Path, *, seed: int = 1, **values: Any) -> Path:
     return _save_parts(model, images, words, folder)
 
 
+def lfm2_vl(folder: Path, *, seed: int = 1, tied: bool = True, **images: Any) -> Path:
+    """An LFM2-VL whose first and last layers are convolutions, with up to four tiles."""
+    import transformers as hf
+
+    marks = [f"<|img_row_{row}_col_{column}|>" for row in (1, 2, 3) for column in (1, 2, 3)]
+    specials = ["<|pad|>", "<|startoftext|>", "<|im_end|>", "<image>", "<|im_start|>"]
+    specials += ["<|image_start|>", "<|image_end|>", "<|img_thumbnail|>", *marks[:4]]
+    template = "{{ bos_token }}" + CHATML.replace(
+        "<|vision_start|><|image_pad|><|vision_end|>", "<image>"
+    )
+    words = tokenizer(specials, bos="<|startoftext|>", eos="<|im_end|>", template=template)
+    kinds = ["conv", "full_attention", "conv", "full_attention", "conv"]
+    text = text_config(
+        "lfm2",
+        len(words),
+        num_hidden_layers=5,
+        layer_types=kinds,
+        block_multiple_of=8,
+        tie_word_embeddings=tied,
+    )
+    config = hf.Lfm2VlConfig(
+        vision_config={
+            "model_type": "siglip2_vision_model",
+            "hidden_size": 48,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 3,
+            "patch_size": PATCH,
+            "num_patches": 25,
+            "vision_use_head": False,
+        },
+        text_config=text,
+        image_token_id=specials.index("<image>"),
+        projector_hidden_size=56,
+        tie_word_embeddings=tied,
+    )
+    model = randomize(hf.Lfm2VlForConditionalGeneration(config), seed)
+    model.save_pretrained(folder)
+    words.save_pretrained(folder)
+    # Its image processor needs torchvision.
+    settings = {
+        "image_processor_type": "Lfm2VlImageProcessorFast",
+        "processor_class": "Lfm2VlProcessor",
+        "encoder_patch_size": PATCH,
+        "tile_size": 4 * PATCH,
+        "min_image_tokens": 4,
+        "max_image_tokens": 8,
+        "max_tiles": 4,
+        **images,
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    return folder
+
+
 PIXTRAL_SPECIALS = [
     "<pad>",
     "<s>",
@@ -689,6 +743,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "qwen3-vl": qwen3_vl,
     "qwen3-vl-moe": lambda folder: qwen3_vl(folder, experts=5),
     "glm4v": glm4v,
+    "lfm2-vl": lfm2_vl,
     "pixtral": pixtral,
     # transformers fails on a picture of a single merged patch.
     "mistral3": lambda folder: pixtral(folder, merge=2, patch=2),

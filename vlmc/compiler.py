@@ -124,6 +124,7 @@ def build(
         image_layout=facts.image_layout,
         image_frame=family.image_frame,
         frame=family.frame,
+        add_special_tokens=family.special_tokens,
         extra_tokens=family.extra_tokens,
     )
     generation = read_generation(checkpoint.config, checkpoint.generation)

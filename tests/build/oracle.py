@@ -88,6 +88,7 @@ class Oracle:
             features = []
             if pictures:
                 wanted = ("pixel_values", "pixel_attention_mask", "image_grid_thw", "image_sizes")
+                wanted = (*wanted, "spatial_shapes")
                 given = {key: inputs[key] for key in wanted if key in inputs}
                 made = feature_rows(self.model.get_image_features(**given, return_dict=True))
                 features = self.rows(made, pictures)
@@ -156,10 +157,20 @@ def make_processor(folder: Path) -> Any:
     template = folder / "chat_template.jinja"
     saved = folder / "processor_config.json"
     settings = json.loads(saved.read_text("utf-8")) if saved.is_file() else {}
+    if known.__name__ == "Lfm2VlProcessor":
+        from vlmc.families import by_config
+        from vlmc.passes.stand_in import NaflexImages
+        from vlmc.sources import read_checkpoint
+
+        # Its image processor needs torchvision; the pictures are compared elsewhere.
+        read = read_checkpoint(folder, tokenizer=False)
+        images: Any = NaflexImages(by_config(read.config).facts(read).images)
+    else:
+        images = AutoImageProcessor.from_pretrained(folder, backend="pil")
     return WithoutVideo(
-        image_processor=AutoImageProcessor.from_pretrained(folder, backend="pil"),
+        image_processor=images,
         tokenizer=words,
-        video_processor=None,
+        **({} if known.__name__ == "Lfm2VlProcessor" else {"video_processor": None}),
         chat_template=template.read_text("utf-8") if template.is_file() else words.chat_template,
         **{key: settings[key] for key in PROCESSOR_SETTINGS if key in settings},
     )

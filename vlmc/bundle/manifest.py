@@ -95,6 +95,7 @@ class PromptSpec(Frozen):
     plain_image: str  # what one image becomes in the plain format, e.g. "<image>\n"
     special_tokens: dict[str, str | list[str]]  # bos_token, eos_token, ...: template variables
     vocab_size: int
+    add_special_tokens: bool = True  # the tokenizer's, where the template has written none
     image_prefix: tuple[str, ...] = ()  # tokens around an image's placeholders that the template
     image_suffix: tuple[str, ...] = ()  # does not write
     clean_up_tokenization_spaces: bool = False  # transformers' flag, when texts are decoded

@@ -1,13 +1,17 @@
 """Reads the JSON of image processors that cut pictures into patches near their own size."""
 
+import numpy as np
+
 from vlmc.bundle.manifest import ImageSpec
 from vlmc.errors import VlmcError
 from vlmc.families.image_processors import (
     _AT,
     _CLIP_COLORS,
     _COMMON,
+    _channels,
     _count,
     _flag,
+    _number,
     _resample,
     _settings,
     _size,
@@ -41,6 +45,25 @@ WHOLE_PATCHES_CLASSES: dict[str, Json] = {
         **_CLIP_COLORS,
         "size": {"longest_edge": 1024},
         "default_to_square": True,
+    }
+}
+NAFLEX_CLASSES: dict[str, Json] = {
+    "Lfm2VlImageProcessor": {
+        **_COMMON,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.5, 0.5, 0.5],
+        "resample": 2,
+        "do_convert_rgb": False,
+        "downsample_factor": 2,
+        "do_image_splitting": True,
+        "min_tiles": 2,
+        "max_tiles": 10,
+        "use_thumbnail": True,
+        "min_image_tokens": 64,
+        "max_image_tokens": 256,
+        "encoder_patch_size": 16,
+        "tile_size": 512,
+        "max_pixels_tolerance": 2.0,
     }
 }
 
@@ -132,6 +155,62 @@ def whole_patches_spec(
         "values": _values(values, at),
     }
     return check_spec(ImageSpec(geometry="whole_patches", options=options), at=at)
+
+
+def naflex_spec(
+    image_processor_json: Json,
+    patch: int,
+    merge: int,
+    side: int,
+    *,
+    at: str = _AT,
+    max_tiles: int | None = None,
+) -> ImageSpec:
+    """The ``naflex`` geometry of an LFM2-VL image processor.
+
+    Args:
+        image_processor_json: As for ``fixed_spec``.
+        patch: The side of the tower's patches, in pixels.
+        merge: The side of a feature row, in patches.
+        side: Positions along a side of the tower's table.
+        at: The file, for errors.
+        max_tiles: The recipe's own bound, in the place of the processor's.
+
+    Raises:
+        VlmcError: Another class, a value its class cannot use, or another size of patches.
+    """
+    _, values = _settings(image_processor_json, NAFLEX_CLASSES, at)
+    for key, wanted in (("encoder_patch_size", patch), ("downsample_factor", merge)):
+        size = _count(values[key], f"{at}: {key}")
+        if size != wanted:
+            raise VlmcError(f"the processor's {key} is {size}, the model's {wanted}", at=at)
+    if not _flag(values, "do_rescale", at) or not _flag(values, "do_normalize", at):
+        raise VlmcError("pictures are always rescaled and normalized here", at=at)
+    scale = 1.0 / _number(values["rescale_factor"], f"{at}: rescale_factor")
+    mean, std = (
+        [float(np.float32(one) * np.float32(scale)) for one in _channels(values, key, at)]
+        for key in ("image_mean", "image_std")
+    )
+    most = values["max_tiles"] if max_tiles is None else max_tiles
+    cut = _flag(values, "do_image_splitting", at) and most != 1
+    options: Json = {
+        "patch_size": patch,
+        "merge_size": merge,
+        "min_tokens": values["min_image_tokens"],
+        "max_tokens": values["max_image_tokens"],
+        "tolerance": values["max_pixels_tolerance"],
+        "tile": values["tile_size"] if cut else None,
+        "min_tiles": values["min_tiles"],
+        "max_tiles": most,
+        "whole": _flag(values, "use_thumbnail", at),
+        "resample": _resample(values, at),
+        "on_white": _flag(values, "do_convert_rgb", at),
+        "mean": mean,
+        "std": std,
+        "side": side,
+    }
+    spec = ImageSpec(geometry="naflex", options=options)
+    return check_spec(spec, at=at if max_tiles is None else "images.max-tiles")
 
 
 def _pixel_bounds(values: Json, at: str) -> tuple[int, int]:

@@ -27,6 +27,7 @@ def read_prompt(
     image_layout: ImageLayout | None = None,
     image_frame: tuple[str, str] | None = None,
     frame: PromptFrame | None = None,
+    add_special_tokens: bool = True,
     extra_tokens: Sequence[str] = (),
 ) -> tuple[PromptSpec, dict[str, bytes]]:
     """How a checkpoint turns messages into token ids.
@@ -41,6 +42,7 @@ def read_prompt(
         image_layout: What stands around an image's tokens.
         image_frame: Names of the special tokens before and after an image's placeholders.
         frame: What the processor adds to every prompt.
+        add_special_tokens: Whether the tokenizer adds its own.
         extra_tokens: Words that the processor adds to the tokenizer where they are not.
 
     Returns:
@@ -82,6 +84,7 @@ def read_prompt(
         image_suffix=_framing(variables, after, at),
         clean_up_tokenization_spaces=loaded.clean_up_tokenization_spaces,
         image_layout=None if image_layout is None else ImageLayout(**named(image_layout)),
+        add_special_tokens=add_special_tokens,
         frame=None if frame is None else PromptFrame(**named(frame)),
     )
     return spec, files

@@ -119,6 +119,7 @@ class Family:
         name: The key of the row and the word users read.
         title: What people call it.
         model_types: Values of ``model_type`` in ``config.json`` that it serves.
+        special_tokens: Whether the tokenizer adds its own to a prompt that does not begin with one.
         tower: The ``model_type`` of the vision towers it serves, where another row serves the
             same ``model_types`` with all other towers; None: every tower.
         facts: Reads a checkpoint's JSON; raises ``VlmcError`` for a variant it cannot serve.
@@ -149,6 +150,7 @@ class Family:
     example: dict[str, int]
     plain_image: str
     image_frame: tuple[str, str] | None = None
+    special_tokens: bool = True
     tower: str | None = None
     frame: PromptFrame | None = None
     extra_tokens: tuple[str, ...] = ()

@@ -210,6 +210,41 @@ class Glm4vImageFeatures(nn.Module):
         return features
 
 
+class NaflexImageFeatures(nn.Module):
+    """A SigLIP 2 tower on the tiles of one picture, of any number of patches each.
+
+    Mirrors ``Lfm2VlModel.get_image_features``: every tile is a row of a batch, its empty slots
+    masked.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        table_weights: Tensor,
+        tile_patches: Tensor,
+        patch_slots: Tensor,
+    ) -> Tensor:
+        """image_features [patches / merge^2, hidden]."""
+        tower, project = self.model.model.vision_tower, self.model.model.multi_modal_projector
+        embed = tower.embeddings
+        hidden = embed.patch_embedding(pixel_values)
+        hidden = hidden + table_weights @ embed.position_embedding.weight
+        unseen = torch.where(tile_patches < 0, _UNSEEN, 0.0)[:, None, None]
+        hidden = hidden[tile_patches.clamp(min=0)]
+        hidden = tower.encoder(inputs_embeds=hidden, attention_mask=unseen).last_hidden_state
+        hidden = tower.post_layernorm(hidden).flatten(0, 1)[patch_slots]
+        # A merged patch's patches are neighbours, as `pixel_unshuffle` joins them.
+        rows = hidden.reshape(-1, project.factor**2 * hidden.shape[-1])
+        if project.use_layer_norm:
+            rows = project.layer_norm(rows)
+        features: Tensor = project.linear_2(project.act(project.linear_1(rows)))
+        return features
+
+
 class PixtralImageFeatures(nn.Module):
     """A Pixtral tower and what follows it, on one picture in flat patches of merged-block order.
 

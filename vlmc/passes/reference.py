@@ -18,6 +18,7 @@ from vlmc.passes.checkpoint import TensorRef, read_rows
 from vlmc.passes.parameters import canonical_names, match_names, parameter_sources, untie_different
 from vlmc.passes.processor_class import processor_class
 from vlmc.passes.quiet import quiet
+from vlmc.passes.stand_in import NaflexImages
 from vlmc.passes.transform import build_module
 from vlmc.runtime.images import image_tokens
 from vlmc.schema import Json
@@ -63,7 +64,7 @@ class Reference:
         model.tie_weights(recompute_mapping=False)
         _stream_weights(model, index, matched)
         self.model = model
-        self.processor = _processor(folder, images.options)
+        self.processor = _processor(folder, images)
         self.images = images
         self.plain_image = plain_image
 
@@ -122,7 +123,7 @@ class Reference:
 
     def _features(self, inputs: Any, pictures: Sequence[Any]) -> list[NDArray[np.float32]]:
         wanted = ("pixel_values", "pixel_attention_mask", "image_grid_thw", "image_sizes")
-        given = {key: inputs[key] for key in wanted if key in inputs}
+        given = {key: inputs[key] for key in (*wanted, "spatial_shapes") if key in inputs}
         made = self.model.get_image_features(**given, return_dict=True)
         # One tensor for each picture, for each of its tiles, or for all; deep-stack ones beside.
         found = [made.pooler_output, *(getattr(made, "deepstack_features", None) or ())]
@@ -132,9 +133,10 @@ class Reference:
         return np.split(rows, np.cumsum(counts)[:-1])
 
 
-def _processor(folder: Path, image_options: Json) -> Any:
+def _processor(folder: Path, images: ImageSpec) -> Any:
     from transformers import AutoProcessor
 
+    image_options = images.options
     here = {"local_files_only": True, "trust_remote_code": False}
     try:
         with quiet(_LOGGER):
@@ -143,7 +145,7 @@ def _processor(folder: Path, image_options: Json) -> Any:
             except (ImportError, ValueError) as error:
                 if isinstance(error, ValueError) and "video processor" not in str(error):
                     raise
-                processor = _without_video(folder, here)
+                processor = _without_video(folder, images, here)
     except (ImportError, ValueError, OSError, KeyError, TypeError) as error:
         raise VlmcError(
             f"transformers cannot make this checkpoint's processor: {error}",
@@ -165,8 +167,8 @@ def _processor(folder: Path, image_options: Json) -> Any:
     return processor
 
 
-def _without_video(folder: Path, here: Mapping[str, Any]) -> Any:
-    """The processor from its parts, but the video processor, which would need torchvision."""
+def _without_video(folder: Path, images: ImageSpec, here: Mapping[str, Any]) -> Any:
+    """The processor from its parts, but those that would need torchvision."""
     from transformers import AutoImageProcessor, AutoTokenizer
 
     known = processor_class(folder)
@@ -179,17 +181,21 @@ def _without_video(folder: Path, here: Mapping[str, Any]) -> Any:
 
     saved = folder / "processor_config.json"
     settings = json.loads(saved.read_text("utf-8")) if saved.is_file() else {}
-    taken = inspect.signature(known.__init__).parameters.keys() - _PARTS
+    takes = inspect.signature(known.__init__).parameters.keys()
+    if images.geometry == "naflex":
+        image_processor: Any = NaflexImages(images)
+    else:
+        image_processor = AutoImageProcessor.from_pretrained(folder, backend="pil", **here)
     template = folder / "chat_template.jinja"
     tokenizer = AutoTokenizer.from_pretrained(folder, **here)
     return ImageTextProcessor(
-        image_processor=AutoImageProcessor.from_pretrained(folder, backend="pil", **here),
+        image_processor=image_processor,
         tokenizer=tokenizer,
-        video_processor=None,
         chat_template=(
             template.read_text("utf-8") if template.is_file() else tokenizer.chat_template
         ),
-        **{key: value for key, value in settings.items() if key in taken},
+        **({"video_processor": None} if "video_processor" in takes else {}),
+        **{key: value for key, value in settings.items() if key in takes - _PARTS},
     )
 
 

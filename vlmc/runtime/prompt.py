@@ -118,7 +118,7 @@ class PromptBuilder:
         has_bos = bos is not None and rendered.startswith(bos)
         if self.spec.frame is not None:
             plain, marked = self._framed(plain, marked, self.spec.frame)
-        bare = has_bos or self.spec.frame is not None
+        bare = has_bos or self.spec.frame is not None or not self.spec.add_special_tokens
         ids = self._guard.ids(plain, marked, add_special_tokens=not bare)
         return self._expand(np.asarray(ids, dtype=np.int64), images, runs)
 
@@ -208,8 +208,13 @@ class PromptBuilder:
         pieces, spans, length = [texts[0]], [], len(texts[0])
         rest = iter(texts[1:])
         for index, (image, count) in enumerate(zip(images, runs, strict=True)):
-            run = np.full(image.tokens // count, self.spec.image_token_id, dtype=np.int64)
-            spread = [part for text in islice(rest, count) for part in (run, text[1:])]
+            token = self.spec.image_token_id
+            each = image.runs or (image.tokens // count,) * count
+            spread = [
+                part
+                for rows, text in zip(each, islice(rest, count), strict=True)
+                for part in (np.full(rows, token, dtype=np.int64), text[1:])
+            ]
             framed = [self._prefix, *spread[:-1], self._suffix, spread[-1]]
             inside = sum(map(len, spread[:-1]))
             spans.append(ImageSpan(length + len(self._prefix), inside, index))
@@ -220,8 +225,8 @@ class PromptBuilder:
             most = f"the model has {self.spec.vocab_size} tokens"
             raise VlmcError(f"the tokenizer gives id {expanded.max()}; {most}")
         feature_index = np.full(len(expanded), -1, dtype=np.int64)
-        rows = expanded == self.spec.image_token_id
-        feature_index[rows] = np.arange(int(rows.sum()))
+        taken = expanded == self.spec.image_token_id
+        feature_index[taken] = np.arange(int(taken.sum()))
         return Prompt(expanded, feature_index, tuple(spans), tuple(images))
 
 
