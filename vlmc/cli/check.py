@@ -146,13 +146,16 @@ def _program_text(program: ProgramPlan) -> str:
 def _tensors(specs: Sequence[TensorSpec]) -> Rows:
     """Names and shapes; the layers of a cache as one row."""
     rows: Rows = []
-    layers = {spec.name.partition(".")[0]: spec.name for spec in specs if "." in spec.name}
+    last: dict[str, str] = {}
     for spec in specs:
-        stem, dot, layer = spec.name.partition(".")
-        if dot and layer != "0":
+        stem, _, layer = spec.name.partition(".")
+        last[stem] = layer
+    for spec in specs:
+        stem, _, layer = spec.name.partition(".")
+        if stem not in last:
             continue
-        last = layers[stem].partition(".")[2] if dot else "0"
-        name = spec.name if last == "0" else f"{stem}.0 ... {last}"
+        end = last.pop(stem)
+        name = spec.name if end == layer else f"{spec.name} ... {end}"
         shape = ", ".join(map(str, spec.shape))
         rows.append((name, f"{spec.dtype} [{shape}]"))
     return rows
