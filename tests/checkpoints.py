@@ -639,6 +639,49 @@ def lfm2_vl(folder: Path, *, seed: int = 1, tied: bool = True, **images: Any) ->
     return folder
 
 
+def paddleocr_vl(folder: Path, *, seed: int = 1, tied: bool = True, **values: Any) -> Path:
+    """A PaddleOCR-VL; its tokenizer names the image token."""
+    import transformers as hf
+
+    specials = ["<unk>", "<s>", "</s>", "<|IMAGE_PLACEHOLDER|>", "<|IMAGE_START|>", "<|IMAGE_END|>"]
+    template = (
+        "<s>{% for message in messages %}{% if message['role'] == 'user' %}{{ 'User: ' }}"
+        "{% else %}{{ 'Assistant: ' }}{% endif %}{% if message['content'] is string %}"
+        "{{ message['content'] }}{% else %}{% for part in message['content'] %}"
+        "{% if part['type'] == 'image' %}<|IMAGE_START|><|IMAGE_PLACEHOLDER|><|IMAGE_END|>"
+        "{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}{{ '\n' }}"
+        "{% endfor %}{% if add_generation_prompt %}{{ 'Assistant: ' }}{% endif %}"
+    )
+    words = tokenizer(specials, bos="<s>", eos="</s>", template=template)
+    words._set_model_specific_special_tokens({"image_token": "<|IMAGE_PLACEHOLDER|>"})
+    rotary = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 3, 3]}
+    config = hf.PaddleOCRVLConfig(
+        vision_config={
+            "hidden_size": 48,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 3,
+            "image_size": 5 * PATCH,
+            "patch_size": PATCH,
+        },
+        text_config=text_config(
+            "paddleocr_vl_text",
+            len(words),
+            rope_parameters=rotary,
+            **{"head_dim": 20, "tie_word_embeddings": tied, **values},
+        ),
+        image_token_id=3,
+        vision_start_token_id=4,
+        vision_end_token_id=5,
+        tie_word_embeddings=tied,
+    )
+    images = hf.PaddleOCRVLImageProcessorPil(
+        patch_size=PATCH, size={"shortest_edge": 4 * 14 * 14, "longest_edge": 40 * 14 * 14}
+    )
+    model = randomize(hf.PaddleOCRVLForConditionalGeneration(config), seed)
+    return _save_parts(model, images, words, folder)
+
+
 PIXTRAL_SPECIALS = [
     "<pad>",
     "<s>",
@@ -744,6 +787,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "qwen3-vl-moe": lambda folder: qwen3_vl(folder, experts=5),
     "glm4v": glm4v,
     "lfm2-vl": lfm2_vl,
+    "paddleocr-vl": paddleocr_vl,
     "pixtral": pixtral,
     # transformers fails on a picture of a single merged patch.
     "mistral3": lambda folder: pixtral(folder, merge=2, patch=2),

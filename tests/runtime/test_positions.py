@@ -36,7 +36,7 @@ def make(*pieces: int | tuple[int, int]) -> Prompt:
     )
 
 
-MODELS = ("Qwen2VLModel", "Qwen2_5_VLModel", "Qwen3VLModel", "Glm4vModel")
+MODELS = ("Qwen2VLModel", "Qwen2_5_VLModel", "Qwen3VLModel", "Glm4vModel", "PaddleOCRVLModel")
 
 
 def expected(prompt: Prompt, model_class: str = MODELS[0]) -> tuple[np.ndarray, int]:

@@ -20,7 +20,7 @@ from vlmc.families.image_processors import (
 from vlmc.runtime.images import check_spec
 from vlmc.schema import Json
 
-_GLM4V = "Glm4vImageProcessor"
+_GLM4V, _PADDLE = "Glm4vImageProcessor", "PaddleOCRVLImageProcessor"
 NATIVE_GRID_CLASSES: dict[str, Json] = {
     "Qwen2VLImageProcessor": {
         **_COMMON,
@@ -28,6 +28,14 @@ NATIVE_GRID_CLASSES: dict[str, Json] = {
         "size": {"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 1280},
         "patch_size": 14,
         "temporal_patch_size": 2,
+        "merge_size": 2,
+    },
+    _PADDLE: {
+        **_COMMON,
+        **_CLIP_COLORS,
+        "size": {"shortest_edge": 384 * 384, "longest_edge": 1536 * 1536},
+        "patch_size": 14,
+        "temporal_patch_size": 1,
         "merge_size": 2,
     },
     _GLM4V: {
@@ -77,7 +85,7 @@ def native_grid_spec(
     window: int | None = None,
     table: Json | None = None,
 ) -> ImageSpec:
-    """The ``native_grid`` geometry of a Qwen2-VL or GLM-4V image processor.
+    """The ``native_grid`` geometry of the image processor of Qwen2-VL, GLM-4V or PaddleOCR-VL.
 
     Args:
         image_processor_json: As for ``fixed_spec``.
@@ -114,7 +122,9 @@ def native_grid_spec(
         "values": _values(values, at),
     }
     if name == _GLM4V:
-        options |= {"frames": options["temporal_patch_size"], "enlarge": True}
+        options |= {"frames": options["temporal_patch_size"], "enlarge": "scaled"}
+    if name == _PADDLE:
+        options["enlarge"] = "side"
     if window is not None:
         options["window"] = window
     if table is not None:

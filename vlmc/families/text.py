@@ -45,6 +45,7 @@ TEXT_DEFAULTS = {
     "llama": TextDefaults(32, 4096, 32, 32000, 2048, 11008),
     "mistral": TextDefaults(32, 4096, 32, 32000, 131072, 14336, 8),
     "olmo2": TextDefaults(32, 4096, 32, 50304, 2048, 11008),
+    "paddleocr_vl_text": TextDefaults(18, 1024, 16, 103424, 131072, 3072, 2, 128, tied=True),
     "phi3": TextDefaults(32, 3072, 32, 32064, 4096, 8192),
     "qwen2": TextDefaults(32, 4096, 32, 151936, 32768, 22016, 32),
     "qwen2_5_vl_text": TextDefaults(80, 8192, 64, 152064, 32768, 29568, 8),

@@ -210,6 +210,36 @@ class Glm4vImageFeatures(nn.Module):
         return features
 
 
+class PaddleImageFeatures(nn.Module):
+    """PaddleOCR-VL's tower and projector on one picture, in flat patches of merged-block order."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        patch_positions: Tensor,
+        table_rows: Tensor,
+        table_weights: Tensor,
+    ) -> Tensor:
+        """image_features [patches / merge^2, hidden]."""
+        tower, project = self.model.model.visual.vision_model, self.model.model.projector
+        embed, size = tower.embeddings, tower.embeddings.patch_size
+        hidden = embed.patch_embedding(pixel_values.reshape(-1, 3, size, size)).flatten(1)
+        mixed = (embed.position_embedding(table_rows) * table_weights[:, :, None]).sum(1)
+        hidden = hidden + mixed
+        rotation = tower.encoder.rotary_pos_emb(hidden, patch_positions)
+        whole = OneSegment(pixel_values.shape[0])
+        for layer in tower.encoder.layers:
+            hidden = layer(hidden, cu_seqlens=whole, max_seqlen=None, position_embeddings=rotation)
+        rows = project.pre_norm(tower.post_layernorm(hidden))
+        rows = rows.reshape(-1, project.linear_1.in_features)
+        features: Tensor = project.linear_2(project.act(project.linear_1(rows)))
+        return features
+
+
 class NaflexImageFeatures(nn.Module):
     """A SigLIP 2 tower on the tiles of one picture, of any number of patches each.
 
