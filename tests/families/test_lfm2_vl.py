@@ -14,7 +14,12 @@ IMAGES = {"image_processor_type": "Lfm2VlImageProcessor"}
 
 
 def config(**text):
-    sizes = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
+    sizes = {
+        "hidden_size": 64,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+    }
     return {"model_type": "lfm2_vl", "text_config": {**sizes, **text}, "vision_config": {}}
 
 

@@ -52,7 +52,7 @@ def test_matrices_of_experts_are_read_as_they_are_stored(tmp_path):
 def test_layers_without_experts_are_a_list():
     config = {
         "model_type": "qwen3_vl_moe",
-        "text_config": {"hidden_size": 64, "num_attention_heads": 4, "mlp_only_layers": 3},
+        "text_config": {"hidden_size": 64, "num_attention_heads": 16, "mlp_only_layers": 3},
         "vision_config": {"out_hidden_size": 64},
     }
     images = {"image_processor_type": "Qwen2VLImageProcessor", "patch_size": 16}
