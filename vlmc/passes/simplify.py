@@ -60,7 +60,7 @@ def simplify(graphs: dict[str, Path], out: Path) -> None:
 
 @contextmanager
 def _quick_slices() -> Iterator[None]:
-    """onnxscript's rule for two slices of one value, asked only where there are two.
+    """Has the optimizer's rule for two slices of one value asked only where there are two.
 
     By itself it walks the whole graph for every node, which takes most of the time on a deep
     model; elsewhere it would find nothing.
