@@ -17,6 +17,7 @@ from vlmc.passes.checkpoint import TensorRef, read_stored
 from vlmc.passes.parameters import canonical_names, match_names, parameter_sources, untie_different
 from vlmc.passes.quiet import quiet
 from vlmc.passes.transform import build_module
+from vlmc.passes.weight_stream import keep_freed_memory
 from vlmc.runtime.images import image_tokens
 from vlmc.schema import Json
 
@@ -43,6 +44,7 @@ class Reference:
         matched = match_names(model, index)
         untie_different(model, index, matched)
         model.tie_weights(recompute_mapping=False)
+        keep_freed_memory()
         _stream_weights(model, index, matched)
         self.model = model
         self.processor = _processor(folder, images.options)
