@@ -98,6 +98,8 @@ def fixed_spec(
     name, values = _settings(image_processor_json, FIXED_CLASSES, at)
     if name == "CLIPImageProcessor" and values.get("use_square_size"):
         values["size"] = {"height": 224, "width": 224}  # an old spelling of KOSMOS-2
+    if name == "Gemma3ImageProcessor":
+        values |= {"do_center_crop": False, "do_pad": False}  # it has no such steps
     padded = _flag(values, "do_pad", at)
     square = padded and name == "LlavaImageProcessor"
     options: Json = {
