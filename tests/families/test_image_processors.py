@@ -87,7 +87,7 @@ def random_fixed(rng, name):
                 {"max_height": side(), "max_width": side()},
             ]
         )
-    if rng.random() < 0.8 or "Siglip" in name or "ViT" in name:
+    if rng.random() < 0.8 or any(known in name for known in ("Siglip", "ViT", "Gemma3")):
         settings["crop_size"] = rng.choice(
             [side(), [side(), side()], {"height": side(), "width": side()}]
         )
