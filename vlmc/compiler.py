@@ -120,6 +120,7 @@ def build(
         facts.text.vocab,
         plain_image=family.plain_image,
         image_layout=facts.image_layout,
+        opening=facts.opening,
         image_frame=family.image_frame,
     )
     generation = read_generation(checkpoint.config, checkpoint.generation)
@@ -220,7 +221,7 @@ def build(
         lay_trial(trial, parts)
         seal(trial, draft)
         reference = (
-            Reference(source.folder, index, facts.images, family.plain_image) if compare else None
+            Reference(source.folder, index, facts.images, prompt.plain_image) if compare else None
         )
         check(trial, questions, reference, _gates(recipe), tokens=tokens, exact=exact, out=folder)
         shutil.rmtree(trial)

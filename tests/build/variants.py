@@ -13,8 +13,11 @@ from typing import Any
 
 from tests.checkpoints import (
     aya_vision,
+    cohere2_vision,
+    deepseek_vl,
     idefics3,
     internvl,
+    janus,
     llava,
     llava_next,
     qwen2_5_vl,
@@ -245,6 +248,15 @@ VARIANTS: dict[str, Callable[[Path], Path]] = {
         folder, kind="smolvlm", split=False, tie_word_embeddings=True
     ),
     "hub-internvl": hub_internvl,
+    "cohere2-vision-one-tile": lambda folder: cohere2_vision(folder, most=1, seed=2),
+    "deepseek-vl-qwen2": lambda folder: deepseek_vl(folder, text="qwen2", tie_word_embeddings=True),
+    "janus-normed": lambda folder: janus(
+        folder,
+        system=False,
+        tower={"use_qk_norm": True, "num_attention_heads": 1, "attention_bias": False, "depth": 3},
+        images={"image_mean": [0.1, 0.9, 0.5], "resample": 2},
+        num_key_value_heads=1,
+    ),
     # An untied Qwen2, marks that are words, a wider projector, several layers back.
     "aya-vision-qwen2": lambda folder: aya_vision(
         folder, text="qwen2", marks=(), adapter=40, feature_layer=-2, tie_word_embeddings=False

@@ -421,6 +421,8 @@ def test_qwen2_5_vl_vision_is_that_of_transformers(attention: str, tmp_path: Pat
         ("qwen2-vl-7b", 4, 4, 128),
         ("qwen2.5-vl-3b", 4, 2, 128),
         ("aya-vision-8b", 169 + 3, 8, 128),
+        ("command-a-vision", 256 + 3, 8, 128),
+        ("deepseek-vl-1.3b", 576, 16, 128),
         ("qwen3-vl-2b", 64, 8, 128),
     ],
 )
@@ -451,6 +453,9 @@ def test_published_models(name: str, tokens: int, kv_heads: int, head_dim: int) 
         "qwen3-vl-2b",
         "smolvlm-256m",
         "aya-vision-8b",
+        "command-a-vision",
+        "deepseek-vl-1.3b",
+        "janus-pro-1b",
     ],
 )
 def test_published_text_sizes_are_those_transformers_reads(name: str) -> None:

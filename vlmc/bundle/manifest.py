@@ -84,6 +84,7 @@ class PromptSpec(Frozen):
     image_suffix: tuple[str, ...] = ()  # does not write
     clean_up_tokenization_spaces: bool = False  # transformers' flag, when texts are decoded
     image_layout: ImageLayout | None = None  # None: an image is its image tokens alone
+    opening: str = ""  # stands before the rendered prompt, whatever the template
 
 
 class PositionSpec(Frozen):

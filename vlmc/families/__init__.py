@@ -2,8 +2,11 @@
 
 from vlmc.families import (
     aya_vision,
+    cohere2_vision,
+    deepseek_vl,
     idefics3,
     internvl,
+    janus,
     llava,
     llava_next,
     qwen2_5_vl,
@@ -24,6 +27,9 @@ _ROWS = (
     qwen3_vl.FAMILY,
     idefics3.FAMILY,
     aya_vision.FAMILY,
+    cohere2_vision.FAMILY,
+    deepseek_vl.FAMILY,
+    janus.FAMILY,
 )
 FAMILIES: dict[str, Family] = {row.name: row for row in _ROWS}
 

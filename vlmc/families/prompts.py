@@ -25,6 +25,7 @@ def read_prompt(
     *,
     plain_image: str,
     image_layout: ImageLayout | None = None,
+    opening: str = "",
     image_frame: tuple[str, str] | None = None,
 ) -> tuple[PromptSpec, dict[str, bytes]]:
     """How a checkpoint turns messages into token ids.
@@ -34,9 +35,11 @@ def read_prompt(
         image_token: The image's placeholder; None: the token of ``image_token_id``.
         image_token_id: Its id, from ``config.json``.
         vocab_size: Rows of the embedding.
-        plain_image: What an image becomes where there is no chat template.
+        plain_image: What an image becomes where there is no chat template, ``{image}`` for the
+            placeholder.
         image_layout: What stands around an image's tokens; ``{name}`` in it is the special token
             of that name.
+        opening: What stands before every prompt.
         image_frame: Names of the special tokens before and after an image's placeholders.
 
     Returns:
@@ -57,17 +60,20 @@ def read_prompt(
     variables: dict[str, str | list[str]] = dict(loaded.special_tokens)
     before, after = image_frame or (None, None)
     at = f"{folder.name}/tokenizer_config.json"
+    layout = None if image_layout is None else _named(image_layout, variables, at)
+    placeholder = image_token if layout is None else layout.placeholder or image_token
     spec = PromptSpec(
         image_token=image_token,
         image_token_id=image_token_id,
         chat_template=None if template is None else TEMPLATE_PATH,
-        plain_image=plain_image,
+        plain_image=plain_image.replace("{image}", placeholder),
         special_tokens=variables,
         vocab_size=vocab_size,
         image_prefix=_framing(variables, before, at),
         image_suffix=_framing(variables, after, at),
         clean_up_tokenization_spaces=loaded.clean_up_tokenization_spaces,
-        image_layout=None if image_layout is None else _named(image_layout, variables, at),
+        image_layout=layout,
+        opening=opening,
     )
     return spec, files
 

@@ -116,7 +116,8 @@ class PromptBuilder:
         # The processor's rule: a template that writes bos leaves nothing for the tokenizer to add.
         bos = self._bos if self._template is not None else None
         has_bos = bos is not None and rendered.startswith(bos)
-        ids = self._guard.ids(plain, marked, add_special_tokens=not has_bos)
+        opening = self.spec.opening
+        ids = self._guard.ids(opening + plain, opening + marked, add_special_tokens=not has_bos)
         return self._expand(np.asarray(ids, dtype=np.int64), images, runs)
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
