@@ -11,11 +11,11 @@ from vlmc.families.anyres_processors import ANYRES_CLASSES
 from vlmc.families.image_processors import (
     FIXED_CLASSES,
     NATIVE_GRID_CLASSES,
-    TILES_CLASSES,
     fixed_spec,
     native_grid_spec,
 )
 from vlmc.families.split_processors import SPLIT_CLASSES, split_spec
+from vlmc.families.tiles_processors import TILES_CLASSES
 from vlmc.runtime.images import prepare, vision_inputs
 
 CLASSES = {**FIXED_CLASSES, **NATIVE_GRID_CLASSES, **SPLIT_CLASSES}

@@ -2,9 +2,12 @@
 
 from vlmc.families import (
     aya_vision,
+    cohere2_vision,
+    deepseek_vl,
     gemma3,
     idefics3,
     internvl,
+    janus,
     llava,
     llava_next,
     paligemma,
@@ -28,6 +31,9 @@ _ROWS = (
     gemma3.FAMILY,
     paligemma.FAMILY,
     aya_vision.FAMILY,
+    cohere2_vision.FAMILY,
+    deepseek_vl.FAMILY,
+    janus.FAMILY,
 )
 FAMILIES: dict[str, Family] = {row.name: row for row in _ROWS}
 
