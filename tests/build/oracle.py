@@ -10,7 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from tests.build.torch_images import Cohere2VisionImages
+
 TOKENS = 24
+TORCH_IMAGES = {"Cohere2VisionImageProcessor": Cohere2VisionImages}
 
 
 @dataclass(frozen=True)
@@ -90,8 +93,8 @@ class Oracle:
                 wanted = ("pixel_values", "pixel_attention_mask", "image_grid_thw", "image_sizes")
                 wanted = (*wanted, "spatial_shapes")
                 given = {key: inputs[key] for key in wanted if key in inputs}
-                made = feature_rows(self.model.get_image_features(**given, return_dict=True))
-                features = self.rows(made, pictures)
+                found = feature_rows(features_of(self.model)(**given, return_dict=True))
+                features = self.rows(found, pictures)
             tokens = self.model.generate(**inputs, **own)[0, length:].tolist()
             ends = self.model.generation_config.eos_token_id
             ends = ends if isinstance(ends, list) else [ends]
@@ -120,6 +123,11 @@ PROCESSOR_SETTINGS = (
     "image_break_token",
     "image_end_token",
 )
+
+
+def features_of(model: Any) -> Any:
+    """``get_image_features`` of the model, or of the one inside."""
+    return getattr(model, "get_image_features", None) or model.model.get_image_features
 
 
 def feature_rows(made: Any) -> Any:
@@ -166,7 +174,7 @@ def make_processor(folder: Path) -> Any:
         read = read_checkpoint(folder, tokenizer=False)
         images: Any = NaflexImages(by_config(read.config).facts(read).images)
     else:
-        images = AutoImageProcessor.from_pretrained(folder, backend="pil")
+        images = make_images(folder, AutoImageProcessor)
     return WithoutVideo(
         image_processor=images,
         tokenizer=words,
@@ -174,6 +182,13 @@ def make_processor(folder: Path) -> Any:
         chat_template=template.read_text("utf-8") if template.is_file() else words.chat_template,
         **{key: settings[key] for key in PROCESSOR_SETTINGS if key in settings},
     )
+
+
+def make_images(folder: Path, auto: Any) -> Any:
+    """The folder's image processor; one that asks for torchvision is stood in for."""
+    settings = json.loads((folder / "preprocessor_config.json").read_text("utf-8"))
+    own = TORCH_IMAGES.get(settings["image_processor_type"].removesuffix("Fast"))
+    return auto.from_pretrained(folder, backend="pil") if own is None else own(settings)
 
 
 def make_smolvlm(folder: Path, known: Any, words: Any) -> Any:

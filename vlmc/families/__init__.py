@@ -2,10 +2,13 @@
 
 from vlmc.families import (
     aya_vision,
+    cohere2_vision,
+    deepseek_vl,
     gemma3,
     glm4v,
     idefics3,
     internvl,
+    janus,
     lfm2_vl,
     llava,
     llava_next,
@@ -41,6 +44,9 @@ _ROWS = (
     gemma3.FAMILY,
     paligemma.FAMILY,
     aya_vision.FAMILY,
+    cohere2_vision.FAMILY,
+    deepseek_vl.FAMILY,
+    janus.FAMILY,
 )
 FAMILIES: dict[str, Family] = {row.name: row for row in _ROWS}
 

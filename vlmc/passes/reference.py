@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,13 @@ from numpy.typing import NDArray
 
 from vlmc.bundle.manifest import ImageSpec
 from vlmc.errors import VlmcError
+from vlmc.families.special_tokens import read_object
 from vlmc.passes.answers import Expected
 from vlmc.passes.checkpoint import TensorRef, read_stored
+from vlmc.passes.host_images import load_images
 from vlmc.passes.parameters import canonical_names, match_names, parameter_sources, untie_different
 from vlmc.passes.processor_class import processor_class
 from vlmc.passes.quiet import quiet
-from vlmc.passes.stand_in import NaflexImages
 from vlmc.passes.transform import build_module
 from vlmc.passes.weight_stream import keep_freed_memory
 from vlmc.runtime.images import image_tokens
@@ -110,7 +110,9 @@ class Reference:
     def _features(self, inputs: Any, pictures: Sequence[Any]) -> list[NDArray[np.float32]]:
         wanted = ("pixel_values", "pixel_attention_mask", "image_grid_thw", "image_sizes")
         given = {key: inputs[key] for key in (*wanted, "spatial_shapes") if key in inputs}
-        made = self.model.get_image_features(**given, return_dict=True)
+        # A few classes leave it to the model inside.
+        own = getattr(self.model, "get_image_features", None)
+        made = (own or self.model.model.get_image_features)(**given, return_dict=True)
         # One tensor for each picture, for each of its tiles, or for all; deep-stack ones beside.
         found = [made.pooler_output, *(getattr(made, "deepstack_features", None) or ())]
         columns = [np.concatenate([part.float().numpy() for part in parts]) for parts in found]
@@ -155,7 +157,7 @@ def _processor(folder: Path, images: ImageSpec) -> Any:
 
 def _without_video(folder: Path, images: ImageSpec, here: Mapping[str, Any]) -> Any:
     """The processor from its parts, but those that would need torchvision."""
-    from transformers import AutoImageProcessor, AutoTokenizer
+    from transformers import AutoTokenizer
 
     known = processor_class(folder)
     if known.__name__ == "SmolVLMProcessor":
@@ -165,17 +167,12 @@ def _without_video(folder: Path, images: ImageSpec, here: Mapping[str, Any]) -> 
         def check_argument_for_proper_class(self, name: str, argument: Any) -> type:
             return type(argument)
 
-    saved = folder / "processor_config.json"
-    settings = json.loads(saved.read_text("utf-8")) if saved.is_file() else {}
+    settings = read_object(folder / "processor_config.json")
     takes = inspect.signature(known.__init__).parameters.keys()
-    if images.geometry == "naflex":
-        image_processor: Any = NaflexImages(images)
-    else:
-        image_processor = AutoImageProcessor.from_pretrained(folder, backend="pil", **here)
     template = folder / "chat_template.jinja"
     tokenizer = AutoTokenizer.from_pretrained(folder, **here)
     return ImageTextProcessor(
-        image_processor=image_processor,
+        image_processor=load_images(folder, images, here),
         tokenizer=tokenizer,
         chat_template=(
             template.read_text("utf-8") if template.is_file() else tokenizer.chat_template
