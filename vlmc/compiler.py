@@ -121,6 +121,7 @@ def build(
         plain_image=family.plain_image,
         image_layout=facts.image_layout,
         opening=facts.opening,
+        default_template=family.template,
         image_frame=family.image_frame,
     )
     generation = read_generation(checkpoint.config, checkpoint.generation)
@@ -221,7 +222,9 @@ def build(
         lay_trial(trial, parts)
         seal(trial, draft)
         reference = (
-            Reference(source.folder, index, facts.images, prompt.plain_image) if compare else None
+            Reference(source.folder, index, facts.images, prompt.plain_image, family.template)
+            if compare
+            else None
         )
         check(trial, questions, reference, _gates(recipe), tokens=tokens, exact=exact, out=folder)
         shutil.rmtree(trial)

@@ -4,6 +4,7 @@ from vlmc.families import (
     aya_vision,
     cohere2_vision,
     deepseek_vl,
+    got_ocr2,
     idefics3,
     internvl,
     janus,
@@ -29,6 +30,7 @@ _ROWS = (
     aya_vision.FAMILY,
     cohere2_vision.FAMILY,
     deepseek_vl.FAMILY,
+    got_ocr2.FAMILY,
     janus.FAMILY,
 )
 FAMILIES: dict[str, Family] = {row.name: row for row in _ROWS}

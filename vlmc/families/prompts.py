@@ -26,6 +26,7 @@ def read_prompt(
     plain_image: str,
     image_layout: ImageLayout | None = None,
     opening: str = "",
+    default_template: str | None = None,
     image_frame: tuple[str, str] | None = None,
 ) -> tuple[PromptSpec, dict[str, bytes]]:
     """How a checkpoint turns messages into token ids.
@@ -40,6 +41,7 @@ def read_prompt(
         image_layout: What stands around an image's tokens; ``{name}`` in it is the special token
             of that name.
         opening: What stands before every prompt.
+        default_template: The chat template where the checkpoint has none.
         image_frame: Names of the special tokens before and after an image's placeholders.
 
     Returns:
@@ -53,7 +55,7 @@ def read_prompt(
     config = read_object(folder / "tokenizer_config.json")
     loaded = load_tokenizer(folder, read_object(folder / "config.json"), config)
     image_token = _image_token(folder, loaded.tokenizer, image_token, image_token_id)
-    template = _chat_template(folder, config)
+    template = _chat_template(folder, config) or default_template
     files = {"tokenizer.json": loaded.tokenizer.to_str().encode()}
     if template is not None:
         files["chat_template.jinja"] = template.encode()
