@@ -433,6 +433,51 @@ def janus(
     return _save(model, processor, folder)
 
 
+GOT_SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<img>", "</img>", "<imgpad>"]
+
+
+def got_ocr2(
+    folder: Path,
+    *,
+    seed: int = 1,
+    template: str | None = CHATML.replace(
+        "<|vision_start|><|image_pad|><|vision_end|>", "<img><imgpad></img>\n"
+    ),
+    tower: dict[str, Any] | None = None,
+    **values: Any,
+) -> Path:
+    """A GOT-OCR 2 of nine tokens a page, its windows not dividing the tower's patches."""
+    import transformers as hf
+
+    words = tokenizer(GOT_SPECIALS, bos=None, eos="<|im_end|>", template=None)
+    config = hf.GotOcr2Config(
+        vision_config={
+            "image_size": 54,
+            "patch_size": 6,
+            "hidden_size": 48,
+            "output_channels": 16,
+            "mlp_dim": 64,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 3,
+            "window_size": 4,
+            "global_attn_indexes": [1],
+            **(tower or {}),
+        },
+        text_config=text_config("qwen2", len(words), **values),
+        image_token_index=GOT_SPECIALS.index("<imgpad>"),
+        # The processor's own count is a constant, which tests set to this.
+        image_seq_length=9,
+        tie_word_embeddings=values.get("tie_word_embeddings", False),
+    )
+    processor = hf.GotOcr2Processor(
+        image_processor=hf.GotOcr2ImageProcessorPil(size={"height": 54, "width": 54}),
+        tokenizer=words,
+        chat_template=template,
+    )
+    model = randomize(hf.GotOcr2ForConditionalGeneration(config), seed)
+    return _save(model, processor, folder)
+
+
 PINPOINTS = [[28, 56], [56, 28], [56, 56], [84, 28], [28, 84]]
 
 
@@ -932,5 +977,6 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "aya-vision": aya_vision,
     "cohere2-vision": cohere2_vision,
     "deepseek-vl": deepseek_vl,
+    "got-ocr2": got_ocr2,
     "janus": janus,
 }

@@ -126,6 +126,7 @@ def build(
         plain_image=family.plain_image,
         image_layout=facts.image_layout,
         opening=facts.opening,
+        default_template=family.template,
         image_frame=family.image_frame,
         frame=family.frame,
         add_special_tokens=family.special_tokens,
@@ -224,7 +225,7 @@ def build(
         "reference",
         lambda folder: (
             write_answers(
-                Reference(source.folder, index, facts.images, prompt.plain_image),
+                Reference(source.folder, index, facts.images, prompt.plain_image, family.template),
                 asked,
                 tokens,
                 folder,
@@ -238,6 +239,7 @@ def build(
             "tokens": tokens,
             "images": facts.images.model_dump(mode="json"),
             "plain-image": prompt.plain_image,
+            "template": family.template,
         },
         libraries=("torch", "transformers", "tokenizers", "numpy", "pillow"),
         code=["vlmc.passes.answers", "vlmc.passes.reference"],

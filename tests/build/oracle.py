@@ -69,10 +69,18 @@ class Oracle:
             }
             for message in messages
         ]
-        inputs = self.processor.apply_chat_template(
-            filled, tokenize=True, add_generation_prompt=True, return_dict=True, return_tensors="pt"
-        )
-        return self.continue_(inputs, pictures, torch)
+        return self.continue_(self.inputs(filled, pictures), pictures, torch)
+
+    def inputs(self, messages: list[dict[str, Any]], pictures: list[Any]) -> Any:
+        """What the processor makes; GOT-OCR 2's takes texts with pictures alone, one list."""
+        render = self.processor.apply_chat_template
+        if type(self.processor).__name__ != "GotOcr2Processor":
+            asked = {"add_generation_prompt": True, "return_dict": True, "return_tensors": "pt"}
+            return render(messages, tokenize=True, **asked)
+        text = render(messages, add_generation_prompt=True)
+        if not pictures:
+            return self.processor.tokenizer(text, return_tensors="pt")
+        return self.processor(text=[text], images=pictures, return_tensors="pt")
 
     def rows(self, found: Any, pictures: list[Any]) -> list[np.ndarray]:
         """The features of each picture, which transformers may give in one, or tile by tile."""
@@ -149,6 +157,9 @@ def make_processor(folder: Path) -> Any:
     try:
         made = AutoProcessor.from_pretrained(folder, backend="pil", local_files_only=True)
         made.chat_template = made.chat_template or made.tokenizer.chat_template
+        if type(made).__name__ == "GotOcr2Processor":
+            config = json.loads((folder / "config.json").read_text("utf-8"))
+            made.num_image_tokens = config["image_seq_length"]
         return made
     except (ImportError, ValueError) as error:
         if isinstance(error, ValueError) and "video processor" not in str(error):

@@ -17,6 +17,7 @@ from tests.checkpoints import (
     aya_vision,
     cohere2_vision,
     deepseek_vl,
+    got_ocr2,
     idefics3,
     internvl,
     janus,
@@ -190,6 +191,22 @@ def tied_qwen2_vl(folder: Path) -> Path:
     return folder
 
 
+def bakllava(folder: Path) -> Path:
+    """BakLLaVA as on the hub: a Mistral without windows, names and sizes as they used to be."""
+    llava(folder, text="mistral", sliding_window=None, num_key_value_heads=1, seed=4)
+    resave(folder, {"vision_tower.": "vision_tower.vision_model."}, "float16")
+
+    def older(config: Json) -> None:
+        config["text_config"]["rope_theta"] = config["text_config"].pop("rope_parameters")[
+            "rope_theta"
+        ]
+        config.update(ignore_index=-100, vocab_size=config["text_config"]["vocab_size"])
+        del config["tie_word_embeddings"]
+
+    edit(folder / "config.json", older)
+    return folder
+
+
 def hub_internvl(folder: Path) -> Path:
     """As on the hub: a tie that the weights deny, tokens named in a section, bfloat16."""
 
@@ -279,6 +296,17 @@ VARIANTS: dict[str, Callable[[Path], Path]] = {
         attn_logit_softcapping=None,
     ),
     "cohere2-vision-one-tile": lambda folder: cohere2_vision(folder, most=1, seed=2),
+    "bakllava": bakllava,
+    # One projection for queries, keys and values, one for gate and up; half windows.
+    "llava-phi3": lambda folder: llava(
+        folder, text="phi3", num_key_value_heads=4, sliding_window=24, vocab_size=400
+    ),
+    "got-ocr2-plain": lambda folder: got_ocr2(
+        folder,
+        tower={"use_rel_pos": False, "use_abs_pos": False, "qkv_bias": False, "image_size": 54},
+        num_key_value_heads=1,
+        tie_word_embeddings=True,
+    ),
     "deepseek-vl-qwen2": lambda folder: deepseek_vl(folder, text="qwen2", tie_word_embeddings=True),
     "janus-normed": lambda folder: janus(
         folder,

@@ -431,6 +431,7 @@ def test_qwen2_5_vl_vision_is_that_of_transformers(attention: str, tmp_path: Pat
         ("paligemma-3b-mix-224", 256, 1, 256),
         ("command-a-vision", 256 + 3, 8, 128),
         ("deepseek-vl-1.3b", 576, 16, 128),
+        ("got-ocr2", 256, 16, 64),
     ],
 )
 def test_published_models(name: str, tokens: int, kv_heads: int, head_dim: int) -> None:
@@ -469,6 +470,7 @@ def test_published_models(name: str, tokens: int, kv_heads: int, head_dim: int) 
         "aya-vision-8b",
         "command-a-vision",
         "deepseek-vl-1.3b",
+        "got-ocr2",
         "janus-pro-1b",
     ],
 )

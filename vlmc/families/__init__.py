@@ -6,6 +6,7 @@ from vlmc.families import (
     deepseek_vl,
     gemma3,
     glm4v,
+    got_ocr2,
     idefics3,
     internvl,
     janus,
@@ -46,6 +47,7 @@ _ROWS = (
     aya_vision.FAMILY,
     cohere2_vision.FAMILY,
     deepseek_vl.FAMILY,
+    got_ocr2.FAMILY,
     janus.FAMILY,
 )
 FAMILIES: dict[str, Family] = {row.name: row for row in _ROWS}

@@ -50,6 +50,12 @@ FIXED_CLASSES: dict[str, Json] = {
     "LlavaImageProcessor": _CLIP,
     "SiglipImageProcessor": _SIGLIP,
     "DeepseekVLImageProcessor": _JANUS,
+    "GotOcr2ImageProcessor": {
+        **_COMMON,
+        **_CLIP_COLORS,
+        "size": {"height": 384, "width": 384},
+        "default_to_square": True,
+    },
     "JanusImageProcessor": _JANUS,
     "ViTImageProcessor": {
         **_SIGLIP,

@@ -26,6 +26,7 @@ def read_prompt(
     plain_image: str,
     image_layout: ImageLayout | None = None,
     opening: str = "",
+    default_template: str | None = None,
     image_frame: tuple[str, str] | None = None,
     frame: PromptFrame | None = None,
     add_special_tokens: bool = True,
@@ -43,6 +44,7 @@ def read_prompt(
         image_layout: What stands around an image's tokens; ``{name}`` in it, as in the frame, is
             the special token of that name.
         opening: What stands before every prompt.
+        default_template: The chat template where the checkpoint has none.
         image_frame: Names of the special tokens before and after an image's placeholders.
         frame: What the processor adds to every prompt.
         add_special_tokens: Whether the tokenizer adds its own.
@@ -61,7 +63,7 @@ def read_prompt(
     known = loaded.tokenizer.get_vocab()
     loaded.tokenizer.add_tokens([token for token in extra_tokens if token not in known])
     image_token = _image_token(folder, loaded.tokenizer, image_token, image_token_id)
-    template = _chat_template(folder, config)
+    template = _chat_template(folder, config) or default_template
     files = {"tokenizer.json": loaded.tokenizer.to_str().encode()}
     if template is not None:
         files["chat_template.jinja"] = template.encode()

@@ -133,6 +133,7 @@ class Family:
         example: Sizes for the free dimensions of ``vision_inputs`` when tracing.
         plain_image: What an image becomes in a prompt where there is no chat template; ``{image}``
             is the checkpoint's own word for an image.
+        template: The chat template of checkpoints that have none; None: the plain format.
         image_frame: The tokenizer's names of the special tokens before and after an image's
             placeholders, where the processor puts them there and not the chat template.
         frame: What the processor adds to every prompt, special tokens by name; it takes none
@@ -150,6 +151,7 @@ class Family:
     decoder: Callable[[nn.Module], nn.Module]
     example: dict[str, int]
     plain_image: str
+    template: str | None = None
     image_frame: tuple[str, str] | None = None
     special_tokens: bool = True
     tower: str | None = None

@@ -36,7 +36,12 @@ class Reference:
     """A transformers model and processor over a checkpoint folder, never whole in memory."""
 
     def __init__(
-        self, folder: Path, index: Mapping[str, TensorRef], images: ImageSpec, plain_image: str
+        self,
+        folder: Path,
+        index: Mapping[str, TensorRef],
+        images: ImageSpec,
+        plain_image: str,
+        template: str | None = None,
     ) -> None:
         """Builds model and processor.
 
@@ -51,6 +56,7 @@ class Reference:
         _stream_weights(model, index, matched)
         self.model = model
         self.processor = _processor(folder, images)
+        self.processor.chat_template = self.processor.chat_template or template
         self.images = images
         self.plain_image = plain_image
 
@@ -99,13 +105,18 @@ class Reference:
             }
             for message in messages
         ]
-        return self.processor.apply_chat_template(
-            filled,
-            tokenize=True,
-            add_generation_prompt=True,
-            return_dict=True,
-            return_tensors="pt",
-        )
+        text = self.processor.apply_chat_template(filled, add_generation_prompt=True)
+        return self._processed(filled, text, pictures)
+
+    def _processed(self, messages: Any, text: str, pictures: Sequence[Any]) -> Any:
+        asked = {"add_generation_prompt": True, "return_dict": True, "return_tensors": "pt"}
+        try:
+            return self.processor.apply_chat_template(messages, tokenize=True, **asked)
+        except ValueError:
+            # GOT-OCR 2's refuses a batch of lists, and texts without a picture.
+            if pictures:
+                return self.processor(text=[text], images=list(pictures), return_tensors="pt")
+            return self.processor.tokenizer(text, return_tensors="pt")
 
     def _features(self, inputs: Any, pictures: Sequence[Any]) -> list[NDArray[np.float32]]:
         wanted = ("pixel_values", "pixel_attention_mask", "image_grid_thw", "image_sizes")
@@ -146,6 +157,8 @@ def _processor(folder: Path, images: ImageSpec) -> Any:
             "shortest_edge": image_options["min_pixels"],
             "longest_edge": image_options["max_pixels"],
         }
+    if hasattr(processor, "num_image_tokens"):
+        processor.num_image_tokens = image_options["tokens"]
     if "min_crop" in image_options:
         # Gemma 3's processor hands its image processor these, not that one's own.
         crops = {"do_pan_and_scan": True, "pan_and_scan_max_num_crops": image_options["max_tiles"]}

@@ -1,7 +1,6 @@
 """``naflex``: a picture near its own size, or square tiles of a large one and a small whole (LFM2).
 
-transformers has this for torchvision only. Pictures are resized here by Pillow, whose bilinear
-filter gives the same 8-bit levels but for a rounding; all else equals its arithmetic.
+transformers has this for torchvision only; pictures are resized as torch does it.
 """
 
 import math
@@ -12,7 +11,7 @@ from PIL import Image
 from pydantic import PositiveFloat, PositiveInt, model_validator
 
 from vlmc.bundle.manifest import TensorSpec
-from vlmc.runtime.images import pixels
+from vlmc.runtime.images import pixels, torch_resize
 from vlmc.runtime.images.patches import positions
 from vlmc.runtime.images.pixels import RGB, Resample
 from vlmc.runtime.images.position_table import spread
@@ -164,16 +163,15 @@ def prepare(image: Image.Image, options: Options) -> PreparedImage:
     """
     rows, columns = tile_grid(image.height, image.width, options)
     shapes = cuts(image.height, image.width, options)
-    picture = pixels.rgb(image, on_white=options.on_white)
+    picture = np.asarray(pixels.rgb(image, on_white=options.on_white))
     size, side, merge = options.patch_size, options.tile or 0, options.merge_size
     parts: list[NDArray[np.uint8]] = []
     if rows:
-        large = np.asarray(pixels.resized(picture, rows * side, columns * side, options.resample))
+        large = torch_resize.resized(picture, rows * side, columns * side, options.resample)
         tiles = large.reshape(rows, side, columns, side, 3).transpose(0, 2, 1, 3, 4)
         parts += list(tiles.reshape(-1, side, side, 3))
     for tall, wide in shapes[len(parts) :]:
-        whole = pixels.resized(picture, tall * size, wide * size, options.resample)
-        parts.append(np.asarray(whole))
+        parts.append(torch_resize.resized(picture, tall * size, wide * size, options.resample))
     places = [positions(*shape, merge) for shape in shapes]
     weights = [spread(at, *shape, options.side) for at, shape in zip(places, shapes, strict=True)]
     counts = [tall * wide for tall, wide in shapes]
