@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 
 from vlmc.bundle.manifest import ImageSpec
 from vlmc.errors import VlmcError
-from vlmc.families.special_tokens import read_object
 from vlmc.passes.answers import Expected
 from vlmc.passes.checkpoint import TensorRef, read_stored
-from vlmc.passes.host_images import load_images
+from vlmc.passes.host_images import load_images, read_settings
 from vlmc.passes.parameters import canonical_names, match_names, parameter_sources, untie_different
 from vlmc.passes.processor_class import processor_class
 from vlmc.passes.quiet import quiet
@@ -180,7 +179,7 @@ def _without_video(folder: Path, images: ImageSpec, here: Mapping[str, Any]) -> 
         def check_argument_for_proper_class(self, name: str, argument: Any) -> type:
             return type(argument)
 
-    settings = read_object(folder / "processor_config.json")
+    settings = read_settings(folder / "processor_config.json")
     takes = inspect.signature(known.__init__).parameters.keys()
     template = folder / "chat_template.jinja"
     tokenizer = AutoTokenizer.from_pretrained(folder, **here)
