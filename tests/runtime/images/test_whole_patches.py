@@ -15,7 +15,7 @@ OPTIONS = {
     "by-sides": ({"size": {"height": 90, "width": 300}, "resample": 2}, 8, 3),
     "number": ({"size": 100}, 8, 1),
     "levels": ({"size": {"longest_edge": 200}, "do_normalize": False}, 16, 1),
-    "raw": ({"size": {"longest_edge": 64}, "do_rescale": False, "do_pad": False}, 4, 2),
+    "raw": ({"size": {"longest_edge": 120}, "do_rescale": False, "do_pad": False}, 4, 2),
 }
 
 
