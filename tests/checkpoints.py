@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,14 @@ SMOLVLM_TEMPLATE = (
 )
 
 
-def tokenizer(specials: list[str], *, bos: str | None, eos: str, template: str | None) -> Any:
+def tokenizer(
+    specials: list[str],
+    *,
+    bos: str | None,
+    eos: str,
+    template: str | None,
+    sentences: Sequence[str] = (),
+) -> Any:
     """A byte-level BPE tokenizer of about 400 tokens, wrapped for transformers."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
@@ -67,7 +74,7 @@ def tokenizer(specials: list[str], *, bos: str | None, eos: str, template: str |
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    made.train_from_iterator(SENTENCES, trainer)
+    made.train_from_iterator([*SENTENCES, *sentences], trainer)
     if bos is not None:
         made.post_processor = processors.TemplateProcessing(
             single=f"{bos} $A", pair=f"{bos} $A $B", special_tokens=[(bos, specials.index(bos))]
@@ -292,6 +299,185 @@ def aya_vision(
     return _save(model, processor, folder)
 
 
+def cohere2_vision(folder: Path, *, seed: int = 1, most: int = 6, **values: Any) -> Path:
+    """A Command A Vision of four tokens a tile; its image processor would need torchvision."""
+    import transformers as hf
+
+    named = {
+        "boi_token": "<|START_OF_IMG|>",
+        "eoi_token": "<|END_OF_IMG|>",
+        "image_token": "<|IMG_PATCH|>",
+        "img_line_break_token": "<|IMG_LINE_BREAK|>",
+    }
+    specials = COHERE_SPECIALS
+    template = AYA_TEMPLATE.replace("<image>", "<|IMG_PATCH|>")
+    words = tokenizer(specials, bos="<BOS_TOKEN>", eos="<|END_OF_TURN_TOKEN|>", template=template)
+    words._set_model_specific_special_tokens(named)
+    layers = ["sliding_attention", "sliding_attention", "full_attention"]
+    text = {"sliding_window": 24, "layer_types": layers, "num_hidden_layers": 3, **values}
+    config = hf.Cohere2VisionConfig(
+        vision_config=_tower("siglip"),
+        text_config=text_config("cohere2", len(words), **{"eos_token_id": 4, **text}),
+        image_token_id=specials.index("<|IMG_PATCH|>"),
+        alignment_intermediate_size=72,
+    )
+    model = randomize(hf.Cohere2VisionForConditionalGeneration(config), seed)
+    model.save_pretrained(folder)
+    words.save_pretrained(folder)
+    images = {
+        "image_processor_type": "Cohere2VisionImageProcessorFast",
+        "size": {"height": IMAGE_SIZE, "width": IMAGE_SIZE},
+        "patch_size": 2,
+        "max_patches": most,
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(images), encoding="utf-8")
+    settings = {"processor_class": "Cohere2VisionProcessor"}
+    (folder / "processor_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    return folder
+
+
+DEEPSEEK_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}<|User|>: "
+    "{% else %}<|Assistant|>: {% endif %}{% if message['content'] is string %}"
+    "{{ message['content'] }}{% else %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<image_placeholder>\n{% else %}{{ part['text'] }}"
+    "{% endif %}{% endfor %}{% endif %}{{ '\n\n' if message['role'] == 'user' else eos_token }}"
+    "{% endfor %}{% if add_generation_prompt %}<|Assistant|>:{% endif %}"
+)
+DEEPSEEK_SPECIALS = ["<pad>", "<bos>", "<eos>", "<image_placeholder>"]
+DEEPSEEK_SPECIALS += ["<begin_of_image>", "<end_of_image>", "<|User|>", "<|Assistant|>"]
+_JANUS_IMAGES = {
+    "size": {"height": IMAGE_SIZE, "width": IMAGE_SIZE},
+    "min_size": 9,
+    "do_convert_rgb": True,
+}
+
+
+def deepseek_vl(folder: Path, *, text: str = "llama", seed: int = 1, **values: Any) -> Path:
+    """A DeepSeek-VL of sixteen tokens an image; ``values`` are the decoder's."""
+    import transformers as hf
+
+    words = tokenizer(DEEPSEEK_SPECIALS, bos="<bos>", eos="<eos>", template=None)
+    words._set_model_specific_special_tokens({"image_token": "<image_placeholder>"})
+    config = hf.DeepseekVLConfig(
+        vision_config=_tower("siglip"),
+        text_config=text_config(text, len(words), **values),
+        image_token_id=DEEPSEEK_SPECIALS.index("<image_placeholder>"),
+        tie_word_embeddings=values.get("tie_word_embeddings", False),
+    )
+    processor = hf.DeepseekVLProcessor(
+        image_processor=hf.DeepseekVLImageProcessorPil(**_JANUS_IMAGES),
+        tokenizer=words,
+        num_image_tokens=16,
+        chat_template=DEEPSEEK_TEMPLATE,
+    )
+    model = randomize(hf.DeepseekVLForConditionalGeneration(config), seed)
+    return _save(model, processor, folder)
+
+
+def janus(
+    folder: Path,
+    *,
+    seed: int = 1,
+    system: bool = True,
+    tower: dict[str, Any] | None = None,
+    images: dict[str, Any] | None = None,
+    **values: Any,
+) -> Path:
+    """A Janus of sixteen tokens an image, each image between its marks."""
+    import transformers as hf
+
+    named = {
+        "image_token": "<image_placeholder>",
+        "boi_token": "<begin_of_image>",
+        "eoi_token": "<end_of_image>",
+    }
+    words = tokenizer(DEEPSEEK_SPECIALS, bos="<bos>", eos="<eos>", template=None)
+    words._set_model_specific_special_tokens(named)
+    vision = {
+        "image_size": IMAGE_SIZE,
+        "patch_size": PATCH,
+        "hidden_size": 48,
+        "mlp_ratio": 1.5,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 3,
+        "projection_dim": 64,
+        "num_image_tokens": 16,
+        **(tower or {}),
+    }
+    drawing = {
+        "embed_dim": 4,
+        "num_embeddings": 8,
+        "latent_channels": 32,
+        "base_channels": 32,
+        "channel_multiplier": [1, 1],
+        "num_res_blocks": 1,
+        "projection_dim": 64,
+        "image_token_embed_dim": 64,
+    }
+    config = hf.JanusConfig(
+        vision_config=vision,
+        vq_config=drawing,
+        text_config=text_config("llama", len(words), **values),
+        image_token_id=DEEPSEEK_SPECIALS.index("<image_placeholder>"),
+        tie_word_embeddings=values.get("tie_word_embeddings", False),
+    )
+    processor = hf.JanusProcessor(
+        image_processor=hf.JanusImageProcessorPil(**_JANUS_IMAGES, **(images or {})),
+        tokenizer=words,
+        num_image_tokens=16,
+        use_default_system_prompt=system,
+        chat_template=DEEPSEEK_TEMPLATE,
+    )
+    model = randomize(hf.JanusForConditionalGeneration(config), seed)
+    return _save(model, processor, folder)
+
+
+GOT_SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<img>", "</img>", "<imgpad>"]
+
+
+def got_ocr2(
+    folder: Path,
+    *,
+    seed: int = 1,
+    template: str | None = CHATML.replace(
+        "<|vision_start|><|image_pad|><|vision_end|>", "<img><imgpad></img>\n"
+    ),
+    tower: dict[str, Any] | None = None,
+    **values: Any,
+) -> Path:
+    """A GOT-OCR 2 of nine tokens a page, its windows not dividing the tower's patches."""
+    import transformers as hf
+
+    words = tokenizer(GOT_SPECIALS, bos=None, eos="<|im_end|>", template=None)
+    config = hf.GotOcr2Config(
+        vision_config={
+            "image_size": 54,
+            "patch_size": 6,
+            "hidden_size": 48,
+            "output_channels": 16,
+            "mlp_dim": 64,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 3,
+            "window_size": 4,
+            "global_attn_indexes": [1],
+            **(tower or {}),
+        },
+        text_config=text_config("qwen2", len(words), **values),
+        image_token_index=GOT_SPECIALS.index("<imgpad>"),
+        # The processor's own count is a constant, which tests set to this.
+        image_seq_length=9,
+        tie_word_embeddings=values.get("tie_word_embeddings", False),
+    )
+    processor = hf.GotOcr2Processor(
+        image_processor=hf.GotOcr2ImageProcessorPil(size={"height": 54, "width": 54}),
+        tokenizer=words,
+        chat_template=template,
+    )
+    model = randomize(hf.GotOcr2ForConditionalGeneration(config), seed)
+    return _save(model, processor, folder)
+
+
 PINPOINTS = [[28, 56], [56, 28], [56, 56], [84, 28], [28, 84]]
 
 
@@ -465,9 +651,14 @@ def qwen2_5_vl(folder: Path, *, seed: int = 1, window: int = 4) -> Path:
 
 
 def qwen3_vl(
-    folder: Path, *, seed: int = 1, tied: bool = False, deepstack: tuple[int, ...] = (0, 2)
+    folder: Path,
+    *,
+    seed: int = 1,
+    tied: bool = False,
+    deepstack: tuple[int, ...] = (0, 2),
+    experts: int = 0,
 ) -> Path:
-    """A Qwen3-VL whose decoder adds features in two of its three layers."""
+    """A Qwen3-VL whose decoder adds features in two of its three layers, maybe with experts."""
     import transformers as hf
 
     words = tokenizer(QWEN_SPECIALS, bos=None, eos="<|im_end|>", template=CHATML)
@@ -477,10 +668,22 @@ def qwen3_vl(
         "mrope_section": [4, 3, 3],
         "mrope_interleaved": True,
     }
+    mixed = {
+        "num_experts": experts,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 24,
+        "mlp_only_layers": [1],
+    }
     text = text_config(
-        "qwen3_vl_text", len(words), rope_parameters=rotary, num_hidden_layers=3, head_dim=20
+        "qwen3_vl_moe_text" if experts else "qwen3_vl_text",
+        len(words),
+        rope_parameters=rotary,
+        num_hidden_layers=3,
+        head_dim=20,
+        tie_word_embeddings=tied,
+        **(mixed if experts else {}),
     )
-    config = hf.Qwen3VLConfig(
+    config = (hf.Qwen3VLMoeConfig if experts else hf.Qwen3VLConfig)(
         vision_config={
             "depth": 3,
             "hidden_size": 48,
@@ -501,8 +704,226 @@ def qwen3_vl(
     images = hf.Qwen2VLImageProcessorPil(
         patch_size=PATCH, size={"shortest_edge": 4 * 14 * 14, "longest_edge": 40 * 14 * 14}
     )
-    model = randomize(hf.Qwen3VLForConditionalGeneration(config), seed)
+    made = hf.Qwen3VLMoeForConditionalGeneration if experts else hf.Qwen3VLForConditionalGeneration
+    return _save_parts(randomize(made(config), seed), images, words, folder)
+
+
+GLM_SPECIALS = [
+    "<|endoftext|>",
+    "[gMASK]",
+    "<sop>",
+    "<|user|>",
+    "<|assistant|>",
+    "<|image|>",
+    "<|begin_of_image|>",
+    "<|end_of_image|>",
+    "<|video|>",
+    "<|begin_of_video|>",
+    "<|end_of_video|>",
+]
+GLM_TEMPLATE = (
+    "[gMASK]<sop>{% for message in messages %}<|{{ message['role'] }}|>\n"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}"
+    "<|begin_of_image|><|image|><|end_of_image|>{% else %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}{% endif %}{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+
+
+def glm4v(folder: Path, *, seed: int = 1, **values: Any) -> Path:
+    """A GLM-4.1V that rotates half of each head."""
+    import transformers as hf
+
+    words = tokenizer(GLM_SPECIALS, bos=None, eos="<|endoftext|>", template=GLM_TEMPLATE)
+    rotary = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}
+    rotary["mrope_section"] = [2, 1, 1]
+    ends = {"eos_token_id": 0}
+    text = text_config("glm4v_text", len(words), rope_parameters=rotary, **ends | values)
+    ids = ("image", "image_start", "image_end", "video", "video_start", "video_end")
+    named = {
+        f"{name}_token_id": GLM_SPECIALS.index(token)
+        for name, token in zip(ids, GLM_SPECIALS[5:], strict=True)
+    }
+    config = hf.Glm4vConfig(
+        vision_config={
+            "depth": 2,
+            "hidden_size": 48,
+            "out_hidden_size": 64,
+            "intermediate_size": 80,
+            "num_heads": 3,
+            "patch_size": PATCH,
+            "image_size": 5 * PATCH,
+        },
+        text_config=text,
+        **named,
+    )
+    images = hf.Glm4vImageProcessorPil(
+        patch_size=PATCH, size={"shortest_edge": 8 * 14 * 14, "longest_edge": 80 * 14 * 14}
+    )
+    model = randomize(hf.Glm4vForConditionalGeneration(config), seed)
     return _save_parts(model, images, words, folder)
+
+
+def lfm2_vl(folder: Path, *, seed: int = 1, tied: bool = True, **images: Any) -> Path:
+    """An LFM2-VL whose first and last layers are convolutions, with up to four tiles."""
+    import transformers as hf
+
+    marks = [f"<|img_row_{row}_col_{column}|>" for row in (1, 2, 3) for column in (1, 2, 3)]
+    specials = ["<|pad|>", "<|startoftext|>", "<|im_end|>", "<image>", "<|im_start|>"]
+    specials += ["<|image_start|>", "<|image_end|>", "<|img_thumbnail|>", *marks[:4]]
+    template = "{{ bos_token }}" + CHATML.replace(
+        "<|vision_start|><|image_pad|><|vision_end|>", "<image>"
+    )
+    words = tokenizer(specials, bos="<|startoftext|>", eos="<|im_end|>", template=template)
+    kinds = ["conv", "full_attention", "conv", "full_attention", "conv"]
+    text = text_config(
+        "lfm2",
+        len(words),
+        num_hidden_layers=5,
+        layer_types=kinds,
+        block_multiple_of=8,
+        tie_word_embeddings=tied,
+    )
+    config = hf.Lfm2VlConfig(
+        vision_config={
+            "model_type": "siglip2_vision_model",
+            "hidden_size": 48,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 3,
+            "patch_size": PATCH,
+            "num_patches": 25,
+            "vision_use_head": False,
+        },
+        text_config=text,
+        image_token_id=specials.index("<image>"),
+        projector_hidden_size=56,
+        tie_word_embeddings=tied,
+    )
+    model = randomize(hf.Lfm2VlForConditionalGeneration(config), seed)
+    model.save_pretrained(folder)
+    words.save_pretrained(folder)
+    # Its image processor needs torchvision.
+    settings = {
+        "image_processor_type": "Lfm2VlImageProcessorFast",
+        "processor_class": "Lfm2VlProcessor",
+        "encoder_patch_size": PATCH,
+        "tile_size": 4 * PATCH,
+        "min_image_tokens": 4,
+        "max_image_tokens": 8,
+        "max_tiles": 4,
+        **images,
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    return folder
+
+
+def paddleocr_vl(folder: Path, *, seed: int = 1, tied: bool = True, **values: Any) -> Path:
+    """A PaddleOCR-VL; its tokenizer names the image token."""
+    import transformers as hf
+
+    specials = ["<unk>", "<s>", "</s>", "<|IMAGE_PLACEHOLDER|>", "<|IMAGE_START|>", "<|IMAGE_END|>"]
+    template = (
+        "<s>{% for message in messages %}{% if message['role'] == 'user' %}{{ 'User: ' }}"
+        "{% else %}{{ 'Assistant: ' }}{% endif %}{% if message['content'] is string %}"
+        "{{ message['content'] }}{% else %}{% for part in message['content'] %}"
+        "{% if part['type'] == 'image' %}<|IMAGE_START|><|IMAGE_PLACEHOLDER|><|IMAGE_END|>"
+        "{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}{{ '\n' }}"
+        "{% endfor %}{% if add_generation_prompt %}{{ 'Assistant: ' }}{% endif %}"
+    )
+    words = tokenizer(specials, bos="<s>", eos="</s>", template=template)
+    words._set_model_specific_special_tokens({"image_token": "<|IMAGE_PLACEHOLDER|>"})
+    rotary = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 3, 3]}
+    config = hf.PaddleOCRVLConfig(
+        vision_config={
+            "hidden_size": 48,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 3,
+            "image_size": 5 * PATCH,
+            "patch_size": PATCH,
+        },
+        text_config=text_config(
+            "paddleocr_vl_text",
+            len(words),
+            rope_parameters=rotary,
+            **{"head_dim": 20, "tie_word_embeddings": tied, **values},
+        ),
+        image_token_id=3,
+        vision_start_token_id=4,
+        vision_end_token_id=5,
+        tie_word_embeddings=tied,
+    )
+    images = hf.PaddleOCRVLImageProcessorPil(
+        patch_size=PATCH, size={"shortest_edge": 4 * 14 * 14, "longest_edge": 40 * 14 * 14}
+    )
+    model = randomize(hf.PaddleOCRVLForConditionalGeneration(config), seed)
+    return _save_parts(model, images, words, folder)
+
+
+PIXTRAL_SPECIALS = [
+    "<pad>",
+    "<s>",
+    "</s>",
+    "[INST]",
+    "[/INST]",
+    "[IMG]",
+    "[IMG_BREAK]",
+    "[IMG_END]",
+]
+PIXTRAL_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{% if message['role'] == 'user' %}{{ '[INST]' }}{% endif %}"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}{{ '[IMG]' }}"
+    "{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}"
+    "{{ '[/INST]' if message['role'] == 'user' else eos_token }}{% endfor %}"
+)
+
+
+def pixtral(
+    folder: Path,
+    *,
+    merge: int = 1,
+    patch: int = PATCH,
+    layer: int | list[int] = -1,
+    seed: int = 1,
+    **values: Any,
+) -> Path:
+    """A Pixtral, or with ``merge`` patches a side to a token a Mistral 3."""
+    import transformers as hf
+
+    words = tokenizer(PIXTRAL_SPECIALS, bos="<s>", eos="</s>", template=PIXTRAL_TEMPLATE)
+    tower = {
+        "model_type": "pixtral",
+        "image_size": 12 * patch,
+        "patch_size": patch,
+        "hidden_size": 48,
+        "intermediate_size": 64,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 3,
+    }
+    given = {
+        "vision_config": tower,
+        "text_config": text_config("mistral", len(words), **{"head_dim": 20, **values}),
+        "image_token_index": PIXTRAL_SPECIALS.index("[IMG]"),
+        "vision_feature_layer": layer,
+    }
+    if merge > 1:
+        config = hf.Mistral3Config(spatial_merge_size=merge, tie_word_embeddings=False, **given)
+        model = hf.Mistral3ForConditionalGeneration(config)
+    else:
+        config = hf.LlavaConfig(vision_feature_select_strategy="full", **given)
+        model = hf.LlavaForConditionalGeneration(config)
+    images = hf.PixtralImageProcessorPil(
+        size={"longest_edge": 12 * patch}, patch_size={"height": patch, "width": patch}
+    )
+    _save_parts(randomize(model, seed), images, words, folder)
+    # Its processor class asks for torchvision.
+    settings = {"patch_size": patch, "spatial_merge_size": merge}
+    settings |= {"processor_class": "PixtralProcessor", "image_token": "[IMG]"}
+    (folder / "processor_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    return folder
 
 
 def _save(model: Any, processor: Any, folder: Path) -> Path:
@@ -519,6 +940,18 @@ def _save_parts(model: Any, images: Any, words: Any, folder: Path) -> Path:
     return folder
 
 
+def _bidirectional(name: str, **values: Any) -> Callable[[Path], Path]:
+    """A maker of the other file, which builds on this one."""
+
+    def make(folder: Path) -> Path:
+        from tests import bidirectional_checkpoints
+
+        made: Path = getattr(bidirectional_checkpoints, name)(folder, **values)
+        return made
+
+    return make
+
+
 MAKERS: dict[str, Callable[[Path], Path]] = {
     "llava-clip-llama": llava,
     "llava-siglip-mistral": lambda folder: llava(
@@ -530,6 +963,20 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "qwen2-vl": qwen2_vl,
     "qwen2.5-vl": qwen2_5_vl,
     "qwen3-vl": qwen3_vl,
+    "qwen3-vl-moe": lambda folder: qwen3_vl(folder, experts=5),
+    "glm4v": glm4v,
+    "lfm2-vl": lfm2_vl,
+    "paddleocr-vl": paddleocr_vl,
+    "pixtral": pixtral,
+    # transformers fails on a picture of a single merged patch.
+    "mistral3": lambda folder: pixtral(folder, merge=2, patch=2),
     "idefics3": idefics3,
+    "gemma3": _bidirectional("gemma3"),
+    "paligemma": _bidirectional("paligemma"),
+    "paligemma2": _bidirectional("paligemma", text="gemma2"),
     "aya-vision": aya_vision,
+    "cohere2-vision": cohere2_vision,
+    "deepseek-vl": deepseek_vl,
+    "got-ocr2": got_ocr2,
+    "janus": janus,
 }

@@ -10,7 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from tests.build.torch_images import Cohere2VisionImages
+
 TOKENS = 24
+TORCH_IMAGES = {"Cohere2VisionImageProcessor": Cohere2VisionImages}
 
 
 @dataclass(frozen=True)
@@ -36,10 +39,22 @@ class Oracle:
         )
         self.model = model.eval()
         self.processor = make_processor(folder)
+        self.image_text = getattr(self.processor, "image_token", "")
 
     def answer(self, messages: list[dict[str, Any]], pictures: list[Any]) -> Expected:
-        """``pictures`` are PIL images, in the order of the messages' image parts."""
+        """``pictures`` are PIL images, in the order of the messages' image parts.
+
+        Raises:
+            ValueError: The processor takes no such question.
+        """
         import torch
+
+        if self.processor.chat_template is None:
+            if len(messages) > 1:
+                raise ValueError("turns are a template's")
+            text = "".join(part.get("text", self.image_text) for part in messages[0]["content"])
+            given = {"text": [text], "images": pictures or None, "return_tensors": "pt"}
+            return self.continue_(self.processor(**given), pictures, torch)
 
         waiting = iter(pictures)
         filled = [
@@ -54,10 +69,18 @@ class Oracle:
             }
             for message in messages
         ]
-        inputs = self.processor.apply_chat_template(
-            filled, tokenize=True, add_generation_prompt=True, return_dict=True, return_tensors="pt"
-        )
-        return self.continue_(inputs, pictures, torch)
+        return self.continue_(self.inputs(filled, pictures), pictures, torch)
+
+    def inputs(self, messages: list[dict[str, Any]], pictures: list[Any]) -> Any:
+        """What the processor makes; GOT-OCR 2's takes texts with pictures alone, one list."""
+        render = self.processor.apply_chat_template
+        if type(self.processor).__name__ != "GotOcr2Processor":
+            asked = {"add_generation_prompt": True, "return_dict": True, "return_tensors": "pt"}
+            return render(messages, tokenize=True, **asked)
+        text = render(messages, add_generation_prompt=True)
+        if not pictures:
+            return self.processor.tokenizer(text, return_tensors="pt")
+        return self.processor(text=[text], images=pictures, return_tensors="pt")
 
     def rows(self, found: Any, pictures: list[Any]) -> list[np.ndarray]:
         """The features of each picture, which transformers may give in one, or tile by tile."""
@@ -76,8 +99,9 @@ class Oracle:
             features = []
             if pictures:
                 wanted = ("pixel_values", "pixel_attention_mask", "image_grid_thw", "image_sizes")
+                wanted = (*wanted, "spatial_shapes")
                 given = {key: inputs[key] for key in wanted if key in inputs}
-                found = feature_rows(self.model.get_image_features(**given, return_dict=True))
+                found = feature_rows(features_of(self.model)(**given, return_dict=True))
                 features = self.rows(found, pictures)
             tokens = self.model.generate(**inputs, **own)[0, length:].tolist()
             ends = self.model.generation_config.eos_token_id
@@ -99,6 +123,21 @@ class Oracle:
         )
 
 
+PROCESSOR_SETTINGS = (
+    "image_seq_length",
+    "patch_size",
+    "spatial_merge_size",
+    "image_token",
+    "image_break_token",
+    "image_end_token",
+)
+
+
+def features_of(model: Any) -> Any:
+    """``get_image_features`` of the model, or of the one inside."""
+    return getattr(model, "get_image_features", None) or model.model.get_image_features
+
+
 def feature_rows(made: Any) -> Any:
     """What ``get_image_features`` gives for each picture, deep-stack features beside the rest."""
     import torch
@@ -111,17 +150,21 @@ def feature_rows(made: Any) -> Any:
 
 def make_processor(folder: Path) -> Any:
     """The folder's processor with the PIL image classes; Qwen2-VL's without its video part."""
-    from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, AutoTokenizer
-    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+    from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer
+
+    from vlmc.passes.processor_class import processor_class
 
     try:
         made = AutoProcessor.from_pretrained(folder, backend="pil", local_files_only=True)
         made.chat_template = made.chat_template or made.tokenizer.chat_template
+        if type(made).__name__ == "GotOcr2Processor":
+            config = json.loads((folder / "config.json").read_text("utf-8"))
+            made.num_image_tokens = config["image_seq_length"]
         return made
     except (ImportError, ValueError) as error:
         if isinstance(error, ValueError) and "video processor" not in str(error):
             raise
-        known = PROCESSOR_MAPPING[type(AutoConfig.from_pretrained(folder))]
+        known = processor_class(folder)
 
     class WithoutVideo(known):  # type: ignore[misc, valid-type]
         def check_argument_for_proper_class(self, name: str, argument: Any) -> type:
@@ -133,13 +176,30 @@ def make_processor(folder: Path) -> Any:
     template = folder / "chat_template.jinja"
     saved = folder / "processor_config.json"
     settings = json.loads(saved.read_text("utf-8")) if saved.is_file() else {}
+    if known.__name__ == "Lfm2VlProcessor":
+        from vlmc.families import by_config
+        from vlmc.passes.stand_in import NaflexImages
+        from vlmc.sources import read_checkpoint
+
+        # Its image processor needs torchvision; the pictures are compared elsewhere.
+        read = read_checkpoint(folder, tokenizer=False)
+        images: Any = NaflexImages(by_config(read.config).facts(read).images)
+    else:
+        images = make_images(folder, AutoImageProcessor)
     return WithoutVideo(
-        image_processor=AutoImageProcessor.from_pretrained(folder, backend="pil"),
+        image_processor=images,
         tokenizer=words,
-        video_processor=None,
+        **({} if known.__name__ == "Lfm2VlProcessor" else {"video_processor": None}),
         chat_template=template.read_text("utf-8") if template.is_file() else words.chat_template,
-        **{key: settings[key] for key in ("image_seq_length",) if key in settings},
+        **{key: settings[key] for key in PROCESSOR_SETTINGS if key in settings},
     )
+
+
+def make_images(folder: Path, auto: Any) -> Any:
+    """The folder's image processor; one that asks for torchvision is stood in for."""
+    settings = json.loads((folder / "preprocessor_config.json").read_text("utf-8"))
+    own = TORCH_IMAGES.get(settings["image_processor_type"].removesuffix("Fast"))
+    return auto.from_pretrained(folder, backend="pil") if own is None else own(settings)
 
 
 def make_smolvlm(folder: Path, known: Any, words: Any) -> Any:

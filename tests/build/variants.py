@@ -11,10 +11,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tests.bidirectional_checkpoints import gemma3, paligemma
 from tests.checkpoints import (
+    LLAVA_TEMPLATE,
     aya_vision,
+    cohere2_vision,
+    deepseek_vl,
+    got_ocr2,
     idefics3,
     internvl,
+    janus,
     llava,
     llava_next,
     qwen2_5_vl,
@@ -185,6 +191,22 @@ def tied_qwen2_vl(folder: Path) -> Path:
     return folder
 
 
+def bakllava(folder: Path) -> Path:
+    """BakLLaVA as on the hub: a Mistral without windows, names and sizes as they used to be."""
+    llava(folder, text="mistral", sliding_window=None, num_key_value_heads=1, seed=4)
+    resave(folder, {"vision_tower.": "vision_tower.vision_model."}, "float16")
+
+    def older(config: Json) -> None:
+        config["text_config"]["rope_theta"] = config["text_config"].pop("rope_parameters")[
+            "rope_theta"
+        ]
+        config.update(ignore_index=-100, vocab_size=config["text_config"]["vocab_size"])
+        del config["tie_word_embeddings"]
+
+    edit(folder / "config.json", older)
+    return folder
+
+
 def hub_internvl(folder: Path) -> Path:
     """As on the hub: a tie that the weights deny, tokens named in a section, bfloat16."""
 
@@ -201,6 +223,26 @@ def hub_internvl(folder: Path) -> Path:
     edit(folder / "tokenizer_config.json", section)
     fast = {"image_processor_type": "GotOcr2ImageProcessorFast", "crop_size": None}
     edit(folder / "preprocessor_config.json", lambda values: values.update(fast))
+    return folder
+
+
+def hub_gemma3(folder: Path) -> Path:
+    """As on the hub: few keys, names as of 4.50, stretched rotary, pan and scan that is null."""
+
+    def fewer(config: Json) -> None:
+        text = config["text_config"]
+        del text["layer_types"], text["rope_parameters"]
+        text.update(sliding_window_pattern=2, rope_scaling={"factor": 8.0, "rope_type": "linear"})
+
+    gemma3(folder, num_key_value_heads=1, hidden_size=48, intermediate_size=80)
+    resave(folder, {"model.language_model.": "language_model.model."}, "bfloat16")
+    edit(folder / "config.json", fewer)
+    processor = folder / "processor_config.json"
+    values = json.loads(processor.read_text(encoding="utf-8"))
+    images = values.pop("image_processor") | {"do_pan_and_scan": True, "do_convert_rgb": None}
+    images["image_processor_type"] = "Gemma3ImageProcessor"
+    processor.write_text(json.dumps(values), encoding="utf-8")
+    (folder / "preprocessor_config.json").write_text(json.dumps(images), encoding="utf-8")
     return folder
 
 
@@ -245,6 +287,34 @@ VARIANTS: dict[str, Callable[[Path], Path]] = {
         folder, kind="smolvlm", split=False, tie_word_embeddings=True
     ),
     "hub-internvl": hub_internvl,
+    "hub-gemma3": hub_gemma3,
+    "paligemma2-chat": lambda folder: paligemma(
+        folder,
+        text="gemma2",
+        template=LLAVA_TEMPLATE,
+        layer_types=["full_attention", "sliding_attention"],
+        attn_logit_softcapping=None,
+    ),
+    "cohere2-vision-one-tile": lambda folder: cohere2_vision(folder, most=1, seed=2),
+    "bakllava": bakllava,
+    # One projection for queries, keys and values, one for gate and up; half windows.
+    "llava-phi3": lambda folder: llava(
+        folder, text="phi3", num_key_value_heads=4, sliding_window=24, vocab_size=400
+    ),
+    "got-ocr2-plain": lambda folder: got_ocr2(
+        folder,
+        tower={"use_rel_pos": False, "use_abs_pos": False, "qkv_bias": False, "image_size": 54},
+        num_key_value_heads=1,
+        tie_word_embeddings=True,
+    ),
+    "deepseek-vl-qwen2": lambda folder: deepseek_vl(folder, text="qwen2", tie_word_embeddings=True),
+    "janus-normed": lambda folder: janus(
+        folder,
+        system=False,
+        tower={"use_qk_norm": True, "num_attention_heads": 1, "attention_bias": False, "depth": 3},
+        images={"image_mean": [0.1, 0.9, 0.5], "resample": 2},
+        num_key_value_heads=1,
+    ),
     # An untied Qwen2, marks that are words, a wider projector, several layers back.
     "aya-vision-qwen2": lambda folder: aya_vision(
         folder, text="qwen2", marks=(), adapter=40, feature_layer=-2, tie_word_embeddings=False

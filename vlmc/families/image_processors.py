@@ -33,11 +33,30 @@ _CLIP: Json = {
 }
 _SIGLIP: Json = {**_COMMON, **_PLAIN_COLORS, "size": {"height": 224, "width": 224}}
 
+_JANUS: Json = {
+    **_COMMON,
+    **_CLIP_COLORS,
+    "size": {"height": 384, "width": 384},
+    "min_size": 14,
+    "do_pad": True,
+    "do_convert_rgb": False,
+    "default_to_square": True,
+}
+
 # The classes served by each geometry, with their attributes: the defaults for absent keys.
 FIXED_CLASSES: dict[str, Json] = {
     "CLIPImageProcessor": _CLIP,
+    "Gemma3ImageProcessor": {**_SIGLIP, "resample": 2, "default_to_square": True},
     "LlavaImageProcessor": _CLIP,
     "SiglipImageProcessor": _SIGLIP,
+    "DeepseekVLImageProcessor": _JANUS,
+    "GotOcr2ImageProcessor": {
+        **_COMMON,
+        **_CLIP_COLORS,
+        "size": {"height": 384, "width": 384},
+        "default_to_square": True,
+    },
+    "JanusImageProcessor": _JANUS,
     "ViTImageProcessor": {
         **_SIGLIP,
         "resample": 2,
@@ -45,29 +64,6 @@ FIXED_CLASSES: dict[str, Json] = {
         "default_to_square": True,
     },
 }
-_GLM4V = "Glm4vImageProcessor"
-NATIVE_GRID_CLASSES: dict[str, Json] = {
-    "Qwen2VLImageProcessor": {
-        **_COMMON,
-        **_CLIP_COLORS,
-        "size": {"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 1280},
-        "patch_size": 14,
-        "temporal_patch_size": 2,
-        "merge_size": 2,
-    },
-    _GLM4V: {
-        **_COMMON,
-        **_CLIP_COLORS,
-        "size": {"shortest_edge": 112 * 112, "longest_edge": 28 * 28 * 15000},
-        "patch_size": 14,
-        "temporal_patch_size": 2,
-        "merge_size": 2,
-    },
-}
-_SQUARE: Json = {"size": {"height": 384, "width": 384}, "default_to_square": True}
-_TILED: Json = {**_COMMON, **_CLIP_COLORS, **_SQUARE, "min_patches": 1, "max_patches": 12}
-TILES_CLASSES: dict[str, Json] = {"GotOcr2ImageProcessor": _TILED}
-
 _SIZE_KEYS = (
     {"height", "width"},
     {"shortest_edge"},
@@ -81,7 +77,7 @@ _SIZE_KEYS = (
 def fixed_spec(
     image_processor_json: Json, tokens: int, *, at: str = _AT, image_size: int | None = None
 ) -> ImageSpec:
-    """The ``fixed`` geometry of a CLIP, SigLIP, LLaVA or ViT image processor.
+    """The ``fixed`` geometry of an image processor of ``FIXED_CLASSES``.
 
     Args:
         image_processor_json: ``preprocessor_config.json``, or the ``image_processor`` section of
@@ -97,115 +93,45 @@ def fixed_spec(
     name, values = _settings(image_processor_json, FIXED_CLASSES, at)
     if name == "CLIPImageProcessor" and values.get("use_square_size"):
         values["size"] = {"height": 224, "width": 224}  # an old spelling of KOSMOS-2
+    if name == "Gemma3ImageProcessor":
+        values |= {"do_center_crop": False, "do_pad": False}  # it has no such steps
     padded = _flag(values, "do_pad", at)
     square = padded and name == "LlavaImageProcessor"
+    boxed = FIXED_CLASSES[name] is _JANUS
     options: Json = {
         "tokens": tokens,
         "on_white": _flag(values, "do_convert_rgb", at),
         "square": _background(values, at) if square else None,
         "resize": _resize(values, at) if _flag(values, "do_resize", at) else None,
+        "boxed": _background(values, at) if padded and boxed else None,
         "resample": _resample(values, at),
         "crop": _box(values, "crop_size", at) if _flag(values, "do_center_crop", at) else None,
         "values": _values(values, at),
         # Without a size, a picture is padded to the largest of its batch: itself.
         "pad": _box(values, "pad_size", at)
-        if padded and not square and "pad_size" in values
+        if padded and not square and not boxed and "pad_size" in values
         else None,
     }
     spec = check_spec(ImageSpec(geometry="fixed", options=options), at=at)
     height, width = vision_inputs(spec)[0].shape[-2:]
-    if image_size is not None and not height == width == image_size:
-        raise VlmcError(
-            f"the processor makes pictures of {width} x {height} pixels, "
-            f"the vision tower takes {image_size} x {image_size}",
-            at=at,
-        )
+    if image_size is not None:
+        check_side({"height": height, "width": width}, image_size, at)
     return spec
 
 
-def native_grid_spec(
-    image_processor_json: Json,
-    *,
-    at: str = _AT,
-    min_pixels: int | None = None,
-    max_pixels: int | None = None,
-    window: int | None = None,
-    table: Json | None = None,
-) -> ImageSpec:
-    """The ``native_grid`` geometry of a Qwen2-VL or GLM-4V image processor.
-
-    Args:
-        image_processor_json: As for ``fixed_spec``.
-        at: The file, for errors.
-        min_pixels: The recipe's own bound, in the place of the processor's.
-        max_pixels: The same.
-        window: The side, in patches, of the tower's attention windows, where it has them.
-        table: The tower's learned positions (``PositionTable``), where it has them.
+def check_side(size: Json, side: int, at: str) -> None:
+    """Refuses pictures of another size than the tower takes.
 
     Raises:
-        VlmcError: Another class, a value its class cannot use, or bounds that exclude each other.
+        VlmcError: Height or width is not ``side``.
     """
-    name, values = _settings(image_processor_json, NATIVE_GRID_CLASSES, at)
-    if name == _GLM4V:  # its class reads the sizes alone
-        values = {key: values[key] for key in values.keys() - {"min_pixels", "max_pixels"}}
-    least, most = _pixel_bounds(values, at)
-    least = least if min_pixels is None else min_pixels
-    most = most if max_pixels is None else max_pixels
-    if least > most:
+    height, width = size["height"], size["width"]
+    if not height == width == side:
         raise VlmcError(
-            f"the smallest picture ({least} pixels) is larger than the largest ({most})",
-            at=at if min_pixels is None and max_pixels is None else "images",
-            hint="set both images.min-pixels and images.max-pixels in the recipe",
+            f"the processor makes pictures of {width} x {height} pixels, "
+            f"the vision tower takes {side} x {side}",
+            at=at,
         )
-    options: Json = {
-        "patch_size": _count(values["patch_size"], f"{at}: patch_size"),
-        "temporal_patch_size": _count(values["temporal_patch_size"], f"{at}: temporal_patch_size"),
-        "merge_size": _count(values["merge_size"], f"{at}: merge_size"),
-        "resize": _flag(values, "do_resize", at),
-        "min_pixels": _count(least, "images.min-pixels"),
-        "max_pixels": _count(most, "images.max-pixels"),
-        "resample": _resample(values, at),
-        "on_white": _flag(values, "do_convert_rgb", at),
-        "values": _values(values, at),
-    }
-    if name == _GLM4V:
-        options |= {"frames": options["temporal_patch_size"], "enlarge": True}
-    if window is not None:
-        options["window"] = window
-    if table is not None:
-        options["table"] = table
-    return check_spec(ImageSpec(geometry="native_grid", options=options), at=at)
-
-
-def tiles_spec(
-    image_processor_json: Json, tokens: int, *, at: str = _AT, max_tiles: int | None = None
-) -> ImageSpec:
-    """The ``tiles`` geometry of a GOT-OCR2 image processor told to ``crop_to_patches``.
-
-    Args:
-        image_processor_json: As for ``fixed_spec``.
-        tokens: Feature rows the vision tower makes of every tile.
-        at: The file, for errors.
-        max_tiles: The recipe's own bound, in the place of the processor's.
-
-    Raises:
-        VlmcError: Another class, a value its class cannot use, or bounds that exclude each other.
-    """
-    _, values = _settings(image_processor_json, TILES_CLASSES, at)
-    most = values["max_patches"] if max_tiles is None else max_tiles
-    if most == 1 and not _flag(values, "do_resize", at):
-        raise VlmcError("pictures of one tile would keep their own size", at=f"{at}: do_resize")
-    options: Json = {
-        **_box(values, "size", at),
-        "min_tiles": values["min_patches"],
-        "max_tiles": most,
-        "tokens": tokens,
-        "resample": _resample(values, at),
-        "on_white": _flag(values, "do_convert_rgb", at),
-        "values": _values(values, at),
-    }
-    spec = ImageSpec(geometry="tiles", options=options)
-    return check_spec(spec, at=at if max_tiles is None else "images.max-tiles")
 
 
 def _settings(found: Json, classes: dict[str, Json], at: str) -> tuple[str, Json]:
@@ -296,6 +222,10 @@ def _box(values: Json, key: str, at: str) -> Json:
 
 def _resize(values: Json, at: str) -> Json:
     size = _size(values, "size", at, square=_flag(values, "default_to_square", at))
+    if "min_size" in values:
+        if len(set(size.values())) != 1 or "height" not in size:
+            raise VlmcError(f"{size} is no square", at=f"{at}: size")
+        return {"longest": size["height"], "least": _count(values["min_size"], f"{at}: min_size")}
     if "shortest_edge" in size:
         return {"shortest": size["shortest_edge"], "longest": size.get("longest_edge")}
     if "height" in size or "max_height" in size:
@@ -305,15 +235,3 @@ def _resize(values: Json, at: str) -> Json:
         at=f"{at}: size",
         allowed=("height and width", "shortest_edge", "max_height and max_width"),
     )
-
-
-def _pixel_bounds(values: Json, at: str) -> tuple[int, int]:
-    """The bounds of a picture's area, which ``size`` calls edges."""
-    size = dict(_size(values, "size", at, square=False))
-    bounds: list[int] = []
-    for edge, key in (("shortest_edge", "min_pixels"), ("longest_edge", "max_pixels")):
-        bound = values.get(key, size.get(edge, size.get(key)))
-        if bound is None:
-            raise VlmcError(f"{key} is not given", at=at)
-        bounds.append(_count(bound, f"{at}: {key}"))
-    return bounds[0], bounds[1]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,42 +12,35 @@ from numpy.typing import NDArray
 
 from vlmc.bundle.manifest import ImageSpec
 from vlmc.errors import VlmcError
-from vlmc.passes.checkpoint import TensorRef, read_rows
+from vlmc.passes.answers import Expected
+from vlmc.passes.checkpoint import TensorRef, read_stored
+from vlmc.passes.host_images import load_images, read_settings
 from vlmc.passes.parameters import canonical_names, match_names, parameter_sources, untie_different
+from vlmc.passes.processor_class import processor_class
 from vlmc.passes.quiet import quiet
 from vlmc.passes.transform import build_module
+from vlmc.passes.weight_stream import keep_freed_memory
 from vlmc.runtime.images import image_tokens
 from vlmc.schema import Json
 
-# Rows of a large matrix are multiplied in pieces of this size.
-_PIECE_BYTES = 64 << 20
+# Rows of a large matrix are multiplied in pieces of this size, small enough for the allocator to
+# hand the same memory out again: fresh pages cost more than the products.
+_PIECE_BYTES = 8 << 20
 _LOGGER = "transformers"
-# What a processor's own file sets, beside its parts.
-_PROCESSOR_SETTINGS = ("image_seq_length",)
-
-
-@dataclass(frozen=True)
-class Expected:
-    """What transformers answers.
-
-    Attributes:
-        prompt_token_ids: Of its processor.
-        features: For each image, float32 [tokens, H].
-        token_ids: Greedy.
-        logits: float32 [len(token_ids), V], each the row its token was chosen from.
-    """
-
-    prompt_token_ids: list[int]
-    features: list[NDArray[np.float32]]
-    token_ids: list[int]
-    logits: NDArray[np.float32]
+# What a processor is made of; its own file sets the rest.
+_PARTS = {"self", "image_processor", "tokenizer", "video_processor", "chat_template", "kwargs"}
 
 
 class Reference:
     """A transformers model and processor over a checkpoint folder, never whole in memory."""
 
     def __init__(
-        self, folder: Path, index: Mapping[str, TensorRef], images: ImageSpec, plain_image: str
+        self,
+        folder: Path,
+        index: Mapping[str, TensorRef],
+        images: ImageSpec,
+        plain_image: str,
+        template: str | None = None,
     ) -> None:
         """Builds model and processor.
 
@@ -59,9 +51,11 @@ class Reference:
         matched = match_names(model, index)
         untie_different(model, index, matched)
         model.tie_weights(recompute_mapping=False)
+        keep_freed_memory()
         _stream_weights(model, index, matched)
         self.model = model
-        self.processor = _processor(folder, images.options)
+        self.processor = _processor(folder, images)
+        self.processor.chat_template = self.processor.chat_template or template
         self.images = images
         self.plain_image = plain_image
 
@@ -110,18 +104,25 @@ class Reference:
             }
             for message in messages
         ]
-        return self.processor.apply_chat_template(
-            filled,
-            tokenize=True,
-            add_generation_prompt=True,
-            return_dict=True,
-            return_tensors="pt",
-        )
+        text = self.processor.apply_chat_template(filled, add_generation_prompt=True)
+        return self._processed(filled, text, pictures)
+
+    def _processed(self, messages: Any, text: str, pictures: Sequence[Any]) -> Any:
+        asked = {"add_generation_prompt": True, "return_dict": True, "return_tensors": "pt"}
+        try:
+            return self.processor.apply_chat_template(messages, tokenize=True, **asked)
+        except ValueError:
+            # GOT-OCR 2's refuses a batch of lists, and texts without a picture.
+            if pictures:
+                return self.processor(text=[text], images=list(pictures), return_tensors="pt")
+            return self.processor.tokenizer(text, return_tensors="pt")
 
     def _features(self, inputs: Any, pictures: Sequence[Any]) -> list[NDArray[np.float32]]:
         wanted = ("pixel_values", "pixel_attention_mask", "image_grid_thw", "image_sizes")
-        given = {key: inputs[key] for key in wanted if key in inputs}
-        made = self.model.get_image_features(**given, return_dict=True)
+        given = {key: inputs[key] for key in (*wanted, "spatial_shapes") if key in inputs}
+        # A few classes leave it to the model inside.
+        own = getattr(self.model, "get_image_features", None)
+        made = (own or self.model.model.get_image_features)(**given, return_dict=True)
         # One tensor for each picture, for each of its tiles, or for all; deep-stack ones beside.
         found = [made.pooler_output, *(getattr(made, "deepstack_features", None) or ())]
         columns = [np.concatenate([part.float().numpy() for part in parts]) for parts in found]
@@ -130,9 +131,10 @@ class Reference:
         return np.split(rows, np.cumsum(counts)[:-1])
 
 
-def _processor(folder: Path, image_options: Json) -> Any:
+def _processor(folder: Path, images: ImageSpec) -> Any:
     from transformers import AutoProcessor
 
+    image_options = images.options
     here = {"local_files_only": True, "trust_remote_code": False}
     try:
         with quiet(_LOGGER):
@@ -141,7 +143,7 @@ def _processor(folder: Path, image_options: Json) -> Any:
             except (ImportError, ValueError) as error:
                 if isinstance(error, ValueError) and "video processor" not in str(error):
                     raise
-                processor = _without_video(folder, here)
+                processor = _without_video(folder, images, here)
     except (ImportError, ValueError, OSError, KeyError, TypeError) as error:
         raise VlmcError(
             f"transformers cannot make this checkpoint's processor: {error}",
@@ -154,17 +156,22 @@ def _processor(folder: Path, image_options: Json) -> Any:
             "shortest_edge": image_options["min_pixels"],
             "longest_edge": image_options["max_pixels"],
         }
-    if "max_tiles" in image_options:
+    if hasattr(processor, "num_image_tokens"):
+        processor.num_image_tokens = image_options["tokens"]
+    if "min_crop" in image_options:
+        # Gemma 3's processor hands its image processor these, not that one's own.
+        crops = {"do_pan_and_scan": True, "pan_and_scan_max_num_crops": image_options["max_tiles"]}
+        processor.images_kwargs = {**processor.images_kwargs, **crops}
+    elif "max_tiles" in image_options:
         processor.image_processor.max_patches = image_options["max_tiles"]
     return processor
 
 
-def _without_video(folder: Path, here: Mapping[str, Any]) -> Any:
-    """The processor from its parts, but the video processor, which would need torchvision."""
-    from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
-    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+def _without_video(folder: Path, images: ImageSpec, here: Mapping[str, Any]) -> Any:
+    """The processor from its parts, but those that would need torchvision."""
+    from transformers import AutoTokenizer
 
-    known = PROCESSOR_MAPPING[type(AutoConfig.from_pretrained(folder, **here))]
+    known = processor_class(folder)
     if known.__name__ == "SmolVLMProcessor":
         return _smolvlm_without_video(folder, here)
 
@@ -172,18 +179,18 @@ def _without_video(folder: Path, here: Mapping[str, Any]) -> Any:
         def check_argument_for_proper_class(self, name: str, argument: Any) -> type:
             return type(argument)
 
-    saved = folder / "processor_config.json"
-    settings = json.loads(saved.read_text("utf-8")) if saved.is_file() else {}
+    settings = read_settings(folder / "processor_config.json")
+    takes = inspect.signature(known.__init__).parameters.keys()
     template = folder / "chat_template.jinja"
     tokenizer = AutoTokenizer.from_pretrained(folder, **here)
     return ImageTextProcessor(
-        image_processor=AutoImageProcessor.from_pretrained(folder, backend="pil", **here),
+        image_processor=load_images(folder, images, here),
         tokenizer=tokenizer,
-        video_processor=None,
         chat_template=(
             template.read_text("utf-8") if template.is_file() else tokenizer.chat_template
         ),
-        **{key: value for key, value in settings.items() if key in _PROCESSOR_SETTINGS},
+        **({"video_processor": None} if "video_processor" in takes else {}),
+        **{key: value for key, value in settings.items() if key in takes - _PARTS},
     )
 
 
@@ -238,8 +245,11 @@ def _has_parts(module: Any) -> bool:
 def _tensor(ref: TensorRef, start: int = 0, stop: int | None = None) -> Any:
     import torch
 
-    rows = read_rows(ref, start, ref.shape[0] if stop is None and ref.shape else stop or 1)
-    return torch.from_numpy(rows if ref.shape else rows.reshape(()))
+    rows = read_stored(ref, start, ref.shape[0] if stop is None and ref.shape else stop or 1)
+    rows = rows if ref.shape else rows.reshape(())
+    if ref.dtype == "BF16":  # torch widens them on all cores
+        return torch.from_numpy(rows).view(torch.bfloat16).float()
+    return torch.from_numpy(rows).float()
 
 
 def _piecewise(weight: TensorRef, bias: TensorRef | None) -> Any:
@@ -283,7 +293,10 @@ def _stream_whole(module: Any, own: Mapping[str, TensorRef]) -> None:
 
     def read(module: Any, _: Any) -> None:
         for name, ref in own.items():
-            module._parameters[name] = torch.nn.Parameter(_tensor(ref), requires_grad=False)
+            value = _tensor(ref)
+            if value.shape != blank[name].shape:
+                value = value.transpose(1, 2)  # matrices of experts
+            module._parameters[name] = torch.nn.Parameter(value, requires_grad=False)
 
     def drop(module: Any, *_: Any) -> None:
         module._parameters.update(blank)

@@ -6,20 +6,25 @@ memory is not the compiler's.
 
 import json
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from vlmc.bundle.store import read_bundle
+from vlmc.bundle.store import Bundle, read_bundle
 from vlmc.errors import VlmcError
 from vlmc.runtime.engine import Engine
 from vlmc.runtime.model import Model
+from vlmc.runtime.types import Array, PreparedImage
 
 USER_MISTAKE = 2
 KERNELS = ".kernels"  # of the files of programs that this machine has kernels for
 # A larger bundle is run piece by piece, so that a check takes no more memory than the build.
 _WHOLE_BYTES = 512 << 20
+# No golden question has more.
+_PICTURES = 2
 
 
 def replay(bundle: Path, questions: Path, out: Path) -> None:
@@ -40,7 +45,7 @@ def replay(bundle: Path, questions: Path, out: Path) -> None:
     size = sum(entry.size for entry in opened.manifest.files.values())
     pieces = size > _WHOLE_BYTES
     asked = json.loads(questions.read_text(encoding="utf-8"))
-    model = Model(opened, Engine(opened, portable=True, pieces=pieces), reuse=False)
+    model = _opened(opened, portable=True, pieces=pieces)
     for question in asked:
         found = _answer(model, question)
         np.savez(out / f"{question['name']}.npz", **found)
@@ -48,25 +53,33 @@ def replay(bundle: Path, questions: Path, out: Path) -> None:
             question["forced"] = found["token_ids"].tolist()
     if pieces or not any(program.kernels for program in opened.manifest.programs.values()):
         return
-    model = Model(opened, Engine(opened), reuse=False)
+    model = _opened(opened)
     if model.engine.portable:
         return
     for question in asked:
         np.savez(out / f"{question['name']}{KERNELS}.npz", **_answer(model, question))
 
 
+def _opened(bundle: Bundle, *, portable: bool = False, pieces: bool = False) -> Model:
+    engine = Engine(bundle, portable=portable, pieces=pieces)
+    engine.encode = _once(engine.encode)  # type: ignore[method-assign]
+    return Model(bundle, engine, reuse=False)
+
+
 def _answer(model: Model, question: dict[str, Any]) -> dict[str, Any]:
     pictures = [Path(path).read_bytes() for path in question["images"]]
     prompt = model.prompt(question["messages"], images=pictures)
-    forced = question["forced"]
+    forced, wanted = question["forced"], question["max_new_tokens"]
     logits = None if forced is None else model.logits(prompt, forced[:-1])
-    if logits is not None and logits.argmax(-1).tolist() == forced:
-        tokens, own = forced, logits  # its own greedy tokens, then: no need to run again
+    known = 0 if logits is None else _own_tokens(logits, forced)
+    if logits is not None and known >= wanted:
+        own = logits[:wanted]  # its own greedy tokens, then: no need to run again
+        tokens = own.argmax(-1).tolist()
     else:
         tokens = model.generate(
             question["messages"],
             images=pictures,
-            max_new_tokens=question["max_new_tokens"],
+            max_new_tokens=wanted,
             ignore_eos=True,
         ).token_ids
         own = model.logits(prompt, tokens[:-1])
@@ -81,6 +94,30 @@ def _answer(model: Model, question: dict[str, Any]) -> dict[str, Any]:
         for name, tensor in image.tensors.items():
             found[f"pixels_{at}_{name}"] = tensor
     return found
+
+
+def _own_tokens(logits: NDArray[np.float32], forced: Sequence[int]) -> int:
+    """How many rows of logits are those of the bundle's own greedy answer.
+
+    Up to the first token that is not the forced one, and the row of that token itself.
+    """
+    same = logits.argmax(-1) == np.array(forced)
+    return len(forced) if same.all() else int(same.argmin()) + 1
+
+
+def _once(encode: Callable[..., Array]) -> Callable[..., Array]:
+    """The same, with the features of the last few pictures remembered: towers are slow."""
+    known: list[tuple[PreparedImage, Array]] = []
+
+    def once(image: PreparedImage, slot: int = 0, place: int = 0) -> Array:
+        for there, rows in known:
+            if there is image:
+                return rows
+        known.append((image, encode(image, slot, place)))
+        del known[:-_PICTURES]
+        return known[-1][1]
+
+    return once
 
 
 if __name__ == "__main__":

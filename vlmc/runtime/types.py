@@ -18,12 +18,14 @@ class PreparedImage:
         tokens: Placeholder tokens it takes in the prompt: rows of its image features.
         grid: Feature rows as (time, height, width); M-RoPE reads it.
         tiles: Rows and columns of tiles it was cut into beside the whole picture; 0 and 0: none.
+        runs: Feature rows of each tile, then of the whole; empty: all have as many.
     """
 
     tensors: dict[str, Array]
     tokens: int
     grid: tuple[int, int, int]
     tiles: tuple[int, int] = (0, 0)
+    runs: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

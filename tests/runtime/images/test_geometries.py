@@ -8,8 +8,11 @@ import pytest
 from vlmc.bundle.manifest import ImageSpec
 from vlmc.errors import VlmcError
 from vlmc.families.anyres_processors import ANYRES_CLASSES, anyres_spec
-from vlmc.families.image_processors import fixed_spec, native_grid_spec, tiles_spec
+from vlmc.families.grid_processors import naflex_spec, native_grid_spec, whole_patches_spec
+from vlmc.families.image_processors import fixed_spec
+from vlmc.families.pan_and_scan_processor import pan_and_scan_spec
 from vlmc.families.split_processors import split_spec
+from vlmc.families.tiles_processors import tiles_spec
 from vlmc.runtime.images import GEOMETRIES, image_tokens, prepare, vision_inputs
 
 TILED = {"image_processor_type": "LlavaNextImageProcessor"} | {
@@ -20,7 +23,29 @@ PINPOINTS = ANYRES_CLASSES["LlavaNextImageProcessor"]["image_grid_pinpoints"]
 SPECS = {
     "anyres": anyres_spec(TILED, side=336, rows=24, pinpoints=PINPOINTS),
     "fixed": fixed_spec({"image_processor_type": "CLIPImageProcessor"}, 5),
+    "naflex": naflex_spec(
+        {
+            "image_processor_type": "Lfm2VlImageProcessor",
+            "tile_size": 64,
+            "max_image_tokens": 99,
+            "image_mean": [0.48145466, 0.4578275, 0.40821073],
+            "image_std": [0.26862954, 0.26130258, 0.27577711],
+        },
+        16,
+        2,
+        4,
+    ),
     "native_grid": native_grid_spec({"image_processor_type": "Qwen2VLImageProcessor"}),
+    "pan_and_scan": pan_and_scan_spec(
+        {
+            "image_processor_type": "Gemma3ImageProcessor",
+            "image_mean": [0.48145466, 0.4578275, 0.40821073],
+            "image_std": [0.26862954, 0.26130258, 0.27577711],
+        },
+        5,
+        image_size=224,
+        max_tiles=3,
+    ),
     "split": split_spec(
         {
             "image_processor_type": "Idefics3ImageProcessor",
@@ -32,6 +57,7 @@ SPECS = {
         5,
         image_size=56,
     ),
+    "whole_patches": whole_patches_spec({"image_processor_type": "PixtralImageProcessor"}, 16, 1),
     "tiles": tiles_spec({"image_processor_type": "GotOcr2ImageProcessor"}, 5),
 }
 rows = pytest.mark.parametrize("spec", [SPECS[name] for name in GEOMETRIES], ids=list(GEOMETRIES))
@@ -84,6 +110,8 @@ def test_the_color_order_is_red_green_blue(spec):
     pixel_values = prepare(Image.new("RGB", (56, 56), (255, 0, 128)), spec).tensors["pixel_values"]
     if pixel_values.ndim == 4:
         red, green, blue = pixel_values[0, :, 50, 50]
+    elif spec.geometry == "naflex":  # channels lie innermost
+        red, green, blue = pixel_values[0, :3]
     else:
         red, green, blue = pixel_values.reshape(16, 3, -1)[0, :, 0]
     assert (round(red, 2), round(green, 2), round(blue, 2)) == (1.93, -1.75, 0.34)

@@ -1,7 +1,7 @@
-"""``native_grid``: near its own size, cut into patches (Qwen2-VL, its successors, GLM-4V)."""
+"""``native_grid``: near its own size, cut into patches (Qwen2-VL, its kin)."""
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,8 @@ class Options(Frozen):
 
     Attributes:
         frames: How often the bounds count a picture's pixels (GLM-4V: each place in time).
-        enlarge: Bring both sides to a merged patch at least, before all else (GLM-4V).
+        enlarge: How a side shorter than a merged patch is brought to one before all else: both
+            sides ``scaled`` alike (GLM-4V), or one ``side`` after the other (PaddleOCR-VL).
         window: The side, in patches, of the squares inside which the tower's layers attend; None
             where no layer does.
         table: The tower's learned positions, where it has them.
@@ -43,7 +44,7 @@ class Options(Frozen):
     on_white: bool
     values: Values
     frames: PositiveInt = 1
-    enlarge: bool = False
+    enlarge: Literal["scaled", "side"] | None = None
     window: PositiveInt | None = None
     table: PositionTable | None = None
 
@@ -64,7 +65,7 @@ def target_size(height: int, width: int, options: Options) -> tuple[int, int]:
     """The size (height, width) in pixels at which a picture is cut into patches.
 
     Mirrors ``smart_resize`` of ``transformers.models.qwen2_vl.image_processing_pil_qwen2_vl``, and
-    of ``transformers.models.glm4v.image_processing_pil_glm4v``.
+    of ``glm4v`` and ``paddleocr_vl``.
 
     Raises:
         VlmcError: The picture is too narrow; or, where pictures are not resized, its sides are no
@@ -79,9 +80,13 @@ def target_size(height: int, width: int, options: Options) -> tuple[int, int]:
             )
         return height, width
     given = height, width
-    if options.enlarge and min(height, width) < factor:
+    if options.enlarge == "scaled" and min(height, width) < factor:
         scale = max(factor / height, factor / width)
         height, width = int(height * scale), int(width * scale)
+    if options.enlarge == "side" and height < factor:
+        height, width = factor, round((width * factor) / height)
+    if options.enlarge == "side" and width < factor:
+        height, width = round((height * factor) / width), factor
     longer, shorter = max(height, width), min(height, width)
     if longer / shorter > MAX_ASPECT:
         raise VlmcError(

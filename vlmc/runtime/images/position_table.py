@@ -76,3 +76,35 @@ def _axis(
         far = (far * distance + np.float32(8 * _A)) * distance - np.float32(4 * _A)
         weights = np.where(distance <= 1, near, far)
     return np.clip(taps, 0, table.side - 1), weights.astype(np.float32)
+
+
+def spread(places: NDArray[np.int64], rows: int, columns: int, side: int) -> NDArray[np.float32]:
+    """Each patch's share of every position of a table that is stretched or shrunk over a grid.
+
+    Mirrors ``F.interpolate(mode="bilinear", align_corners=False, antialias=True)``: where the grid
+    is coarser than the table, a patch takes the mean of more than two positions.
+
+    Args:
+        places: Row and column of each patch, [P, 2].
+        rows: Rows of patches.
+        columns: The same across.
+        side: Positions along a side of the table.
+
+    Returns:
+        float32 [P, side**2].
+    """
+    down, across = _smooth(rows, side)[places[:, 0]], _smooth(columns, side)[places[:, 1]]
+    shares: NDArray[np.float32] = down[:, :, None] * across[:, None, :]
+    return shares.reshape(len(places), -1)
+
+
+def _smooth(size: int, side: int) -> NDArray[np.float32]:
+    """Shares of ``side`` positions in each of ``size``, float32 [size, side]."""
+    scale = np.float32(side) / np.float32(size)
+    support = max(scale, np.float32(1))
+    centers = scale * (np.arange(size, dtype=np.float32) + np.float32(0.5))
+    here = np.arange(side, dtype=np.float32) + np.float32(0.5)
+    distance = np.abs(here - centers[:, None]) / support
+    shares = np.maximum(np.float32(1) - distance, np.float32(0))
+    result: NDArray[np.float32] = shares / shares.sum(axis=1, keepdims=True)
+    return result

@@ -1,0 +1,77 @@
+"""An image processor for processors whose own needs torchvision: pictures as the runtime has them.
+
+What it is compared with is then the same pictures; everything after them is still transformers'.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from vlmc.bundle.manifest import ImageSpec
+from vlmc.runtime.images import naflex, prepare
+from vlmc.runtime.images.patches import positions
+
+
+class NaflexImages:
+    """In the place of ``Lfm2VlImageProcessor``; gives what ``Lfm2VlProcessor`` reads of it."""
+
+    model_input_names = ("pixel_values", "pixel_attention_mask", "spatial_shapes")
+    valid_kwargs = None
+
+    def __init__(self, spec: ImageSpec) -> None:
+        # As text: there a list may stand for a tuple.
+        self.spec = spec
+        self.options = naflex.Options.model_validate_json(json.dumps(spec.options))
+        self.tile_size = self.options.tile or 0
+        self.encoder_patch_size = self.options.patch_size
+        self.downsample_factor = self.options.merge_size
+        self.use_thumbnail = self.options.whole
+
+    def fetch_images(self, images: Any) -> Any:
+        """The pictures themselves."""
+        return images
+
+    def __call__(self, images: Any, **_: Any) -> dict[str, Any]:
+        """Tiles of all pictures padded to one length, and how each was cut."""
+        import torch
+
+        shapes: list[tuple[int, int]] = []
+        tiles, rows, columns, sizes = [], [], [], []
+        for image in _flat(images):
+            cuts = naflex.cuts(image.height, image.width, self.options)
+            values = prepare(image, self.spec).tensors["pixel_values"]
+            ends = np.cumsum([tall * wide for tall, wide in cuts])[:-1]
+            for (tall, wide), part in zip(cuts, np.split(values, ends), strict=True):
+                places = positions(tall, wide, self.options.merge_size)
+                tile = np.empty_like(part)
+                tile[places[:, 0] * wide + places[:, 1]] = part
+                tiles.append(tile)
+            shapes += cuts
+            down, across = naflex.tile_grid(image.height, image.width, self.options)
+            rows.append(max(down, 1))
+            columns.append(max(across, 1))
+            sizes.append(list(naflex.target_size(image.height, image.width, self.options)))
+        padded = np.zeros((len(tiles), max(map(len, tiles)), tiles[0].shape[1]), np.float32)
+        seen = np.zeros(padded.shape[:2], np.int32)
+        for at, tile in enumerate(tiles):
+            padded[at, : len(tile)], seen[at, : len(tile)] = tile, 1
+        return {
+            "pixel_values": torch.from_numpy(padded),
+            "pixel_attention_mask": torch.from_numpy(seen),
+            "spatial_shapes": torch.tensor(shapes),
+            "image_rows": rows,
+            "image_cols": columns,
+            "image_sizes": sizes,
+        }
+
+
+def _flat(images: Any) -> Iterator[Any]:
+    for one in images:
+        if isinstance(one, Sequence):
+            yield from _flat(one)
+        else:
+            yield one
