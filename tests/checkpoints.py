@@ -291,6 +291,42 @@ def llava_next(
     return _save(model, processor, folder)
 
 
+def llava_onevision(
+    folder: Path, *, tower: str = "siglip", text: str = "qwen2", seed: int = 1, **values: Any
+) -> Path:
+    """A LLaVA-OneVision whose larger pictures are shrunk; ``values`` are the decoder's."""
+    import transformers as hf
+
+    specials = [*QWEN_SPECIALS[:3], "<image>", "<video>"]
+    template = CHATML.replace("<|vision_start|><|image_pad|><|vision_end|>", "<image>\n")
+    words = tokenizer(specials, bos=None, eos="<|im_end|>", template=template)
+    clip = tower == "clip"
+    # Square pictures keep more features than two tiles have.
+    pinpoints = [[IMAGE_SIZE * h, IMAGE_SIZE * w] for h in (1, 2, 3) for w in (1, 2, 3)]
+    settings = {
+        "vision_feature_select_strategy": "default" if clip else "full",
+        "vision_aspect_ratio": "anyres_max_2",
+    }
+    config = hf.LlavaOnevisionConfig(
+        vision_config=_tower(tower) | ({} if clip else {"vision_use_head": False}),
+        text_config=text_config(text, len(words), **values),
+        image_token_index=specials.index("<image>"),
+        video_token_index=specials.index("<video>"),
+        image_grid_pinpoints=pinpoints,
+        vision_feature_layer=-2 if clip else -1,
+        **settings,
+    )
+    images = hf.LlavaOnevisionImageProcessorPil(
+        size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}, image_grid_pinpoints=pinpoints
+    )
+    model = randomize(hf.LlavaOnevisionForConditionalGeneration(config), seed)
+    _save_parts(model, images, words, folder)
+    settings |= {"processor_class": "LlavaOnevisionProcessor"}
+    counted = {"num_image_tokens": (IMAGE_SIZE // PATCH) ** 2 + clip}
+    (folder / "processor_config.json").write_text(json.dumps(settings | counted), "utf-8")
+    return folder
+
+
 def qwen2_vl(folder: Path, *, seed: int = 1, tied: bool = False, **values: Any) -> Path:
     """A Qwen2-VL."""
     import transformers as hf
@@ -430,6 +466,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
         folder, tower="siglip", text="mistral", head_dim=16, sliding_window=24
     ),
     "llava-next-clip-mistral": llava_next,
+    "llava-onevision": llava_onevision,
     "vipllava": vipllava,
     "internvl": internvl,
     "qwen2-vl": qwen2_vl,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,13 @@ from typing import Any
 import numpy as np
 
 TOKENS = 24
+IMAGE_INPUTS = (
+    "pixel_values",
+    "pixel_attention_mask",
+    "image_grid_thw",
+    "image_sizes",
+    "batch_num_images",
+)
 
 
 @dataclass(frozen=True)
@@ -74,8 +82,7 @@ class Oracle:
         with torch.no_grad():
             features = []
             if pictures:
-                wanted = ("pixel_values", "pixel_attention_mask", "image_grid_thw", "image_sizes")
-                given = {key: inputs[key] for key in wanted if key in inputs}
+                given = {key: inputs[key] for key in IMAGE_INPUTS if key in inputs}
                 found = self.model.get_image_features(**given, return_dict=True).pooler_output
                 apart = len(found) >= len(pictures)
                 token = self.model.config.image_token_id
@@ -141,12 +148,13 @@ def make_processor(folder: Path) -> Any:
     template = folder / "chat_template.jinja"
     saved = folder / "processor_config.json"
     settings = json.loads(saved.read_text("utf-8")) if saved.is_file() else {}
+    named = inspect.signature(known).parameters
     return WithoutVideo(
         image_processor=AutoImageProcessor.from_pretrained(folder, backend="pil"),
         tokenizer=words,
         video_processor=None,
         chat_template=template.read_text("utf-8") if template.is_file() else words.chat_template,
-        **{key: settings[key] for key in ("image_seq_length",) if key in settings},
+        **{key: settings[key] for key in named if key in settings and key != "chat_template"},
     )
 
 

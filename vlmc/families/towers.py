@@ -83,15 +83,15 @@ def _patch_places(side: int) -> Tensor:
     return (buckets[:, None] * side + buckets[None, :]).flatten()
 
 
-class PackedImageFeatures(nn.Module):
-    """A tower and projector on the tiles of one picture, its rows put in order by the host."""
+class ProjectedRows(nn.Module):
+    """A tower and projector on the tiles of one picture, and the embedding of a line break."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, pixel_values: Tensor, packing: Tensor) -> Tensor:
-        """image_features [tokens, hidden] of pixel_values [tiles, 3, S, S], packing [tokens]."""
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """[tiles * rows + 1, hidden] of pixel_values [tiles, 3, S, S]; the line break is last."""
         config, inner = self.model.config, self.model.model
         chosen = config.vision_feature_layer
         # As `select_hidden_states`: only the chosen states are kept.
@@ -101,7 +101,37 @@ class PackedImageFeatures(nn.Module):
         if config.vision_feature_select_strategy == "default":
             rows = rows[:, 1:]
         rows = inner.multi_modal_projector(rows).flatten(0, 1)
-        return torch.cat([rows, inner.image_newline[None]])[packing]
+        return torch.cat([rows, inner.image_newline[None]])
+
+
+class PackedImageFeatures(nn.Module):
+    """A tower and projector on the tiles of one picture, its rows put in order by the host."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.rows = ProjectedRows(model)
+
+    def forward(self, pixel_values: Tensor, packing: Tensor) -> Tensor:
+        """image_features [tokens, hidden] of pixel_values [tiles, 3, S, S], packing [tokens]."""
+        rows: Tensor = self.rows(pixel_values)
+        return rows[packing]
+
+
+class BlendedImageFeatures(nn.Module):
+    """A tower and projector on the tiles of one picture, its rows blended of four by the host."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.rows = ProjectedRows(model)
+
+    def forward(self, pixel_values: Tensor, packing: Tensor, shares: Tensor) -> Tensor:
+        """image_features [tokens, hidden] of tiles, packing [tokens, 4] and shares [tokens, 4]."""
+        rows = self.rows(pixel_values)
+        # Corner by corner: all four at once would hold four times the features.
+        blended: Tensor = rows[packing[:, 0]] * shares[:, 0, None]
+        for corner in (1, 2, 3):
+            blended = blended + rows[packing[:, corner]] * shares[:, corner, None]
+        return blended
 
 
 class OneSegment:

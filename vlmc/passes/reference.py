@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,8 +24,14 @@ from vlmc.schema import Json
 # Rows of a large matrix are multiplied in pieces of this size.
 _PIECE_BYTES = 64 << 20
 _LOGGER = "transformers"
-# What a processor's own file sets, beside its parts.
-_PROCESSOR_SETTINGS = ("image_seq_length",)
+# What ``get_image_features`` may take of a processor's output.
+_IMAGE_INPUTS = (
+    "pixel_values",
+    "pixel_attention_mask",
+    "image_grid_thw",
+    "image_sizes",
+    "batch_num_images",
+)
 
 
 @dataclass(frozen=True)
@@ -119,12 +126,13 @@ class Reference:
         )
 
     def _features(self, inputs: Any, pictures: Sequence[Any]) -> list[NDArray[np.float32]]:
-        wanted = ("pixel_values", "pixel_attention_mask", "image_grid_thw", "image_sizes")
-        given = {key: inputs[key] for key in wanted if key in inputs}
+        given = {key: inputs[key] for key in _IMAGE_INPUTS if key in inputs}
         found = self.model.get_image_features(**given, return_dict=True).pooler_output
         # One tensor for each picture, for each of its tiles, or for all.
         rows = np.concatenate([part.float().numpy() for part in found])
-        counts = [image_tokens(one.height, one.width, self.images) for one in pictures]
+        # Without a template, the processor was given them one by one.
+        among = len(pictures) if self.processor.chat_template is not None else 1
+        counts = [image_tokens(p.height, p.width, self.images, count=among) for p in pictures]
         return np.split(rows, np.cumsum(counts)[:-1])
 
 
@@ -181,8 +189,15 @@ def _without_video(folder: Path, here: Mapping[str, Any]) -> Any:
         chat_template=(
             template.read_text("utf-8") if template.is_file() else tokenizer.chat_template
         ),
-        **{key: value for key, value in settings.items() if key in _PROCESSOR_SETTINGS},
+        **{key: settings[key] for key in _own_settings(known) if key in settings},
     )
+
+
+def _own_settings(processor: type) -> set[str]:
+    """What a processor's own file may set, beside its parts and its template."""
+    parts = ("tokenizer", "chat_template", "kwargs", "self")
+    named = inspect.signature(processor.__init__).parameters  # type: ignore[misc]
+    return {name for name in named if name not in parts and not name.endswith("_processor")}
 
 
 def _smolvlm_without_video(folder: Path, here: Mapping[str, Any]) -> Any:

@@ -1,23 +1,19 @@
 """``fixed``: every picture becomes one frame of one size (CLIP, SigLIP, LLaVA, ViT)."""
 
 import math
-from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import PositiveInt, model_validator
 
 from vlmc.bundle.manifest import TensorSpec
 from vlmc.errors import VlmcError
 from vlmc.runtime.images import pixels
-from vlmc.runtime.images.pixels import Resample, Values
+from vlmc.runtime.images.pixels import Color, Resample, Values
 from vlmc.runtime.images.spec import Geometry
 from vlmc.runtime.types import PreparedImage
 from vlmc.schema import Frozen
-
-Level = Annotated[int, Field(ge=0, le=255)]
-Color = tuple[Level, Level, Level]
 
 
 class Exact(Frozen):
@@ -134,14 +130,6 @@ def _resized(height: int, width: int, options: Options) -> tuple[int, int]:
     return height, width
 
 
-def _squared(image: Image.Image, color: Color) -> Image.Image:
-    """Mirrors ``LlavaImageProcessorPil.pad_to_square``."""
-    side = max(image.size)
-    square = Image.new("RGB", (side, side), color)
-    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
-    return square
-
-
 def center_crop(picture: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
     """The center of ``picture`` uint8 [H, W, 3], as [height, width, 3], zeros where it ends.
 
@@ -181,7 +169,7 @@ def prepare(image: Image.Image, options: Options) -> PreparedImage:
     height, width = _resized(image.height, image.width, options)
     image = pixels.rgb(image, on_white=options.on_white)
     if options.square is not None:
-        image = _squared(image, options.square)
+        image = pixels.squared(image, options.square)
     if options.resize is not None:
         image = pixels.resized(image, height, width, options.resample)
     picture = np.asarray(image)
