@@ -439,6 +439,47 @@ def qwen2_5_vl(folder: Path, *, seed: int = 1, window: int = 4) -> Path:
     return _save_parts(model, images, words, folder)
 
 
+def qwen3_vl(
+    folder: Path, *, seed: int = 1, tied: bool = False, deepstack: tuple[int, ...] = (0, 2)
+) -> Path:
+    """A Qwen3-VL whose decoder adds features in two of its three layers."""
+    import transformers as hf
+
+    words = tokenizer(QWEN_SPECIALS, bos=None, eos="<|im_end|>", template=CHATML)
+    rotary = {
+        "rope_type": "default",
+        "rope_theta": 10000.0,
+        "mrope_section": [4, 3, 3],
+        "mrope_interleaved": True,
+    }
+    text = text_config(
+        "qwen3_vl_text", len(words), rope_parameters=rotary, num_hidden_layers=3, head_dim=20
+    )
+    config = hf.Qwen3VLConfig(
+        vision_config={
+            "depth": 3,
+            "hidden_size": 48,
+            "out_hidden_size": 64,
+            "intermediate_size": 72,
+            "num_heads": 3,
+            "patch_size": PATCH,
+            "num_position_embeddings": 25,
+            "deepstack_visual_indexes": list(deepstack),
+        },
+        text_config=text,
+        image_token_id=QWEN_SPECIALS.index("<|image_pad|>"),
+        video_token_id=QWEN_SPECIALS.index("<|video_pad|>"),
+        vision_start_token_id=QWEN_SPECIALS.index("<|vision_start|>"),
+        vision_end_token_id=QWEN_SPECIALS.index("<|vision_end|>"),
+        tie_word_embeddings=tied,
+    )
+    images = hf.Qwen2VLImageProcessorPil(
+        patch_size=PATCH, size={"shortest_edge": 4 * 14 * 14, "longest_edge": 40 * 14 * 14}
+    )
+    model = randomize(hf.Qwen3VLForConditionalGeneration(config), seed)
+    return _save_parts(model, images, words, folder)
+
+
 def _save(model: Any, processor: Any, folder: Path) -> Path:
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
@@ -473,5 +514,6 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "internvl": internvl,
     "qwen2-vl": qwen2_vl,
     "qwen2.5-vl": qwen2_5_vl,
+    "qwen3-vl": qwen3_vl,
     "idefics3": idefics3,
 }

@@ -8,12 +8,14 @@ import numpy as np
 
 from vlmc.backends.onnxruntime import native
 
-KERNELS = native.library()
-
 
 def built() -> Path | None:
-    """The library, whatever this CPU can run."""
+    """The library, whatever this CPU can run and the environment says."""
     return native._file()
+
+
+_FILE = built()
+KERNELS = None if _FILE is None or native._fault(_FILE) else _FILE
 
 
 def with_kernels(test: Callable[..., None]) -> Callable[..., None]:

@@ -83,7 +83,7 @@ class Oracle:
             features = []
             if pictures:
                 given = {key: inputs[key] for key in IMAGE_INPUTS if key in inputs}
-                found = self.model.get_image_features(**given, return_dict=True).pooler_output
+                found = feature_rows(self.model.get_image_features(**given, return_dict=True))
                 apart = len(found) >= len(pictures)
                 token = self.model.config.image_token_id
                 features = (
@@ -109,6 +109,16 @@ class Oracle:
             forced=made.sequences[0, length:].tolist(),
             logits=torch.cat(made.logits).numpy(),
         )
+
+
+def feature_rows(made: Any) -> Any:
+    """What ``get_image_features`` gives for each picture, deep-stack features beside the rest."""
+    import torch
+
+    deep = getattr(made, "deepstack_features", None)
+    if not deep:
+        return made.pooler_output
+    return [torch.cat(parts, dim=-1) for parts in zip(made.pooler_output, *deep, strict=True)]
 
 
 def split(ids: Any, image_token: int, found: Any) -> list[np.ndarray]:

@@ -29,6 +29,11 @@ class ProgramSpec(Frozen):
     outputs: tuple[TensorSpec, ...]
 
 
+def present_name(features: str) -> str:
+    """What the single split calls the features it made: an output cannot have an input's name."""
+    return f"present_{features.removeprefix('image_')}"
+
+
 class Limits(Frozen):
     """The envelope the bundle was compiled for; requests outside it are refused."""
 

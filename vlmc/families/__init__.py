@@ -9,6 +9,7 @@ from vlmc.families import (
     llava_onevision,
     qwen2_5_vl,
     qwen2_vl,
+    qwen3_vl,
     vipllava,
 )
 from vlmc.families.spec import Family
@@ -23,6 +24,7 @@ _ROWS = (
     internvl.FAMILY,
     qwen2_vl.FAMILY,
     qwen2_5_vl.FAMILY,
+    qwen3_vl.FAMILY,
     idefics3.FAMILY,
 )
 FAMILIES: dict[str, Family] = {row.name: row for row in _ROWS}

@@ -54,6 +54,9 @@ class ModelFacts:
     weights: WeightCounts | None = None  # for estimates; None where the sizes are not known
     # Free dimensions of vision_inputs that are always a multiple of a number.
     multiples: Mapping[str, int] = field(default_factory=dict)
+    # Deep-stack features: for each further row of an image token, how many of the decoder's
+    # layers have run when it is added to the token's hidden state.
+    deepstack: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,8 @@ class Family:
         facts: Reads a checkpoint's JSON; raises ``VlmcError`` for a variant it cannot serve.
         vision: Wraps the loaded module for export: an ``nn.Module`` whose ``forward`` takes
             the tensors of ``ModelFacts.vision_inputs`` (one image) in order, and returns
-            ``image_features [tokens, hidden]``.
+            ``image_features [tokens, hidden]``; with them, where ``ModelFacts.deepstack`` is not
+            empty, ``deepstack_features [tokens, len(deepstack), hidden]``.
         decoder: The module that takes ``inputs_embeds``, ``position_ids`` and
             ``past_key_values``.
         example: Sizes for the free dimensions of ``vision_inputs`` when tracing.

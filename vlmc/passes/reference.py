@@ -127,9 +127,11 @@ class Reference:
 
     def _features(self, inputs: Any, pictures: Sequence[Any]) -> list[NDArray[np.float32]]:
         given = {key: inputs[key] for key in _IMAGE_INPUTS if key in inputs}
-        found = self.model.get_image_features(**given, return_dict=True).pooler_output
-        # One tensor for each picture, for each of its tiles, or for all.
-        rows = np.concatenate([part.float().numpy() for part in found])
+        made = self.model.get_image_features(**given, return_dict=True)
+        # One tensor for each picture, for each of its tiles, or for all; deep-stack ones beside.
+        found = [made.pooler_output, *(getattr(made, "deepstack_features", None) or ())]
+        columns = [np.concatenate([part.float().numpy() for part in parts]) for parts in found]
+        rows = np.concatenate(columns, axis=-1)
         # Without a template, the processor was given them one by one.
         among = len(pictures) if self.processor.chat_template is not None else 1
         counts = [image_tokens(p.height, p.width, self.images, count=among) for p in pictures]

@@ -34,7 +34,9 @@ def why_not() -> str:
     if os.environ.get(SWITCH, "").strip().lower() in _OFF:
         return f"{SWITCH}={os.environ[SWITCH]}"
     file = _file()
-    return _fault(file) if file else "no C++ compiler was found when vlmc was installed"
+    return (
+        _fault(file) if file else "not compiled when vlmc was installed: is there a C++ compiler?"
+    )
 
 
 def _file() -> Path | None:

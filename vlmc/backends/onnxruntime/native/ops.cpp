@@ -1,121 +1,22 @@
 // The kernels as operators of onnxruntime, domain vlmc.kernels: shapes checked, threads borrowed.
-#include <cstdlib>
-#include <exception>
-#include <stdexcept>
-#include <string>
-#include <thread>
-#include <vector>
-
 #include "kernels.h"
-#include "ort_abi.h"
+#include "ort_calls.h"
 
 #define VLMC_EXPORT extern "C" __attribute__((visibility("default")))
 
 namespace {
 
-const ort::Api* api = nullptr;  // one table for the process, set by RegisterCustomOps
-
-// Throws what onnxruntime reports: RAII instead of a check after every call.
-struct Failed {
-  ort::Status* status;
-};
-
-void check(ort::Status* status) {
-  if (status) throw Failed{status};
-}
-
-// Runs at the border to onnxruntime, which takes a status and no exception.
-template <class Function>
-ort::Status* guarded(Function function) {
-  try {
-    function();
-    return nullptr;
-  } catch (const Failed& failed) {
-    return failed.status;
-  } catch (const std::invalid_argument& error) {
-    return api->CreateStatus(ort::kInvalidArgument, error.what());
-  } catch (const std::exception& error) {
-    return api->CreateStatus(ort::kFail, error.what());
-  }
-}
-
-using Shape = std::vector<int64_t>;
-
-std::string text(const Shape& shape) {
-  std::string out = "[";
-  for (size_t i = 0; i < shape.size(); ++i) out += (i ? ", " : "") + std::to_string(shape[i]);
-  return out + "]";
-}
-
-// A tensor that a kernel is given; no data where an optional one is left out.
-struct Tensor {
-  void* data = nullptr;
-  Shape shape;
-
-  template <class T>
-  T* as() const {
-    return static_cast<T*>(data);
-  }
-};
-
-struct Info {
-  ort::TypeShape* it = nullptr;
-  ~Info() {
-    if (it) api->ReleaseTensorTypeAndShapeInfo(it);
-  }
-};
-
-Tensor input(const ort::KernelContext* context, size_t index) {
-  size_t count = 0;
-  check(api->KernelContext_GetInputCount(context, &count));
-  const ort::Value* value = nullptr;
-  if (index < count) check(api->KernelContext_GetInput(context, index, &value));
-  if (!value) return {};
-  Tensor tensor;
-  Info info;
-  check(api->GetTensorTypeAndShape(value, &info.it));
-  size_t rank = 0;
-  check(api->GetDimensionsCount(info.it, &rank));
-  tensor.shape.resize(rank);
-  check(api->GetDimensions(info.it, tensor.shape.data(), rank));
-  check(api->GetTensorMutableData(const_cast<ort::Value*>(value), &tensor.data));
-  return tensor;
-}
-
-// Optional inputs that are left out have any shape.
-void expect(const char* name, const Tensor& tensor, const Shape& shape) {
-  if (tensor.data && tensor.shape != shape) {
-    throw std::invalid_argument(std::string(name) + " is " + text(tensor.shape) + ", not " +
-                                text(shape));
-  }
-}
-
-int64_t attribute(const ort::KernelInfo* info, const char* name) {
-  int64_t value = 0;
-  check(api->KernelInfoGetAttribute_int64(info, name, &value));
-  return value;
-}
-
-// The session's number of threads is told by its entry vlmc.threads: no function gives it.
-size_t threads(const ort::KernelInfo* info) {
-  ort::KeyValuePairs* pairs = nullptr;
-  check(api->KernelInfo_GetConfigEntries(info, &pairs));
-  const char* value = api->GetKeyValue(pairs, "vlmc.threads");
-  size_t count = value ? std::strtoul(value, nullptr, 10) : 0;
-  api->ReleaseKeyValuePairs(pairs);
-  if (!count) count = std::thread::hardware_concurrency();
-  return count ? count : 1;
-}
+using namespace ort;
 
 // One product: x and y of a node, and the threads of its session.
 struct Call {
-  ort::KernelContext* context;
+  KernelContext* context;
   Tensor x;
-  size_t rows, columns;
+  size_t rows;
   float* y;
-  ort::Status* failed = nullptr;
+  Status* failed = nullptr;
 
-  Call(ort::KernelContext* context, int64_t k, int64_t n) : context(context), x(input(context, 0)) {
+  Call(KernelContext* context, int64_t k, int64_t n) : context(context), x(input(context, 0)) {
     if (k <= 0 || n <= 0 || x.shape.empty() || x.shape.back() != k) {
       throw std::invalid_argument("x is " + text(x.shape) + ", the weights are for " +
                                   std::to_string(k) + " -> " + std::to_string(n));
@@ -124,7 +25,7 @@ struct Call {
     Shape shape = x.shape;
     shape.back() = n;
     for (size_t i = 0; i + 1 < shape.size(); ++i) rows *= static_cast<size_t>(shape[i]);
-    ort::Value* value = nullptr;
+    Value* value = nullptr;
     check(api->KernelContext_GetOutput(context, 0, shape.data(), shape.size(), &value));
     void* data = nullptr;
     check(api->GetTensorMutableData(value, &data));
@@ -139,34 +40,30 @@ struct Call {
 
   static void each(void* self, void (*task)(void*, size_t), size_t tasks, void* data) {
     Call& call = *static_cast<Call*>(self);
+    if (call.failed) return;
     if (tasks == 1) return task(data, 0);
     // No limit on batches: a thread takes the next task as soon as it is done with one.
-    if (ort::Status* status =
-            api->KernelContext_ParallelFor(call.context, task, tasks, 0, data)) {
-      if (call.failed) api->ReleaseStatus(call.failed);
-      call.failed = status;
-    }
+    call.failed = api->KernelContext_ParallelFor(call.context, task, tasks, 0, data);
   }
 };
 
 struct Input {
-  ort::ElementType type;
-  ort::Characteristic characteristic = ort::kRequired;
+  ElementType type;
+  Characteristic characteristic = kRequired;
 };
 
 struct Linear8 {
   static constexpr const char* name = "Linear8";
-  static constexpr Input inputs[] = {
-      {ort::kFloat}, {ort::kInt8}, {ort::kFloat}, {ort::kFloat, ort::kOptional}};
+  static constexpr Input inputs[] = {{kFloat}, {kInt8}, {kFloat}, {kFloat, kOptional}};
 
-  explicit Linear8(const ort::KernelInfo* info) : threads(::threads(info)) {}
+  explicit Linear8(const KernelInfo* info) : threads(ort::threads(info)) {}
 
-  void compute(ort::KernelContext* context) const {
+  void compute(KernelContext* context) const {
     const Tensor w = input(context, 1), scales = input(context, 2), bias = input(context, 3);
     if (w.shape.size() != 2) throw std::invalid_argument("w is " + text(w.shape) + ", not [K, N]");
     const int64_t k = w.shape[0], n = w.shape[1];
     expect("w_scales", scales, {n});
-    expect("bias", bias, {n});
+    if (bias.data) expect("bias", bias, {n});
     Call call(context, k, n);
     call.run(threads, [&](const vlmc::Parallel& parallel) {
       vlmc::linear8(call.x.as<float>(), call.rows, static_cast<size_t>(k), static_cast<size_t>(n),
@@ -179,14 +76,11 @@ struct Linear8 {
 
 struct LinearBlocks {
   static constexpr const char* name = "LinearBlocks";
-  static constexpr Input inputs[] = {{ort::kFloat},
-                                     {ort::kUint8},
-                                     {ort::kFloat},
-                                     {ort::kUint8, ort::kOptional},
-                                     {ort::kFloat, ort::kOptional}};
+  static constexpr Input inputs[] = {
+      {kFloat}, {kUint8}, {kFloat}, {kUint8, kOptional}, {kFloat, kOptional}};
 
-  explicit LinearBlocks(const ort::KernelInfo* info)
-      : threads(::threads(info)),
+  explicit LinearBlocks(const KernelInfo* info)
+      : threads(ort::threads(info)),
         k(attribute(info, "K")),
         n(attribute(info, "N")),
         bits(attribute(info, "bits")),
@@ -196,15 +90,15 @@ struct LinearBlocks {
     }
   }
 
-  void compute(ort::KernelContext* context) const {
+  void compute(KernelContext* context) const {
     const Tensor w = input(context, 1), scales = input(context, 2), zeros = input(context, 3),
                  bias = input(context, 4);
     const int64_t blocks = k / block;
     if (zeros.data && bits == 8) throw std::invalid_argument("8 bits take no zero_points");
     expect("w", w, {n, blocks, block * bits / 8});
     expect("scales", scales, {n, blocks});
-    expect("zero_points", zeros, {n, (blocks + 1) / 2});
-    expect("bias", bias, {n});
+    if (zeros.data) expect("zero_points", zeros, {n, (blocks + 1) / 2});
+    if (bias.data) expect("bias", bias, {n});
     Call call(context, k, n);
     call.run(threads, [&](const vlmc::Parallel& parallel) {
       vlmc::linear_blocks(call.x.as<float>(), call.rows, static_cast<size_t>(k),
@@ -219,8 +113,8 @@ struct LinearBlocks {
 };
 
 // y has x's shape with its last size replaced by the number of scales' rows.
-void infer(const ort::ShapeContext* context) {
-  ort::TypeShape *x = nullptr, *scales = nullptr;  // both stay the context's own
+void infer(const ShapeContext* context) {
+  TypeShape *x = nullptr, *scales = nullptr;  // both stay the context's own
   check(api->ShapeInferContext_GetInputTypeShape(context, 0, &x));
   check(api->ShapeInferContext_GetInputTypeShape(context, 2, &scales));
   size_t rank = 0, scales_rank = 0;
@@ -241,47 +135,47 @@ void infer(const ort::ShapeContext* context) {
   }
   Info y;
   check(api->CreateTensorTypeAndShapeInfo(&y.it));
-  check(api->SetTensorElementType(y.it, ort::kFloat));
+  check(api->SetTensorElementType(y.it, kFloat));
   check(api->SetDimensions(y.it, sizes.data(), rank));
   check(api->SetSymbolicDimensions(y.it, names.data(), rank));
   check(api->ShapeInferContext_SetOutputTypeShape(context, 0, y.it));
 }
 
 template <class Op>
-ort::CustomOp declared() {
-  ort::CustomOp op{};
-  op.version = ort::kCustomOpVersion;
-  op.GetName = [](const ort::CustomOp*) { return Op::name; };
-  op.GetExecutionProviderType = [](const ort::CustomOp*) -> const char* { return nullptr; };
-  op.GetInputType = [](const ort::CustomOp*, size_t index) { return Op::inputs[index].type; };
-  op.GetInputTypeCount = [](const ort::CustomOp*) { return std::size(Op::inputs); };
-  op.GetOutputType = [](const ort::CustomOp*, size_t) { return ort::kFloat; };
-  op.GetOutputTypeCount = [](const ort::CustomOp*) { return size_t{1}; };
-  op.GetInputCharacteristic = [](const ort::CustomOp*, size_t index) {
+CustomOp declared() {
+  CustomOp op{};
+  op.version = kCustomOpVersion;
+  op.GetName = [](const CustomOp*) { return Op::name; };
+  op.GetExecutionProviderType = [](const CustomOp*) -> const char* { return nullptr; };
+  op.GetInputType = [](const CustomOp*, size_t index) { return Op::inputs[index].type; };
+  op.GetInputTypeCount = [](const CustomOp*) { return std::size(Op::inputs); };
+  op.GetOutputType = [](const CustomOp*, size_t) { return kFloat; };
+  op.GetOutputTypeCount = [](const CustomOp*) { return size_t{1}; };
+  op.GetInputCharacteristic = [](const CustomOp*, size_t index) {
     return Op::inputs[index].characteristic;
   };
-  op.GetOutputCharacteristic = [](const ort::CustomOp*, size_t) { return ort::kRequired; };
-  op.GetInputMemoryType = [](const ort::CustomOp*, size_t) { return ort::kDefaultMemory; };
-  op.GetStartVersion = [](const ort::CustomOp*) { return 1; };
-  op.GetEndVersion = [](const ort::CustomOp*) { return 1; };
-  op.CreateKernelV2 = [](const ort::CustomOp*, const ort::Api*, const ort::KernelInfo* info,
+  op.GetOutputCharacteristic = [](const CustomOp*, size_t) { return kRequired; };
+  op.GetInputMemoryType = [](const CustomOp*, size_t) { return kDefaultMemory; };
+  op.GetStartVersion = [](const CustomOp*) { return 1; };
+  op.GetEndVersion = [](const CustomOp*) { return 1; };
+  op.CreateKernelV2 = [](const CustomOp*, const Api*, const KernelInfo* info,
                          void** kernel) { return guarded([&] { *kernel = new Op(info); }); };
-  op.KernelComputeV2 = [](void* kernel, ort::KernelContext* context) {
+  op.KernelComputeV2 = [](void* kernel, KernelContext* context) {
     return guarded([&] { static_cast<const Op*>(kernel)->compute(context); });
   };
   op.KernelDestroy = [](void* kernel) { delete static_cast<Op*>(kernel); };
-  op.InferOutputShapeFn = [](const ort::CustomOp*, ort::ShapeContext* context) {
+  op.InferOutputShapeFn = [](const CustomOp*, ShapeContext* context) {
     return guarded([&] { infer(context); });
   };
   return op;
 }
 
 // Sessions point to the domain for as long as they live, so it is made once and stays.
-ort::CustomOpDomain* domain() {
-  static const ort::CustomOp linear8 = declared<Linear8>();
-  static const ort::CustomOp linear_blocks = declared<LinearBlocks>();
-  static ort::CustomOpDomain* const made = [] {
-    ort::CustomOpDomain* domain = nullptr;
+CustomOpDomain* domain() {
+  static const CustomOp linear8 = declared<Linear8>();
+  static const CustomOp linear_blocks = declared<LinearBlocks>();
+  static CustomOpDomain* const made = [] {
+    CustomOpDomain* domain = nullptr;
     check(api->CreateCustomOpDomain("vlmc.kernels", &domain));
     check(api->CustomOpDomain_Add(domain, &linear8));
     check(api->CustomOpDomain_Add(domain, &linear_blocks));
@@ -301,10 +195,11 @@ vlmc::Parallel serial() {
 
 // Called by onnxruntime when a session's options are given this library.
 VLMC_EXPORT ort::Status* RegisterCustomOps(ort::SessionOptions* options, const ort::ApiBase* base) {
-  api = base->GetApi(ort::kApiVersion);
+  using namespace ort;
+  api = base->GetApi(kApiVersion);
   if (!api) {
     // Every release has slot 0 of the first table.
-    return base->GetApi(1)->CreateStatus(ort::kFail, "the kernels need onnxruntime 1.24");
+    return base->GetApi(1)->CreateStatus(kFail, "the kernels need onnxruntime 1.24");
   }
   return guarded([&] {
     if (!vlmc::supported()) throw std::runtime_error("this CPU lacks what the kernels need");
