@@ -287,6 +287,52 @@ def llava_next(
     return _save(model, processor, folder)
 
 
+def granite4_vision(
+    folder: Path, *, tower: str = "siglip", rate: str = "1/2", seed: int = 1, **values: Any
+) -> Path:
+    """A Granite 4 Vision; two of its projectors are for one layer, one is for none."""
+    import transformers as hf
+
+    words = tokenizer(LLAVA_SPECIALS, bos="<s>", eos="</s>", template=None)
+    values.setdefault("vocab_size", len(words))
+    scales = {"embedding_multiplier": 3.0, "attention_multiplier": 0.2, "logits_scaling": 4.0}
+    strategy = "default" if tower == "clip" else "full"
+    config = hf.Granite4VisionConfig(
+        vision_config=_tower(tower) | {"hidden_size": 128, "num_attention_heads": 2},
+        text_config=text_config(
+            "granite4_vision_text", **scales, residual_multiplier=0.5, **values
+        ),
+        qformer_config={
+            "model_type": "blip_2_qformer",
+            "num_hidden_layers": 1,
+            "intermediate_size": 96,
+            "cross_attention_frequency": 1,
+        },
+        image_token_index=LLAVA_SPECIALS.index("<image>"),
+        image_grid_pinpoints=PINPOINTS,
+        vision_feature_select_strategy=strategy,
+        downsample_rate=rate,
+        deepstack_layer_map=[[-1, 1], [-3, 0]],
+        spatial_target_layers=[1, 9],
+        spatial_vision_layer=-2,
+    )
+    size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
+    processor = hf.Granite4VisionProcessor(
+        image_processor=hf.LlavaNextImageProcessorPil(
+            size=size, crop_size=size, image_grid_pinpoints=PINPOINTS
+        ),
+        tokenizer=words,
+        chat_template=LLAVA_TEMPLATE,
+        patch_size=PATCH,
+        vision_feature_select_strategy=strategy,
+        num_additional_image_tokens=int(tower == "clip"),
+        image_token="<image>",
+        downsample_rate=rate,
+    )
+    model = randomize(hf.Granite4VisionForConditionalGeneration(config), seed)
+    return _save(model, processor, folder)
+
+
 def llava_onevision(
     folder: Path, *, tower: str = "siglip", text: str = "qwen2", seed: int = 1, **values: Any
 ) -> Path:
@@ -510,6 +556,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
         folder, video=True, text="llama", vision_feature_layer=[-2, 0]
     ),
     "llava-onevision": llava_onevision,
+    "granite4-vision": granite4_vision,
     "vipllava": vipllava,
     "internvl": internvl,
     "qwen2-vl": qwen2_vl,

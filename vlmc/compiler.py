@@ -220,7 +220,9 @@ def build(
         lay_trial(trial, parts)
         seal(trial, draft)
         reference = (
-            Reference(source.folder, index, facts.images, family.plain_image) if compare else None
+            Reference(source.folder, index, facts.images, family.plain_image, facts.deepstack)
+            if compare
+            else None
         )
         check(trial, questions, reference, _gates(recipe), tokens=tokens, exact=exact, out=folder)
         shutil.rmtree(trial)

@@ -1,4 +1,6 @@
-"""Exports models at their published size, with no weights: ``python -m tests.benchmarks.real_size``.
+"""Exports models at their published size, without weights.
+
+``python -m tests.benchmarks.real_size [NAME...]``
 
 Each of ``tests/data/configs`` that is named (all of ``REAL_SIZE`` otherwise) is built on tensors
 that hold no data, exported and simplified in a process of its own. Prints, for each, the seconds

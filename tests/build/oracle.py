@@ -83,7 +83,10 @@ class Oracle:
             features = []
             if pictures:
                 given = {key: inputs[key] for key in IMAGE_INPUTS if key in inputs}
-                found = feature_rows(self.model.get_image_features(**given, return_dict=True))
+                found = feature_rows(
+                    self.model.get_image_features(**given, return_dict=True),
+                    self.model.config.get_text_config().num_hidden_layers,
+                )
                 apart = len(found) >= len(pictures)
                 token = self.model.config.image_token_id
                 features = (
@@ -111,14 +114,19 @@ class Oracle:
         )
 
 
-def feature_rows(made: Any) -> Any:
+def feature_rows(made: Any, layers: int) -> Any:
     """What ``get_image_features`` gives for each picture, deep-stack features beside the rest."""
     import torch
 
     deep = getattr(made, "deepstack_features", None)
     if not deep:
         return made.pooler_output
-    return [torch.cat(parts, dim=-1) for parts in zip(made.pooler_output, *deep, strict=True)]
+    first = made.pooler_output
+    if first is None:
+        # Granite 4 Vision: layers with their parts; an image token itself is nothing.
+        deep = [parts for layer, parts in dict(deep).items() if layer < layers]
+        first = [torch.zeros_like(part) for part in deep[0]]
+    return [torch.cat(parts, dim=-1) for parts in zip(first, *deep, strict=True)]
 
 
 def split(ids: Any, image_token: int, found: Any) -> list[np.ndarray]:

@@ -1,6 +1,7 @@
 """The model families: one row each."""
 
 from vlmc.families import (
+    granite4_vision,
     idefics3,
     internvl,
     llava,
@@ -21,6 +22,7 @@ _ROWS = (
     llava_next.FAMILY,
     llava_next_video.FAMILY,
     llava_onevision.FAMILY,
+    granite4_vision.FAMILY,
     internvl.FAMILY,
     qwen2_vl.FAMILY,
     qwen2_5_vl.FAMILY,

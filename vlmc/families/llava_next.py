@@ -44,6 +44,7 @@ def anyres_facts(
     image_token: int,
     kind: str = NEXT,
     most_tiles: int | None = None,
+    rows: int | None = None,
 ) -> ModelFacts:
     """What a plan needs of a model that reads pictures in tiles and as a whole.
 
@@ -53,6 +54,7 @@ def anyres_facts(
         image_token: The placeholder's id where the configuration does not say.
         kind: Class of the image processor.
         most_tiles: Features of more tiles are shrunk; None: never.
+        rows: Feature rows along a side of a tile, where they are not the tower's patches.
 
     Raises:
         VlmcError: Its tower is of another kind or keeps tokens that are no patches, or its
@@ -69,7 +71,7 @@ def anyres_facts(
     images = anyres_spec(
         image_processor,
         side=tower.side,
-        rows=tower.grid,
+        rows=tower.grid if rows is None else rows,
         pinpoints=RESOLUTIONS[kind] if given is None else given,
         kind=kind,
         most_tiles=most_tiles,

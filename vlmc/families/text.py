@@ -37,6 +37,7 @@ TEXT_DEFAULTS = {
     "gemma": TextDefaults(28, 3072, 16, 256000, 8192, 24576, 16, 256, tied=True),
     "gemma2": TextDefaults(26, 2304, 8, 256000, 8192, 9216, 4, 256, tied=True),
     "granite": TextDefaults(32, 4096, 32, 32000, 2048, 11008),
+    "granite4_vision_text": TextDefaults(32, 4096, 32, 32000, 2048, 11008),
     "llama": TextDefaults(32, 4096, 32, 32000, 2048, 11008),
     "mistral": TextDefaults(32, 4096, 32, 32000, 131072, 14336, 8),
     "olmo2": TextDefaults(32, 4096, 32, 50304, 2048, 11008),

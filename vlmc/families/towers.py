@@ -5,6 +5,7 @@ Imported lazily by the families' ``vision`` functions, because it needs torch at
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import copy
 from typing import Any
 
@@ -132,6 +133,32 @@ class BlendedImageFeatures(nn.Module):
         for corner in (1, 2, 3):
             blended = blended + rows[packing[:, corner]] * shares[:, corner, None]
         return blended
+
+
+class PackedDeepstackFeatures(nn.Module):
+    """As ``PackedImageFeatures``, once for each layer of the decoder that takes features.
+
+    Args:
+        model: The model.
+        sources: For each such layer, the tower's layer and the projector that reads it.
+    """
+
+    def __init__(self, model: Any, sources: Sequence[tuple[int, nn.Module]]) -> None:
+        super().__init__()
+        self.model = model
+        self.layers = [layer for layer, _ in sources]
+        self.projectors = nn.ModuleList(projector for _, projector in sources)
+
+    def forward(self, pixel_values: Tensor, packing: Tensor) -> tuple[Tensor, Tensor]:
+        """image_features [tokens, hidden], all zero, and deepstack_features."""
+        config, inner = self.model.config, self.model.model
+        states = inner.vision_tower(pixel_values, output_hidden_states=self.layers).hidden_states
+        first = int(config.vision_feature_select_strategy == "default")
+        added = []
+        for layer, projector in zip(self.layers, self.projectors, strict=True):
+            rows = projector(states[layer][:, first:]).flatten(0, 1)
+            added.append(torch.cat([rows, inner.image_newline[None]])[packing])
+        return torch.zeros_like(added[0]), torch.stack(added, dim=1)
 
 
 class OneSegment:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,12 @@ class Reference:
     """A transformers model and processor over a checkpoint folder, never whole in memory."""
 
     def __init__(
-        self, folder: Path, index: Mapping[str, TensorRef], images: ImageSpec, plain_image: str
+        self,
+        folder: Path,
+        index: Mapping[str, TensorRef],
+        images: ImageSpec,
+        plain_image: str,
+        deepstack: Collection[int] = (),
     ) -> None:
         """Builds model and processor.
 
@@ -71,6 +76,7 @@ class Reference:
         self.processor = _processor(folder, images.options)
         self.images = images
         self.plain_image = plain_image
+        self.deepstack = deepstack
 
     def answer(
         self, messages: Sequence[Json], pictures: Sequence[Any], max_new_tokens: int
@@ -129,13 +135,26 @@ class Reference:
         given = {key: inputs[key] for key in _IMAGE_INPUTS if key in inputs}
         made = self.model.get_image_features(**given, return_dict=True)
         # One tensor for each picture, for each of its tiles, or for all; deep-stack ones beside.
-        found = [made.pooler_output, *(getattr(made, "deepstack_features", None) or ())]
+        found = _parts(made, self.deepstack)
         columns = [np.concatenate([part.float().numpy() for part in parts]) for parts in found]
         rows = np.concatenate(columns, axis=-1)
         # Without a template, the processor was given them one by one.
         among = len(pictures) if self.processor.chat_template is not None else 1
         counts = [image_tokens(p.height, p.width, self.images, count=among) for p in pictures]
         return np.split(rows, np.cumsum(counts)[:-1])
+
+
+def _parts(made: Any, deepstack: Collection[int]) -> list[Any]:
+    """Image features, and those that layers of the decoder add, picture by picture each."""
+    import torch
+
+    deep = getattr(made, "deepstack_features", None) or ()
+    if made.pooler_output is not None:
+        return [made.pooler_output, *deep]
+    # Granite 4 Vision: layers with their parts, the last of several counts; nothing comes first.
+    added = {layer: parts for layer, parts in deep if layer in deepstack}
+    some = next(iter(added.values()))
+    return [[torch.zeros_like(part) for part in some], *added.values()]
 
 
 def _processor(folder: Path, image_options: Json) -> Any:
