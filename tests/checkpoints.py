@@ -236,6 +236,60 @@ def internvl(
     return _save_parts(model, images, words, folder, InternVLProcessor=settings)
 
 
+AYA_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}<|START_OF_TURN_TOKEN|>{{ message['role'] }}:"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}<image>"
+    "{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}<|END_OF_TURN_TOKEN|>"
+    "{% endfor %}{% if add_generation_prompt %}<|START_OF_TURN_TOKEN|>assistant:{% endif %}"
+)
+COHERE_SPECIALS = ["<PAD>", "<UNK>", "<BOS_TOKEN>", "<|START_OF_TURN_TOKEN|>"]
+COHERE_SPECIALS += ["<|END_OF_TURN_TOKEN|>", "<|START_OF_IMG|>", "<|END_OF_IMG|>"]
+COHERE_SPECIALS += ["<|IMG_PATCH|>", "<|IMG_LINE_BREAK|>"]
+
+
+def aya_vision(
+    folder: Path,
+    *,
+    text: str = "cohere2",
+    seed: int = 1,
+    tower: dict[str, Any] | None = None,
+    marks: tuple[str, ...] = ("TILE_GLOBAL", *(f"TILE_{number}" for number in range(1, 5))),
+    feature_layer: int | list[int] = -1,
+    adapter: int | None = None,
+    **values: Any,
+) -> Path:
+    """An Aya Vision of up to six tiles, four tokens each; the names of some are no tokens."""
+    import transformers as hf
+
+    specials = [*COHERE_SPECIALS, *marks]
+    words = tokenizer(specials, bos="<BOS_TOKEN>", eos="<|END_OF_TURN_TOKEN|>", template=None)
+    values.setdefault("vocab_size", len(words))
+    if text == "cohere2":
+        layers = ["sliding_attention", "full_attention"]
+        values = {"sliding_window": 24, "layer_types": layers, **values}
+    config = hf.AyaVisionConfig(
+        vision_config=_tower("siglip") | (tower or {}),
+        text_config=text_config(text, **{"eos_token_id": 4, **values}),
+        image_token_index=specials.index("<|IMG_PATCH|>"),
+        vision_feature_layer=feature_layer,
+    )
+    if adapter is not None:
+        config.alignment_intermediate_size = adapter
+    processor = hf.AyaVisionProcessor(
+        image_processor=hf.GotOcr2ImageProcessorPil(
+            size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}, max_patches=6
+        ),
+        tokenizer=words,
+        patch_size=PATCH,
+        downsample_factor=2,
+        img_size=IMAGE_SIZE,
+        chat_template=AYA_TEMPLATE,
+    )
+    model = randomize(hf.AyaVisionForConditionalGeneration(config), seed)
+    return _save(model, processor, folder)
+
+
 PINPOINTS = [[28, 56], [56, 28], [56, 56], [84, 28], [28, 84]]
 
 
@@ -563,4 +617,5 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "qwen2.5-vl": qwen2_5_vl,
     "qwen3-vl": qwen3_vl,
     "idefics3": idefics3,
+    "aya-vision": aya_vision,
 }

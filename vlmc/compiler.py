@@ -119,7 +119,7 @@ def build(
         facts.image_token_id,
         facts.text.vocab,
         plain_image=family.plain_image,
-        image_layout=family.image_layout,
+        image_layout=facts.image_layout,
         image_frame=family.image_frame,
     )
     generation = read_generation(checkpoint.config, checkpoint.generation)

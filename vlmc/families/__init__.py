@@ -1,6 +1,7 @@
 """The model families: one row each."""
 
 from vlmc.families import (
+    aya_vision,
     granite4_vision,
     idefics3,
     internvl,
@@ -28,6 +29,7 @@ _ROWS = (
     qwen2_5_vl.FAMILY,
     qwen3_vl.FAMILY,
     idefics3.FAMILY,
+    aya_vision.FAMILY,
 )
 FAMILIES: dict[str, Family] = {row.name: row for row in _ROWS}
 

@@ -34,6 +34,7 @@ class TextDefaults:
 
 TEXT_DEFAULTS = {
     "cohere": TextDefaults(40, 8192, 64, 256000, 8192, 22528, tied=True),
+    "cohere2": TextDefaults(40, 8192, 64, 256000, 8192, 22528, tied=True),
     "gemma": TextDefaults(28, 3072, 16, 256000, 8192, 24576, 16, 256, tied=True),
     "gemma2": TextDefaults(26, 2304, 8, 256000, 8192, 9216, 4, 256, tied=True),
     "granite": TextDefaults(32, 4096, 32, 32000, 2048, 11008),
