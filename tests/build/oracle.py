@@ -69,10 +69,12 @@ class Oracle:
 
     def rows(self, found: Any, pictures: list[Any]) -> list[np.ndarray]:
         """The features of each picture, which transformers may give in one, or tile by tile."""
-        counts = []
+        counts, shown = [], len(pictures)
         for one in pictures:
-            alone = self.processor(text=[self.processor.image_token], images=[one])
-            counts.append(list(alone["input_ids"][0]).count(self.model.config.image_token_id))
+            # As often as there are pictures: among others, a picture may have fewer features.
+            text = [self.processor.image_token * shown]
+            alone = self.processor(text=text, images=[[one] * shown])["input_ids"][0]
+            counts.append(list(alone).count(self.model.config.image_token_id) // shown)
         together = np.concatenate([part.numpy() for part in found])
         assert sum(counts) == len(together)
         return np.split(together, np.cumsum(counts)[:-1])
