@@ -24,6 +24,7 @@ REAL_SIZE = (
     "llava-v1.6-mistral-7b",
     "llava-onevision-0.5b",
     "granite-vision-3.2-2b",
+    "granite-vision-4.1-4b",
     "qwen2.5-vl-3b",
     "internvl3-1b",
     "smolvlm-256m",

@@ -416,6 +416,7 @@ def test_qwen2_5_vl_vision_is_that_of_transformers(attention: str, tmp_path: Pat
         ("vip-llava-7b", 576, 32, 128),
         ("llava-onevision-0.5b", 729, 2, 64),
         ("granite-vision-3.2-2b", 729, 8, 64),
+        ("granite-vision-4.1-4b", 144, 8, 64),
         ("llava-v1.6-mistral-7b", 576, 8, 128),
         ("llava-v1.6-vicuna-7b", 576, 32, 128),
         ("internvl3-1b", 256, 2, 64),

@@ -197,6 +197,12 @@ def test_an_unfinished_download_is_noticed_offline(hub: Hub, model: Path, tmp_pa
             ["800.0 MiB"],
         ),
         (
+            "granite-vision-4.1-4b",
+            "ibm-granite/granite-vision-4.1-4b",
+            "granite-vision-4.1-4b",
+            ["320.0 MiB"],
+        ),
+        (
             "llava-v1.6-mistral-7b",
             "llava-hf/llava-v1.6-mistral-7b-hf",
             "llava-v1.6-mistral-7b",
