@@ -6,6 +6,7 @@ import pytest
 from tests.build.questions import PLAIN, QUESTIONS
 from tests.build.variants import VARIANTS
 from tests.checkpoints import MAKERS
+from tests.evidence import family_of
 
 pytestmark = pytest.mark.build
 TOLERANCE = 1e-4
@@ -46,6 +47,7 @@ def compare(workshop, name, question, *overrides):
 def test_any_split_and_chunk_size_answers_as_transformers(workshop, name, overrides):
     for question in PLAIN:
         compare(workshop, name, question, *overrides)
+    assert workshop.model(name, *overrides).manifest.family == family_of(name)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
