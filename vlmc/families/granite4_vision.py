@@ -135,7 +135,7 @@ def vision(model: nn.Module) -> nn.Module:
     features ``[tokens, hidden]``, all zero, and what layers of the decoder add, ``[tokens, layers,
     hidden]``. Mirrors ``Granite4VisionModel.get_image_features``.
     """
-    from vlmc.families.towers import PackedDeepstackFeatures
+    from vlmc.families.anyres_towers import PackedDeepstackFeatures
 
     inner: Any = model.model
     config: Any = model.config

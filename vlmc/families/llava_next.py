@@ -97,7 +97,7 @@ def vision(model: nn.Module) -> nn.Module:
     Takes tiles float ``[tiles, 3, S, S]`` and the order of their rows int64 ``[tokens]``, gives
     features ``[tokens, hidden]``. Mirrors ``LlavaNextModel.get_image_features``.
     """
-    from vlmc.families.towers import PackedImageFeatures
+    from vlmc.families.anyres_towers import PackedImageFeatures
 
     return PackedImageFeatures(model)
 

@@ -82,7 +82,7 @@ def vision(model: nn.Module) -> nn.Module:
     ``[tokens, 4]`` with a share of each float ``[tokens, 4]``; gives features ``[tokens,
     hidden]``. Mirrors ``LlavaOnevisionModel.get_image_features``.
     """
-    from vlmc.families.towers import BlendedImageFeatures
+    from vlmc.families.anyres_towers import BlendedImageFeatures
 
     return BlendedImageFeatures(model)
 
