@@ -81,3 +81,20 @@ def test_rows_of_different_layouts_are_answered_together(workshop, name, split):
 def test_other_checkpoints_answer_as_transformers(workshop, name):
     for question in ("no image", "three images"):
         compare(workshop, name, question)
+
+
+def test_without_a_template_pictures_are_taken_one_by_one(workshop):
+    import torch
+
+    from tests.build.oracle import Oracle
+
+    asked = QUESTIONS["two before"]
+    pictures = asked.pictures()
+    oracle = Oracle(workshop.checkpoint("llava-onevision-plain"))
+    text = "<image>\n" * len(pictures) + asked.words
+    inputs = oracle.processor(text=[text], images=pictures, return_tensors="pt")
+    expected = oracle.continue_(inputs, [], torch)
+    model = workshop.model("llava-onevision-plain")
+    found = model.generate(prompt=asked.words, images=pictures, max_new_tokens=24)
+    assert list(found.prompt_token_ids) == expected.prompt_token_ids
+    assert list(found.token_ids) == expected.token_ids
