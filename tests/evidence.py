@@ -16,7 +16,7 @@ MEASURED = {"the demo model": ROOT / "vlmc" / "demo" / "model"}
 
 def family_of(checkpoint: str) -> str:
     """The family that a row of ``MAKERS`` is named after; the parity tests hold it to that."""
-    named = [name for name in FAMILIES if f"{checkpoint}-".startswith(f"{name}-")]
+    named = [name for name in FAMILIES if checkpoint.startswith(name)]
     if not named:
         raise ValueError(f"no family's name begins '{checkpoint}'")
     return max(named, key=len)
