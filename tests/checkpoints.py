@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,14 @@ SMOLVLM_TEMPLATE = (
 )
 
 
-def tokenizer(specials: list[str], *, bos: str | None, eos: str, template: str | None) -> Any:
+def tokenizer(
+    specials: list[str],
+    *,
+    bos: str | None,
+    eos: str,
+    template: str | None,
+    sentences: Sequence[str] = (),
+) -> Any:
     """A byte-level BPE tokenizer of about 400 tokens, wrapped for transformers."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
@@ -67,7 +74,7 @@ def tokenizer(specials: list[str], *, bos: str | None, eos: str, template: str |
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    made.train_from_iterator(SENTENCES, trainer)
+    made.train_from_iterator([*SENTENCES, *sentences], trainer)
     if bos is not None:
         made.post_processor = processors.TemplateProcessing(
             single=f"{bos} $A", pair=f"{bos} $A $B", special_tokens=[(bos, specials.index(bos))]
@@ -540,9 +547,14 @@ def qwen2_5_vl(folder: Path, *, seed: int = 1, window: int = 4) -> Path:
 
 
 def qwen3_vl(
-    folder: Path, *, seed: int = 1, tied: bool = False, deepstack: tuple[int, ...] = (0, 2)
+    folder: Path,
+    *,
+    seed: int = 1,
+    tied: bool = False,
+    deepstack: tuple[int, ...] = (0, 2),
+    experts: int = 0,
 ) -> Path:
-    """A Qwen3-VL whose decoder adds features in two of its three layers."""
+    """A Qwen3-VL whose decoder adds features in two of its three layers, maybe with experts."""
     import transformers as hf
 
     words = tokenizer(QWEN_SPECIALS, bos=None, eos="<|im_end|>", template=CHATML)
@@ -552,10 +564,22 @@ def qwen3_vl(
         "mrope_section": [4, 3, 3],
         "mrope_interleaved": True,
     }
+    mixed = {
+        "num_experts": experts,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 24,
+        "mlp_only_layers": [1],
+    }
     text = text_config(
-        "qwen3_vl_text", len(words), rope_parameters=rotary, num_hidden_layers=3, head_dim=20
+        "qwen3_vl_moe_text" if experts else "qwen3_vl_text",
+        len(words),
+        rope_parameters=rotary,
+        num_hidden_layers=3,
+        head_dim=20,
+        tie_word_embeddings=tied,
+        **(mixed if experts else {}),
     )
-    config = hf.Qwen3VLConfig(
+    config = (hf.Qwen3VLMoeConfig if experts else hf.Qwen3VLConfig)(
         vision_config={
             "depth": 3,
             "hidden_size": 48,
@@ -576,8 +600,129 @@ def qwen3_vl(
     images = hf.Qwen2VLImageProcessorPil(
         patch_size=PATCH, size={"shortest_edge": 4 * 14 * 14, "longest_edge": 40 * 14 * 14}
     )
-    model = randomize(hf.Qwen3VLForConditionalGeneration(config), seed)
+    made = hf.Qwen3VLMoeForConditionalGeneration if experts else hf.Qwen3VLForConditionalGeneration
+    return _save_parts(randomize(made(config), seed), images, words, folder)
+
+
+GLM_SPECIALS = [
+    "<|endoftext|>",
+    "[gMASK]",
+    "<sop>",
+    "<|user|>",
+    "<|assistant|>",
+    "<|image|>",
+    "<|begin_of_image|>",
+    "<|end_of_image|>",
+    "<|video|>",
+    "<|begin_of_video|>",
+    "<|end_of_video|>",
+]
+GLM_TEMPLATE = (
+    "[gMASK]<sop>{% for message in messages %}<|{{ message['role'] }}|>\n"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}"
+    "<|begin_of_image|><|image|><|end_of_image|>{% else %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}{% endif %}{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+
+
+def glm4v(folder: Path, *, seed: int = 1, **values: Any) -> Path:
+    """A GLM-4.1V that rotates half of each head."""
+    import transformers as hf
+
+    words = tokenizer(GLM_SPECIALS, bos=None, eos="<|endoftext|>", template=GLM_TEMPLATE)
+    rotary = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}
+    rotary["mrope_section"] = [2, 1, 1]
+    ends = {"eos_token_id": 0}
+    text = text_config("glm4v_text", len(words), rope_parameters=rotary, **ends | values)
+    ids = ("image", "image_start", "image_end", "video", "video_start", "video_end")
+    named = {
+        f"{name}_token_id": GLM_SPECIALS.index(token)
+        for name, token in zip(ids, GLM_SPECIALS[5:], strict=True)
+    }
+    config = hf.Glm4vConfig(
+        vision_config={
+            "depth": 2,
+            "hidden_size": 48,
+            "out_hidden_size": 64,
+            "intermediate_size": 80,
+            "num_heads": 3,
+            "patch_size": PATCH,
+            "image_size": 5 * PATCH,
+        },
+        text_config=text,
+        **named,
+    )
+    images = hf.Glm4vImageProcessorPil(
+        patch_size=PATCH, size={"shortest_edge": 8 * 14 * 14, "longest_edge": 80 * 14 * 14}
+    )
+    model = randomize(hf.Glm4vForConditionalGeneration(config), seed)
     return _save_parts(model, images, words, folder)
+
+
+PIXTRAL_SPECIALS = [
+    "<pad>",
+    "<s>",
+    "</s>",
+    "[INST]",
+    "[/INST]",
+    "[IMG]",
+    "[IMG_BREAK]",
+    "[IMG_END]",
+]
+PIXTRAL_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{% if message['role'] == 'user' %}{{ '[INST]' }}{% endif %}"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}{{ '[IMG]' }}"
+    "{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}"
+    "{{ '[/INST]' if message['role'] == 'user' else eos_token }}{% endfor %}"
+)
+
+
+def pixtral(
+    folder: Path,
+    *,
+    merge: int = 1,
+    patch: int = PATCH,
+    layer: int | list[int] = -1,
+    seed: int = 1,
+    **values: Any,
+) -> Path:
+    """A Pixtral, or with ``merge`` patches a side to a token a Mistral 3."""
+    import transformers as hf
+
+    words = tokenizer(PIXTRAL_SPECIALS, bos="<s>", eos="</s>", template=PIXTRAL_TEMPLATE)
+    tower = {
+        "model_type": "pixtral",
+        "image_size": 12 * patch,
+        "patch_size": patch,
+        "hidden_size": 48,
+        "intermediate_size": 64,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 3,
+    }
+    given = {
+        "vision_config": tower,
+        "text_config": text_config("mistral", len(words), **{"head_dim": 20, **values}),
+        "image_token_index": PIXTRAL_SPECIALS.index("[IMG]"),
+        "vision_feature_layer": layer,
+    }
+    if merge > 1:
+        config = hf.Mistral3Config(spatial_merge_size=merge, tie_word_embeddings=False, **given)
+        model = hf.Mistral3ForConditionalGeneration(config)
+    else:
+        config = hf.LlavaConfig(vision_feature_select_strategy="full", **given)
+        model = hf.LlavaForConditionalGeneration(config)
+    images = hf.PixtralImageProcessorPil(
+        size={"longest_edge": 12 * patch}, patch_size={"height": patch, "width": patch}
+    )
+    _save_parts(randomize(model, seed), images, words, folder)
+    # Its processor class asks for torchvision.
+    settings = {"patch_size": patch, "spatial_merge_size": merge}
+    settings |= {"processor_class": "PixtralProcessor", "image_token": "[IMG]"}
+    (folder / "processor_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    return folder
 
 
 def _save(model: Any, processor: Any, folder: Path) -> Path:
@@ -600,6 +745,18 @@ def _save_parts(model: Any, images: Any, words: Any, folder: Path, **processors:
     return folder
 
 
+def _bidirectional(name: str, **values: Any) -> Callable[[Path], Path]:
+    """A maker of the other file, which builds on this one."""
+
+    def make(folder: Path) -> Path:
+        from tests import bidirectional_checkpoints
+
+        made: Path = getattr(bidirectional_checkpoints, name)(folder, **values)
+        return made
+
+    return make
+
+
 MAKERS: dict[str, Callable[[Path], Path]] = {
     "llava-clip-llama": llava,
     "llava-siglip-mistral": lambda folder: llava(
@@ -616,6 +773,14 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "qwen2-vl": qwen2_vl,
     "qwen2.5-vl": qwen2_5_vl,
     "qwen3-vl": qwen3_vl,
+    "qwen3-vl-moe": lambda folder: qwen3_vl(folder, experts=5),
+    "glm4v": glm4v,
+    "pixtral": pixtral,
+    # transformers fails on a picture of a single merged patch.
+    "mistral3": lambda folder: pixtral(folder, merge=2, patch=2),
     "idefics3": idefics3,
+    "gemma3": _bidirectional("gemma3"),
+    "paligemma": _bidirectional("paligemma"),
+    "paligemma2": _bidirectional("paligemma", text="gemma2"),
     "aya-vision": aya_vision,
 }

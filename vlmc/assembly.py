@@ -64,6 +64,7 @@ def draft_of(
         "programs": programs,
         "limits": plan.limits,
         "positions": plan.facts.positions,
+        "masks": plan.facts.masks,
         "generation": generation,
         "backend": plan.recipe.compile.backend,
         "target": {},
@@ -80,6 +81,8 @@ def plain(value: object) -> object:
     """A draft as JSON values, for a cache key."""
     if isinstance(value, Frozen):
         return value.model_dump(mode="json")
+    if isinstance(value, tuple):
+        return [plain(item) for item in value]
     return {k: plain(v) for k, v in value.items()} if isinstance(value, Mapping) else value
 
 

@@ -55,6 +55,8 @@ _EXPORTERS = ("torch", "transformers", "onnxscript", "onnx-ir", "onnx")
 _SIMPLIFIERS = ("onnxscript", "onnx-ir", "onnx", "onnxsim")
 _RUNTIME = ("onnxruntime", "numpy", "pillow", "tokenizers", "jinja2")
 _TOOLS = tuple(sorted({*_EXPORTERS, *_SIMPLIFIERS, *_RUNTIME}))
+# Sizes of a bias's free dimensions while tracing start here: unlike any other.
+_BIAS_SIZES = 70
 # Room a golden question's words and template are given, in tokens.
 _WORDS = 96
 
@@ -121,6 +123,8 @@ def build(
         plain_image=family.plain_image,
         image_layout=facts.image_layout,
         image_frame=family.image_frame,
+        frame=family.frame,
+        extra_tokens=family.extra_tokens,
     )
     generation = read_generation(checkpoint.config, checkpoint.generation)
     loaded = workspace.step(
@@ -144,6 +148,7 @@ def build(
         options={
             "family": family.name,
             "ctx-len": _rotary_length(checkpoint.config, plan),
+            "masks": [mask.model_dump(mode="json") for mask in facts.masks],
             "ties": json_digest(weights) if _tie_is_in_doubt(checkpoint.config, index) else None,
         },
         libraries=["torch", "transformers"],
@@ -220,7 +225,7 @@ def build(
         lay_trial(trial, parts)
         seal(trial, draft)
         reference = (
-            Reference(source.folder, index, facts.images, family.plain_image, facts.deepstack)
+            Reference(source.folder, index, facts.images, prompt.plain_image, facts.deepstack)
             if compare
             else None
         )
@@ -287,7 +292,12 @@ def graph_specs(plan: Plan) -> tuple[GraphSpec, GraphSpec]:
         facts.multiples,
     )
     inputs, outputs = language_interface(facts, "ctx", plan.storage)
-    return vision, GraphSpec("language", inputs, outputs)
+    biases = {mask.input for mask in facts.masks}
+    free = [d for t in inputs if t.name in biases for d in t.shape if isinstance(d, str)]
+    sizes = {
+        name: _BIAS_SIZES + at for at, name in enumerate(dict.fromkeys(free)) if name != "batch"
+    }
+    return vision, GraphSpec("language", inputs, outputs, sizes)
 
 
 def _need_build_extra() -> None:
@@ -326,6 +336,8 @@ def _questions(plan: Plan, answer: int) -> list[Question]:
     """The golden questions that fit: every picture's tokens, and room for words and answer."""
     fitting = []
     for question in QUESTIONS:
+        if plan.family.frame is not None and not question.sizes:
+            continue
         tokens = sum(plan.image_tokens(height, width) for width, height in question.sizes)
         if len(question.sizes) <= plan.limits.max_images and (
             tokens + _WORDS + answer <= plan.limits.ctx_len

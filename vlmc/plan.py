@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from vlmc.backends import BACKENDS
 from vlmc.bundle.manifest import ElementType, Limits, TensorSpec, present_name
 from vlmc.errors import VlmcError
-from vlmc.families import by_model_type
+from vlmc.families import by_config
 from vlmc.families.spec import Checkpoint, Family, ModelFacts, WeightCounts
 from vlmc.recipe import Recipe
 from vlmc.schema import CachePrecision, LanguagePrecision, VisionPrecision, lookup
@@ -86,7 +86,7 @@ def resolve(
         VlmcError: The model cannot be served, or cannot do what the recipe asks.
     """
     try:
-        family = by_model_type(str(checkpoint.config.get("model_type")), at="config.json")
+        family = by_config(checkpoint.config, at="config.json")
         facts = family.facts(checkpoint)
     except VlmcError as error:
         raise error.located(model_at) from error
@@ -101,7 +101,8 @@ def resolve(
     storage = _storage(recipe, facts)
     settled = _settled(recipe, limits, storage)
     text = facts.text
-    per_position = 2 * text.layers * text.kv_heads * storage.cache_width
+    layers = text.layers - len(facts.states)
+    per_position = 2 * layers * text.kv_heads * storage.cache_width
     element = 2 if storage.kv_cache == "fp16" else 4
     return Plan(
         recipe=settled,
@@ -250,11 +251,17 @@ def language_interface(
         _spec("total_length", "int32", ()),
         *deep,
     ]
+    for mask in facts.masks:
+        if mask.input is not None:
+            sizes = f"{mask.input}_step", f"{mask.input}_total"
+            inputs.append(_spec(mask.input, "float32", ("batch", 1, *sizes)))
     outputs = [_spec("logits", "float32", ("batch", text.vocab))]
-    for layer in range(text.layers):
-        for kind in ("key", "value"):
-            inputs.append(_spec(f"past_{kind}.{layer}", cache, block))
-            outputs.append(_spec(f"present_{kind}.{layer}", cache, block))
+    states: dict[int, Shape] = {one.layer: ("batch", *one.shape) for one in facts.states}
+    for kind, layer in facts.memory():
+        shape = states.get(layer, block)
+        held: ElementType = "float32" if layer in states else cache
+        inputs.append(_spec(f"past_{kind}.{layer}", held, shape))
+        outputs.append(_spec(f"present_{kind}.{layer}", held, shape))
     return tuple(inputs), tuple(outputs)
 
 

@@ -75,8 +75,21 @@ class Workshop:
             lambda: load(self.build(name, *overrides).bundle, threads=1, spin=False),
         )
 
+    def refused(self, name: str, question: str) -> bool:
+        """Whether transformers refuses it: turns without a template, or no picture at all."""
+        try:
+            self.expected(name, question)
+        except ValueError:
+            if self.oracle(name).processor.chat_template and QUESTIONS[question].shown:
+                raise
+            return True
+        return False
+
+    def oracle(self, name: str) -> Oracle:
+        return self.get(("oracle", name), lambda: Oracle(self.checkpoint(name)))
+
     def expected(self, name: str, question: str) -> Expected:
-        oracle = self.get(("oracle", name), lambda: Oracle(self.checkpoint(name)))
+        oracle = self.oracle(name)
         asked = QUESTIONS[question]
         return self.get(
             ("expected", name, question), lambda: oracle.answer(asked.messages, asked.pictures())

@@ -44,10 +44,22 @@ class Oracle:
         )
         self.model = model.eval()
         self.processor = make_processor(folder)
+        self.image_text = getattr(self.processor, "image_token", "")
 
     def answer(self, messages: list[dict[str, Any]], pictures: list[Any]) -> Expected:
-        """``pictures`` are PIL images, in the order of the messages' image parts."""
+        """``pictures`` are PIL images, in the order of the messages' image parts.
+
+        Raises:
+            ValueError: The processor takes no such question.
+        """
         import torch
+
+        if self.processor.chat_template is None:
+            if len(messages) > 1:
+                raise ValueError("turns are a template's")
+            text = "".join(part.get("text", self.image_text) for part in messages[0]["content"])
+            given = {"text": [text], "images": pictures or None, "return_tensors": "pt"}
+            return self.continue_(self.processor(**given), pictures, torch)
 
         waiting = iter(pictures)
         filled = [
@@ -128,8 +140,9 @@ def feature_rows(made: Any, layers: int) -> Any:
 
 def make_processor(folder: Path) -> Any:
     """The folder's processor with the PIL image classes; Qwen2-VL's without its video part."""
-    from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, AutoTokenizer
-    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+    from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer
+
+    from vlmc.passes.processor_class import processor_class
 
     try:
         made = AutoProcessor.from_pretrained(folder, backend="pil", local_files_only=True)
@@ -138,7 +151,7 @@ def make_processor(folder: Path) -> Any:
     except (ImportError, ValueError) as error:
         if isinstance(error, ValueError) and "video processor" not in str(error):
             raise
-        known = PROCESSOR_MAPPING[type(AutoConfig.from_pretrained(folder))]
+        known = processor_class(folder)
 
     class WithoutVideo(known):  # type: ignore[misc, valid-type]
         def check_argument_for_proper_class(self, name: str, argument: Any) -> type:

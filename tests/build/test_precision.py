@@ -29,7 +29,9 @@ PRECISIONS = {
         "internvl",
         "qwen2-vl",
         "qwen2.5-vl",
+        "qwen3-vl-moe",
         "idefics3",
+        "gemma3",
         "narrow-heads",
     ],
 )

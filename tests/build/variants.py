@@ -11,7 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tests.bidirectional_checkpoints import gemma3, paligemma
 from tests.checkpoints import (
+    LLAVA_TEMPLATE,
     aya_vision,
     granite4_vision,
     idefics3,
@@ -213,6 +215,26 @@ def hub_internvl(folder: Path) -> Path:
     return folder
 
 
+def hub_gemma3(folder: Path) -> Path:
+    """As on the hub: few keys, names as of 4.50, stretched rotary, pan and scan that is null."""
+
+    def fewer(config: Json) -> None:
+        text = config["text_config"]
+        del text["layer_types"], text["rope_parameters"]
+        text.update(sliding_window_pattern=2, rope_scaling={"factor": 8.0, "rope_type": "linear"})
+
+    gemma3(folder, num_key_value_heads=1, hidden_size=48, intermediate_size=80)
+    resave(folder, {"model.language_model.": "language_model.model."}, "bfloat16")
+    edit(folder / "config.json", fewer)
+    processor = folder / "processor_config.json"
+    values = json.loads(processor.read_text(encoding="utf-8"))
+    images = values.pop("image_processor") | {"do_pan_and_scan": True, "do_convert_rgb": None}
+    images["image_processor_type"] = "Gemma3ImageProcessor"
+    processor.write_text(json.dumps(values), encoding="utf-8")
+    (folder / "preprocessor_config.json").write_text(json.dumps(images), encoding="utf-8")
+    return folder
+
+
 VARIANTS: dict[str, Callable[[Path], Path]] = {
     "biased-in-shards": biased_in_shards,
     "old-names": old_names,
@@ -258,6 +280,14 @@ VARIANTS: dict[str, Callable[[Path], Path]] = {
         folder, kind="smolvlm", split=False, tie_word_embeddings=True
     ),
     "hub-internvl": hub_internvl,
+    "hub-gemma3": hub_gemma3,
+    "paligemma2-chat": lambda folder: paligemma(
+        folder,
+        text="gemma2",
+        template=LLAVA_TEMPLATE,
+        layer_types=["full_attention", "sliding_attention"],
+        attn_logit_softcapping=None,
+    ),
     # An untied Qwen2, marks that are words, a wider projector, several layers back.
     "aya-vision-qwen2": lambda folder: aya_vision(
         folder, text="qwen2", marks=(), adapter=40, feature_layer=-2, tie_word_embeddings=False

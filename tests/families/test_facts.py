@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from vlmc.errors import VlmcError
-from vlmc.families import FAMILIES, by_model_type
+from vlmc.families import FAMILIES, by_config, by_model_type
 from vlmc.families.spec import Checkpoint, ModelFacts
 from vlmc.families.text import TEXT_DEFAULTS, text_facts, text_weights
 from vlmc.schema import Json
@@ -425,8 +425,13 @@ def test_qwen2_5_vl_vision_is_that_of_transformers(attention: str, tmp_path: Pat
         ("smolvlm-256m", 5 * 64 + 13, 3, 64),
         ("qwen2-vl-7b", 4, 4, 128),
         ("qwen2.5-vl-3b", 4, 2, 128),
-        ("aya-vision-8b", 169 + 3, 8, 128),
         ("qwen3-vl-2b", 64, 8, 128),
+        ("aya-vision-8b", 169 + 3, 8, 128),
+        ("pixtral-12b", 2, 8, 128),
+        ("mistral-small-3.1", 2, 8, 128),
+        ("glm-4.1v-9b", 8, 2, 128),
+        ("gemma-3-4b-it", 256, 4, 256),
+        ("paligemma-3b-mix-224", 256, 1, 256),
     ],
 )
 def test_published_models(name: str, tokens: int, kv_heads: int, head_dim: int) -> None:
@@ -434,7 +439,7 @@ def test_published_models(name: str, tokens: int, kv_heads: int, head_dim: int) 
     from transformers import AutoConfig, AutoModelForImageTextToText
 
     read = read_checkpoint(CONFIGS / name, tokenizer=False)
-    found = by_model_type(str(read.config["model_type"])).facts(read)
+    found = by_config(read.config).facts(read)
     assert found.min_image_tokens == tokens
     assert (found.text.kv_heads, found.text.head_dim) == (kv_heads, head_dim)
     with torch.device("meta"):
@@ -459,7 +464,12 @@ def test_published_models(name: str, tokens: int, kv_heads: int, head_dim: int) 
         "qwen2-vl-7b",
         "qwen2.5-vl-3b",
         "qwen3-vl-2b",
+        "pixtral-12b",
+        "mistral-small-3.1",
+        "glm-4.1v-9b",
         "smolvlm-256m",
+        "gemma-3-4b-it",
+        "paligemma-3b-mix-224",
         "aya-vision-8b",
     ],
 )
@@ -467,7 +477,7 @@ def test_published_text_sizes_are_those_transformers_reads(name: str) -> None:
     from transformers import AutoConfig
 
     read = read_checkpoint(CONFIGS / name, tokenizer=False)
-    found = by_model_type(str(read.config["model_type"])).facts(read).text
+    found = by_config(read.config).facts(read).text
     config = AutoConfig.from_pretrained(CONFIGS / name).text_config
     assert found.layers == config.num_hidden_layers
     assert found.hidden == config.hidden_size
@@ -491,5 +501,5 @@ def test_unknown_model_types_list_the_known_ones() -> None:
 
 def test_families_are_named_as_their_rows() -> None:
     assert list(FAMILIES) == [row.name for row in FAMILIES.values()]
-    types = [name for row in FAMILIES.values() for name in row.model_types]
+    types = [(name, row.tower) for row in FAMILIES.values() for name in row.model_types]
     assert len(types) == len(set(types))

@@ -8,12 +8,11 @@ from PIL import Image
 
 from vlmc.errors import VlmcError
 from vlmc.families.anyres_processors import ANYRES_CLASSES
+from vlmc.families.grid_processors import NATIVE_GRID_CLASSES, native_grid_spec
 from vlmc.families.image_processors import (
     FIXED_CLASSES,
-    NATIVE_GRID_CLASSES,
     TILES_CLASSES,
     fixed_spec,
-    native_grid_spec,
 )
 from vlmc.families.split_processors import SPLIT_CLASSES, split_spec
 from vlmc.runtime.images import prepare, vision_inputs

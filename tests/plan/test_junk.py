@@ -24,6 +24,8 @@ NAMES = (
     "internvl3-1b",
     "qwen2-vl-2b",
     "qwen2.5-vl-3b",
+    "gemma-3-4b-it",
+    "paligemma-3b-mix-224",
 )
 GONE = "gone"
 NUMBERS = (0, -1, 1, 3, 10**30, 1.5, -0.5, 1e308, float("nan"))

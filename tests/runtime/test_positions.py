@@ -119,6 +119,10 @@ def test_sequential():
     assert positions.tolist() == list(range(9))
     assert positions.dtype == np.int64
     assert following == 9
+    later = PositionSpec(scheme="sequential", options={"start": 1})
+    positions, following = prompt_positions(prompt, later)
+    assert positions.tolist() == list(range(1, 10))
+    assert following == 10
 
 
 def test_an_empty_prompt():
@@ -131,6 +135,8 @@ def test_mistakes_are_named():
         prompt_positions(make(1), PositionSpec(scheme="m-rope"))
     with pytest.raises(VlmcError, match="no option 'sections'"):
         prompt_positions(make(1), PositionSpec(scheme="mrope", options={"sections": [1]}))
+    with pytest.raises(VlmcError, match="'start': Input should be greater"):
+        prompt_positions(make(1), PositionSpec(scheme="sequential", options={"start": -1}))
     wrong = make(1, (2, 2))
     wrong = Prompt(wrong.token_ids, wrong.feature_index, (ImageSpan(1, 3, 0),), wrong.images)
     with pytest.raises(VlmcError, match="1 x 2 x 2 feature rows has 3 placeholder"):

@@ -58,17 +58,32 @@ class ImageLayout(Frozen):
 
     ``start``; every tile as ``tile``, its image tokens and ``tile_end``, with ``row_end`` after a
     row of tiles; ``before_whole`` where there are tiles; ``whole``, the image tokens of the whole
-    picture, and ``end``. ``tile`` knows ``{row}``, ``{column}`` and ``{number}``, from 1.
+    picture, and ``end``. ``tile`` knows ``{row}``, ``{column}`` and ``{number}``, from 1. With
+    ``after_whole`` the whole comes first, then that, and the tiles, where there are any.
     """
 
     placeholder: str | None = None  # what the template writes; None: the image token
     start: str = ""
     tile: str = ""
     tile_end: str = ""
+    between: str = ""  # two tiles of a row
     row_end: str = ""
     before_whole: str = ""
     whole: str = ""
     end: str = ""
+    after_whole: str | None = None
+
+
+class PromptFrame(Frozen):
+    """Text a processor adds to every prompt, rendered or not; it takes no prompt without image.
+
+    Attributes:
+        after_images: Stands behind the last image.
+        end: Stands at the end.
+    """
+
+    after_images: str
+    end: str
 
 
 class PromptSpec(Frozen):
@@ -84,6 +99,7 @@ class PromptSpec(Frozen):
     image_suffix: tuple[str, ...] = ()  # does not write
     clean_up_tokenization_spaces: bool = False  # transformers' flag, when texts are decoded
     image_layout: ImageLayout | None = None  # None: an image is its image tokens alone
+    frame: PromptFrame | None = None  # None: the tokenizer adds what it adds to any text
 
 
 class PositionSpec(Frozen):
@@ -91,6 +107,31 @@ class PositionSpec(Frozen):
 
     scheme: str
     options: Json = Field(default_factory=dict)
+
+
+class MaskSpec(Frozen):
+    """Which tokens the layers of one kind attend to.
+
+    A token sees itself and those before it: no further back than ``window`` tokens, none beyond
+    its chunk, where ``chunk`` tokens each share one. It also sees all of its span, and from it no
+    further back than the window with ``window_in_spans``. Answer tokens are in no span.
+
+    Attributes:
+        layers: The kind, as ``layer_types`` of transformers' configuration has it; None: all.
+        input: The program's input ``[B, 1, S, T]`` that is added to the scores; empty where
+            spans and chunks change nothing. None where there are neither.
+        spans: Each run of image tokens, or the whole prompt.
+        window: Tokens, itself counted.
+        window_in_spans: See above.
+        chunk: Tokens.
+    """
+
+    layers: str | None = None
+    input: str | None = None
+    spans: Literal["images", "prompt"] | None = None
+    window: PositiveInt | None = None
+    window_in_spans: bool = True
+    chunk: PositiveInt | None = None
 
 
 class GenerationSpec(Frozen):
@@ -131,6 +172,7 @@ class Manifest(Frozen):
     programs: dict[str, ProgramSpec]  # dual: vision, language; single: model
     limits: Limits
     positions: PositionSpec
+    masks: tuple[MaskSpec, ...] = ()  # of the decoder's layers; none: causal, as the graph has it
     generation: GenerationSpec
     backend: str
     target: Json  # machine-specific choices, recorded as such

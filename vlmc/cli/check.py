@@ -116,6 +116,7 @@ def _plan_text(path: Path, plan: Plan, source: SourceFolder, counted: dict[str, 
         ("precision", _precision(vars(plan.storage))),
         ("limits", f"ctx-len {limits.ctx_len}, prefill-seq-len {limits.prefill_seq_len}"),
         ("", f"batch-size {limits.batch_size}, {images} per prompt"),
+        *[("", f"a prefill step holds {what} whole") for what in _wholes(plan)],
         ("KV cache", size_text(plan.kv_cache_bytes)),
         ("weights", f"about {weights}" if weights else "not known before the build"),
     ]
@@ -124,6 +125,12 @@ def _plan_text(path: Path, plan: Plan, source: SourceFolder, counted: dict[str, 
     tokens = [(size, _tokens_text(found)) for size, found in counted.items()]
     parts.append(f"image tokens\n{_columns(tokens)}")
     return "\n\n".join(parts)
+
+
+def _wholes(plan: Plan) -> list[str]:
+    """What attends both ways, so that no step may split it."""
+    words = {"images": "an image", "prompt": "a prompt"}
+    return sorted({words[mask.spans] for mask in plan.facts.masks if mask.spans is not None})
 
 
 def _tokens_text(found: int | str) -> str:

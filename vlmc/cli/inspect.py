@@ -92,7 +92,7 @@ def _cache_size(manifest: Manifest) -> int:
     total = 0
     for program in manifest.programs.values():
         for spec in program.inputs:
-            if spec.name.startswith(("past_key.", "past_value.")):
+            if spec.name.startswith(("past_key.", "past_value.", "past_state.")):
                 count = manifest.limits.batch_size
                 for size in spec.shape[1:]:
                     count *= size if isinstance(size, int) else 1

@@ -2,6 +2,8 @@
 
 from vlmc.families import (
     aya_vision,
+    gemma3,
+    glm4v,
     granite4_vision,
     idefics3,
     internvl,
@@ -9,13 +11,18 @@ from vlmc.families import (
     llava_next,
     llava_next_video,
     llava_onevision,
+    mistral3,
+    paligemma,
+    pixtral,
     qwen2_5_vl,
     qwen2_vl,
     qwen3_vl,
+    qwen3_vl_moe,
     vipllava,
 )
+from vlmc.families.configs import section
 from vlmc.families.spec import Family
-from vlmc.schema import lookup
+from vlmc.schema import Json, lookup
 
 _ROWS = (
     llava.FAMILY,
@@ -24,11 +31,17 @@ _ROWS = (
     llava_next_video.FAMILY,
     llava_onevision.FAMILY,
     granite4_vision.FAMILY,
+    pixtral.FAMILY,
+    mistral3.FAMILY,
     internvl.FAMILY,
     qwen2_vl.FAMILY,
     qwen2_5_vl.FAMILY,
     qwen3_vl.FAMILY,
+    qwen3_vl_moe.FAMILY,
+    glm4v.FAMILY,
     idefics3.FAMILY,
+    gemma3.FAMILY,
+    paligemma.FAMILY,
     aya_vision.FAMILY,
 )
 FAMILIES: dict[str, Family] = {row.name: row for row in _ROWS}
@@ -44,5 +57,23 @@ def by_model_type(model_type: str, *, at: str | None = None) -> Family:
     Raises:
         VlmcError: No family does; the known ones are listed.
     """
-    types = {name: family for family in FAMILIES.values() for name in family.model_types}
+    rows = [family for family in FAMILIES.values() if family.tower is None]
+    types = {name: family for family in rows for name in family.model_types}
     return lookup(types, model_type, kind="model type", at=at)
+
+
+def by_config(config: Json, *, at: str | None = None) -> Family:
+    """As ``by_model_type``, for a ``config.json`` whose tower may have a family of its own.
+
+    Args:
+        config: The file's content.
+        at: Its place, for errors.
+
+    Raises:
+        VlmcError: No family serves it.
+    """
+    found = str(config.get("model_type"))
+    tower = section(config, "vision_config", at=at or "config.json").get("model_type")
+    rows = (row for row in FAMILIES.values() if row.tower is not None and row.tower == tower)
+    own = next((row for row in rows if found in row.model_types), None)
+    return own or by_model_type(found, at=at)

@@ -36,6 +36,7 @@ _SIGLIP: Json = {**_COMMON, **_PLAIN_COLORS, "size": {"height": 224, "width": 22
 # The classes served by each geometry, with their attributes: the defaults for absent keys.
 FIXED_CLASSES: dict[str, Json] = {
     "CLIPImageProcessor": _CLIP,
+    "Gemma3ImageProcessor": {**_SIGLIP, "resample": 2, "default_to_square": True},
     "LlavaImageProcessor": _CLIP,
     "SiglipImageProcessor": _SIGLIP,
     "ViTImageProcessor": {
@@ -43,25 +44,6 @@ FIXED_CLASSES: dict[str, Json] = {
         "resample": 2,
         "do_convert_rgb": False,
         "default_to_square": True,
-    },
-}
-_GLM4V = "Glm4vImageProcessor"
-NATIVE_GRID_CLASSES: dict[str, Json] = {
-    "Qwen2VLImageProcessor": {
-        **_COMMON,
-        **_CLIP_COLORS,
-        "size": {"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 1280},
-        "patch_size": 14,
-        "temporal_patch_size": 2,
-        "merge_size": 2,
-    },
-    _GLM4V: {
-        **_COMMON,
-        **_CLIP_COLORS,
-        "size": {"shortest_edge": 112 * 112, "longest_edge": 28 * 28 * 15000},
-        "patch_size": 14,
-        "temporal_patch_size": 2,
-        "merge_size": 2,
     },
 }
 _SQUARE: Json = {"size": {"height": 384, "width": 384}, "default_to_square": True}
@@ -114,67 +96,24 @@ def fixed_spec(
     }
     spec = check_spec(ImageSpec(geometry="fixed", options=options), at=at)
     height, width = vision_inputs(spec)[0].shape[-2:]
-    if image_size is not None and not height == width == image_size:
-        raise VlmcError(
-            f"the processor makes pictures of {width} x {height} pixels, "
-            f"the vision tower takes {image_size} x {image_size}",
-            at=at,
-        )
+    if image_size is not None:
+        check_side({"height": height, "width": width}, image_size, at)
     return spec
 
 
-def native_grid_spec(
-    image_processor_json: Json,
-    *,
-    at: str = _AT,
-    min_pixels: int | None = None,
-    max_pixels: int | None = None,
-    window: int | None = None,
-    table: Json | None = None,
-) -> ImageSpec:
-    """The ``native_grid`` geometry of a Qwen2-VL or GLM-4V image processor.
-
-    Args:
-        image_processor_json: As for ``fixed_spec``.
-        at: The file, for errors.
-        min_pixels: The recipe's own bound, in the place of the processor's.
-        max_pixels: The same.
-        window: The side, in patches, of the tower's attention windows, where it has them.
-        table: The tower's learned positions (``PositionTable``), where it has them.
+def check_side(size: Json, side: int, at: str) -> None:
+    """Refuses pictures of another size than the tower takes.
 
     Raises:
-        VlmcError: Another class, a value its class cannot use, or bounds that exclude each other.
+        VlmcError: Height or width is not ``side``.
     """
-    name, values = _settings(image_processor_json, NATIVE_GRID_CLASSES, at)
-    if name == _GLM4V:  # its class reads the sizes alone
-        values = {key: values[key] for key in values.keys() - {"min_pixels", "max_pixels"}}
-    least, most = _pixel_bounds(values, at)
-    least = least if min_pixels is None else min_pixels
-    most = most if max_pixels is None else max_pixels
-    if least > most:
+    height, width = size["height"], size["width"]
+    if not height == width == side:
         raise VlmcError(
-            f"the smallest picture ({least} pixels) is larger than the largest ({most})",
-            at=at if min_pixels is None and max_pixels is None else "images",
-            hint="set both images.min-pixels and images.max-pixels in the recipe",
+            f"the processor makes pictures of {width} x {height} pixels, "
+            f"the vision tower takes {side} x {side}",
+            at=at,
         )
-    options: Json = {
-        "patch_size": _count(values["patch_size"], f"{at}: patch_size"),
-        "temporal_patch_size": _count(values["temporal_patch_size"], f"{at}: temporal_patch_size"),
-        "merge_size": _count(values["merge_size"], f"{at}: merge_size"),
-        "resize": _flag(values, "do_resize", at),
-        "min_pixels": _count(least, "images.min-pixels"),
-        "max_pixels": _count(most, "images.max-pixels"),
-        "resample": _resample(values, at),
-        "on_white": _flag(values, "do_convert_rgb", at),
-        "values": _values(values, at),
-    }
-    if name == _GLM4V:
-        options |= {"frames": options["temporal_patch_size"], "enlarge": True}
-    if window is not None:
-        options["window"] = window
-    if table is not None:
-        options["table"] = table
-    return check_spec(ImageSpec(geometry="native_grid", options=options), at=at)
 
 
 def tiles_spec(
@@ -305,15 +244,3 @@ def _resize(values: Json, at: str) -> Json:
         at=f"{at}: size",
         allowed=("height and width", "shortest_edge", "max_height and max_width"),
     )
-
-
-def _pixel_bounds(values: Json, at: str) -> tuple[int, int]:
-    """The bounds of a picture's area, which ``size`` calls edges."""
-    size = dict(_size(values, "size", at, square=False))
-    bounds: list[int] = []
-    for edge, key in (("shortest_edge", "min_pixels"), ("longest_edge", "max_pixels")):
-        bound = values.get(key, size.get(edge, size.get(key)))
-        if bound is None:
-            raise VlmcError(f"{key} is not given", at=at)
-        bounds.append(_count(bound, f"{at}: {key}"))
-    return bounds[0], bounds[1]

@@ -107,7 +107,7 @@ def tower_facts(config: Json) -> TowerFacts:
     layers = whole(vision, "num_hidden_layers", tower.layers, at=at, most=MAX_LAYERS)
     if patch > side:
         raise VlmcError(f"a patch of {patch} pixels in an image of {side}", at=at)
-    states = len(_feature_layers(config, layers))
+    states = len(feature_layers(config, layers))
     strategy = word(
         config, "vision_feature_select_strategy", "default", ("default", "full"), at=_AT
     )
@@ -131,8 +131,12 @@ def image_token_id(config: Json, default: int) -> int:
     return whole(config, key, default, at=_AT, least=0)
 
 
-def _feature_layers(config: Json, layers: int) -> tuple[int, ...]:
-    """The hidden states that are read, as given; their features lie side by side."""
+def feature_layers(config: Json, layers: int) -> tuple[int, ...]:
+    """The hidden states that are read, as given; their features lie side by side.
+
+    Raises:
+        VlmcError: The tower has no such layer.
+    """
     value = config.get("vision_feature_layer", -2)
     chosen = value if isinstance(value, list) else [value]
     at = f"{_AT}: vision_feature_layer"

@@ -1,16 +1,16 @@
 """A checkpoint's tokenizer and chat template, resolved to what a bundle ships."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from vlmc.bundle.manifest import ImageLayout, PromptSpec
+from vlmc.bundle.manifest import ImageLayout, PromptFrame, PromptSpec
 from vlmc.errors import VlmcError
 from vlmc.families.special_tokens import read_object
 from vlmc.families.tokenizer_files import load_tokenizer
-from vlmc.schema import Json
+from vlmc.schema import Frozen, Json
 
 TEMPLATE_PATH = "processor/chat_template.jinja"
 _NAME = re.compile(r"\{(\w+_token)\}")
@@ -26,6 +26,8 @@ def read_prompt(
     plain_image: str,
     image_layout: ImageLayout | None = None,
     image_frame: tuple[str, str] | None = None,
+    frame: PromptFrame | None = None,
+    extra_tokens: Sequence[str] = (),
 ) -> tuple[PromptSpec, dict[str, bytes]]:
     """How a checkpoint turns messages into token ids.
 
@@ -34,10 +36,12 @@ def read_prompt(
         image_token: The image's placeholder; None: the token of ``image_token_id``.
         image_token_id: Its id, from ``config.json``.
         vocab_size: Rows of the embedding.
-        plain_image: What an image becomes where there is no chat template.
-        image_layout: What stands around an image's tokens; ``{name}`` in it is the special token
-            of that name.
+        plain_image: What an image becomes where there is no chat template; ``{name}`` in it, as
+            in the layout and the frame, is the special token of that name.
+        image_layout: What stands around an image's tokens.
         image_frame: Names of the special tokens before and after an image's placeholders.
+        frame: What the processor adds to every prompt.
+        extra_tokens: Words that the processor adds to the tokenizer where they are not.
 
     Returns:
         The prompt's description, and the files of the bundle's ``processor/`` folder by name:
@@ -49,6 +53,8 @@ def read_prompt(
     """
     config = read_object(folder / "tokenizer_config.json")
     loaded = load_tokenizer(folder, read_object(folder / "config.json"), config)
+    known = loaded.tokenizer.get_vocab()
+    loaded.tokenizer.add_tokens([token for token in extra_tokens if token not in known])
     image_token = _image_token(folder, loaded.tokenizer, image_token, image_token_id)
     template = _chat_template(folder, config)
     files = {"tokenizer.json": loaded.tokenizer.to_str().encode()}
@@ -57,29 +63,28 @@ def read_prompt(
     variables: dict[str, str | list[str]] = dict(loaded.special_tokens)
     before, after = image_frame or (None, None)
     at = f"{folder.name}/tokenizer_config.json"
+
+    def fill(text: str) -> str:
+        """A text with special tokens in the place of their names."""
+        return _NAME.sub(lambda match: _framing(variables, match[1], at)[0], text)
+
+    def named(texts: Frozen) -> dict[str, str]:
+        return {k: fill(text) for k, text in texts.model_dump(exclude_none=True).items()}
+
     spec = PromptSpec(
         image_token=image_token,
         image_token_id=image_token_id,
         chat_template=None if template is None else TEMPLATE_PATH,
-        plain_image=plain_image,
+        plain_image=fill(plain_image),
         special_tokens=variables,
         vocab_size=vocab_size,
         image_prefix=_framing(variables, before, at),
         image_suffix=_framing(variables, after, at),
         clean_up_tokenization_spaces=loaded.clean_up_tokenization_spaces,
-        image_layout=None if image_layout is None else _named(image_layout, variables, at),
+        image_layout=None if image_layout is None else ImageLayout(**named(image_layout)),
+        frame=None if frame is None else PromptFrame(**named(frame)),
     )
     return spec, files
-
-
-def _named(layout: ImageLayout, tokens: Mapping[str, str | list[str]], at: str) -> ImageLayout:
-    """The layout with special tokens in the place of their names."""
-
-    def fill(match: re.Match[str]) -> str:
-        return _framing(tokens, match[1], at)[0]
-
-    texts = layout.model_dump(exclude_none=True)
-    return ImageLayout(**{key: _NAME.sub(fill, text) for key, text in texts.items()})
 
 
 def _framing(tokens: Mapping[str, str | list[str]], name: str | None, at: str) -> tuple[str, ...]:

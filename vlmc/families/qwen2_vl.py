@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from vlmc.bundle.manifest import ImageSpec, PositionSpec
 from vlmc.errors import VlmcError
 from vlmc.families.configs import MAX_LAYERS, section, whole
-from vlmc.families.image_processors import native_grid_spec
+from vlmc.families.grid_processors import native_grid_spec
 from vlmc.families.spec import Checkpoint, Family, ModelFacts, WeightCounts
 from vlmc.families.text import text_facts, text_weights
 from vlmc.runtime.images import image_tokens, native_grid, vision_inputs
@@ -42,6 +42,7 @@ def grid_facts(
     window: int | None = None,
     table: Json | None = None,
     deepstack: int = 0,
+    width: int = 3584,
     patch: int = 14,
     image_token: int = 151655,
 ) -> ModelFacts:
@@ -55,6 +56,7 @@ def grid_facts(
         window: The side, in patches, of the tower's attention windows, where it has them.
         table: The tower's learned positions (``PositionTable``), where it has them.
         deepstack: Rows that the decoder's first layers add to, one each.
+        width: The default of ``width_key``.
         patch: The tower's default of ``patch_size``.
         image_token: The default of ``image_token_id``.
 
@@ -69,10 +71,10 @@ def grid_facts(
     text = text_facts(decoder, text_type, at=at)
     tower = section(config, "vision_config", at=_AT)
     at = f"{_AT}: vision_config"
-    width = whole(tower, width_key, 3584, at=at)
-    if width != text.hidden:
+    found = whole(tower, width_key, width, at=at)
+    if found != text.hidden:
         raise VlmcError(
-            f"the tower's features have {width} numbers, the decoder's {text.hidden}", at=at
+            f"the tower's features have {found} numbers, the decoder's {text.hidden}", at=at
         )
     bounds = checkpoint.image_bounds
     images = native_grid_spec(

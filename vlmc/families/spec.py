@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from vlmc.bundle.manifest import ImageLayout, ImageSpec, PositionSpec, TensorSpec
+from vlmc.bundle.manifest import (
+    ImageLayout,
+    ImageSpec,
+    MaskSpec,
+    PositionSpec,
+    PromptFrame,
+    TensorSpec,
+)
 from vlmc.schema import Json
 
 if TYPE_CHECKING:
@@ -41,6 +48,19 @@ class WeightCounts:
 
 
 @dataclass(frozen=True)
+class StateFacts:
+    """What a layer remembers in the place of keys and values: a state that each step replaces.
+
+    Attributes:
+        layer: Its number.
+        shape: Of one row, float32.
+    """
+
+    layer: int
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class ModelFacts:
     """All a plan needs to know of a checkpoint, from its JSON files alone (no torch)."""
 
@@ -54,12 +74,25 @@ class ModelFacts:
     weights: WeightCounts | None = None  # for estimates; None where the sizes are not known
     # Free dimensions of vision_inputs that are always a multiple of a number.
     multiples: Mapping[str, int] = field(default_factory=dict)
+    # What each kind of the decoder's layers attends to; none: the transform pass proves it causal.
+    masks: tuple[MaskSpec, ...] = ()
     # What the processor puts around an image's tokens; ``{boi_token}`` and the like stand for the
     # tokenizer's special token of that name. None: nothing.
     image_layout: ImageLayout | None = None
     # Deep-stack features: for each further row of an image token, how many of the decoder's
     # layers have run when it is added to the token's hidden state.
     deepstack: tuple[int, ...] = ()
+    # The decoder's layers that have no keys and values, in order.
+    states: tuple[StateFacts, ...] = ()
+
+    def memory(self) -> tuple[tuple[str, int], ...]:
+        """Kind and layer of each tensor that the language program hands from step to step."""
+        without = {state.layer for state in self.states}
+        found: list[tuple[str, int]] = []
+        for layer in range(self.text.layers):
+            kinds = ("state",) if layer in without else ("key", "value")
+            found += [(kind, layer) for kind in kinds]
+        return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -86,6 +119,8 @@ class Family:
         name: The key of the row and the word users read.
         title: What people call it.
         model_types: Values of ``model_type`` in ``config.json`` that it serves.
+        tower: The ``model_type`` of the vision towers it serves, where another row serves the
+            same ``model_types`` with all other towers; None: every tower.
         facts: Reads a checkpoint's JSON; raises ``VlmcError`` for a variant it cannot serve.
         vision: Wraps the loaded module for export: an ``nn.Module`` whose ``forward`` takes
             the tensors of ``ModelFacts.vision_inputs`` (one image) in order, and returns
@@ -94,9 +129,15 @@ class Family:
         decoder: The module that takes ``inputs_embeds``, ``position_ids`` and
             ``past_key_values``.
         example: Sizes for the free dimensions of ``vision_inputs`` when tracing.
-        plain_image: What an image becomes in a prompt where there is no chat template.
+        plain_image: What an image becomes in a prompt where there is no chat template; special
+            tokens may stand there by name, as in ``ModelFacts.image_layout``.
         image_frame: The tokenizer's names of the special tokens before and after an image's
             placeholders, where the processor puts them there and not the chat template.
+        frame: What the processor adds to every prompt, special tokens by name; it takes none
+            without an image.
+        extra_tokens: Words that the processor adds to the tokenizer.
+        logits: What the model does to its head's logits, a soft cap say: ``(model, logits) ->
+            logits``, for export; None: nothing.
     """
 
     name: str
@@ -108,3 +149,7 @@ class Family:
     example: dict[str, int]
     plain_image: str
     image_frame: tuple[str, str] | None = None
+    tower: str | None = None
+    frame: PromptFrame | None = None
+    extra_tokens: tuple[str, ...] = ()
+    logits: Callable[[Any, Any], Any] | None = None

@@ -4,10 +4,11 @@ Checkpoints leave out what equals the default of the class that saved them, so t
 those defaults (transformers 5.23, ``configuration_*.py``); a test compares it with the classes.
 """
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from vlmc.errors import VlmcError
-from vlmc.families.configs import MAX_LAYERS, whole
+from vlmc.families.configs import MAX_LAYERS, whole, word
 from vlmc.families.spec import TextFacts
 from vlmc.schema import Json
 
@@ -37,6 +38,8 @@ TEXT_DEFAULTS = {
     "cohere2": TextDefaults(40, 8192, 64, 256000, 8192, 22528, tied=True),
     "gemma": TextDefaults(28, 3072, 16, 256000, 8192, 24576, 16, 256, tied=True),
     "gemma2": TextDefaults(26, 2304, 8, 256000, 8192, 9216, 4, 256, tied=True),
+    "glm4v_text": TextDefaults(40, 4096, 32, 151552, 32768, 13696, 2),
+    "gemma3_text": TextDefaults(26, 2304, 8, 262208, 131072, 9216, 4, 256, tied=True),
     "granite": TextDefaults(32, 4096, 32, 32000, 2048, 11008),
     "granite4_vision_text": TextDefaults(32, 4096, 32, 32000, 2048, 11008),
     "llama": TextDefaults(32, 4096, 32, 32000, 2048, 11008),
@@ -48,6 +51,7 @@ TEXT_DEFAULTS = {
     "qwen2_vl_text": TextDefaults(80, 8192, 64, 152064, 32768, 29568, 8),
     "qwen3": TextDefaults(32, 4096, 32, 151936, 32768, 22016, 32, 128),
     "qwen3_vl_text": TextDefaults(32, 4096, 32, 151936, 128000, 22016, 32, 128),
+    "qwen3_vl_moe_text": TextDefaults(24, 2048, 16, 151936, 128000, 5632, 16, tied=True),
     "smollm3": TextDefaults(36, 2048, 16, 128256, 32768, 11008, 4, tied=True),
 }
 
@@ -90,6 +94,27 @@ def text_facts(config: Json, model_type: str, *, at: str = f"{CONFIG}: text_conf
     else:
         positions = size("max_position_embeddings", None)
     return TextFacts(model_type, layers, hidden, heads, kv_heads, head_dim, vocab, positions)
+
+
+def layer_kinds(
+    config: Json, default: Sequence[str], allowed: Collection[str], *, at: str
+) -> tuple[str, ...]:
+    """The kinds of the decoder's layers, each once, in the order of the alphabet.
+
+    Args:
+        config: The text configuration.
+        default: The kinds where ``layer_types`` is absent or null.
+        allowed: Those that are known.
+        at: The configuration's place, for errors.
+
+    Raises:
+        VlmcError: A kind is none of ``allowed``.
+    """
+    found = config.get("layer_types")
+    kinds = default if found is None else found if isinstance(found, list) else [found]
+    for kind in kinds:
+        word({"layer_types": kind}, "layer_types", "", allowed, at=at)
+    return tuple(sorted(set(kinds)))
 
 
 def text_weights(config: Json, facts: TextFacts, *, tied: bool | None) -> tuple[int, int, int]:

@@ -158,6 +158,68 @@ class TableGridImageFeatures(nn.Module):
         return features, torch.stack(out.deepstack_features[: self.deepstack], dim=1)
 
 
+class Glm4vImageFeatures(nn.Module):
+    """As ``GridImageFeatures``, for GLM-4V's tower: positions are mixed where the host says."""
+
+    def __init__(self, visual: Any) -> None:
+        super().__init__()
+        self.visual = visual
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        patch_positions: Tensor,
+        table_rows: Tensor,
+        table_weights: Tensor,
+    ) -> Tensor:
+        """image_features [patches / merge^2, hidden]."""
+        visual = self.visual
+        hidden = visual.post_conv_layernorm(visual.patch_embed(pixel_values))
+        rotation = visual.rotary_pos_emb(hidden, patch_positions)
+        # One tap at a time: all at once would take as many times the memory.
+        for tap in range(table_rows.shape[1]):
+            rows = visual.embeddings.position_embedding(table_rows[:, tap])
+            hidden = hidden + rows * table_weights[:, tap : tap + 1]
+        whole = OneSegment(pixel_values.shape[0])
+        for block in visual.blocks:
+            hidden = block(hidden, cu_seqlens=whole, max_seqlen=None, position_embeddings=rotation)
+        merge = visual.spatial_merge_size
+        blocks = visual.post_layernorm(hidden).reshape(-1, merge, merge, hidden.shape[-1])
+        features: Tensor = visual.merger(visual.downsample(blocks.permute(0, 3, 1, 2)).flatten(1))
+        return features
+
+
+class PixtralImageFeatures(nn.Module):
+    """A Pixtral tower and what follows it, on one picture in flat patches of merged-block order.
+
+    Mirrors ``PixtralVisionModel.forward`` without a mask: all patches are one picture's.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: Tensor, patch_positions: Tensor) -> Tensor:
+        """image_features [patches / merge^2, hidden]."""
+        tower, project = self.model.model.vision_tower, self.model.model.multi_modal_projector
+        size = tower.patch_size
+        patches = tower.patch_conv(pixel_values.reshape(-1, 3, size, size)).flatten(1)
+        states = [tower.ln_pre(patches.unsqueeze(0))]
+        rotation = tower.patch_positional_embedding(states[0], patch_positions)
+        for layer in tower.transformer.layers:
+            states.append(layer(states[-1], None, position_embeddings=rotation))
+        chosen = self.model.config.vision_feature_layer
+        layers = [chosen] if isinstance(chosen, int) else chosen
+        rows = torch.cat([states[layer][0] for layer in layers], dim=-1)
+        merger = getattr(project, "patch_merger", None)
+        if merger is not None:
+            # As `unfold` joins a merged patch: channel by channel.
+            blocks = project.norm(rows).reshape(-1, merger.spatial_merge_size**2, rows.shape[-1])
+            rows = merger.merging_layer(blocks.transpose(1, 2).flatten(1))
+        features: Tensor = project.linear_2(project.act(project.linear_1(rows)))
+        return features
+
+
 def windowed_attention(
     module: nn.Module,
     query: Tensor,

@@ -18,6 +18,7 @@ from transformers.cache_utils import Cache
 from transformers.masking_utils import bidirectional_mask_function, causal_mask_function
 
 from vlmc.errors import VlmcError
+from vlmc.families.spec import ModelFacts
 
 ATTENTION = "vlmc"
 DOMAIN_VERSION = 1
@@ -25,9 +26,13 @@ DOMAIN_VERSION = 1
 
 @dataclass(frozen=True)
 class CausalMask:
-    """A mask proven causal, with an optional window; it travels in place of a mask tensor."""
+    """A mask proven causal, with an optional window; it travels in place of a mask tensor.
+
+    ``bias`` is added to the scores instead, where it is not empty.
+    """
 
     window: int | None
+    bias: Tensor | None = None
 
 
 def _agrees_with_window(mask_function: Callable[..., Any], window: int) -> bool:
@@ -73,16 +78,26 @@ def causal_mask(
 class StepCache(Cache):  # type: ignore[misc]
     """The cache during one exported step: past tensors in, present tensors out.
 
+    ``masks`` are those of the program's inputs; where a model takes tensors only, a layer is
+    handed such a mask's bias, and the mask is found by it.
+
     ``update`` hands the step's own keys and values through; the attention node appends them to
     the past in place, so the past never flows through the model's code.
     """
 
-    def __init__(self, past: Sequence[Tensor], lengths: Tensor, total: Tensor) -> None:
+    def __init__(
+        self,
+        past: Mapping[tuple[str, int], Tensor],
+        lengths: Tensor,
+        total: Tensor,
+        masks: Sequence[CausalMask] = (),
+    ) -> None:
         super().__init__(layers=[])
         self.past = past
+        self.masks = masks
         self.lengths = lengths
         self.total = total
-        self.present: dict[int, tuple[Tensor, Tensor]] = {}
+        self.present: dict[tuple[str, int], Tensor] = {}
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
@@ -102,10 +117,23 @@ class StepCache(Cache):  # type: ignore[misc]
         """Sizes of a step without past; only the mask's kind is read (``causal_mask``)."""
         return query_length, 0
 
+    def mask_of(self, bias: Tensor) -> CausalMask | None:
+        """The mask that a bias belongs to; None for a tensor the model made itself."""
+        return next((mask for mask in self.masks if mask.bias is bias), None)
+
+    def get_conv_state(self, layer_idx: int, state_idx: int = 0) -> None:
+        """None: a step of one token is computed as any other, by ``update_conv_state``."""
+
+    def update_conv_state(self, conv_states: Tensor, layer_idx: int, **kwargs: Any) -> Tensor:
+        """The layer's last inputs before this step, and this step's: [B, C, K + step]."""
+        past = self.past["state", layer_idx]
+        whole = torch.cat([past, conv_states], dim=-1)
+        self.present["state", layer_idx] = whole[..., -past.shape[-1] :]
+        return whole
+
     def outputs(self) -> Iterator[Tensor]:
-        """present_key.0, present_value.0, present_key.1, ... in layer order."""
-        for layer in range(len(self.past) // 2):
-            yield from self.present[layer]
+        """The present tensors, in the order of the past ones."""
+        yield from (self.present[name] for name in self.past)
 
 
 _step: list[StepCache] = []
@@ -138,8 +166,9 @@ def attention(
         query: [batch, heads, step, head_dim], already rotated.
         key: [batch, kv_heads, step, head_dim], already rotated.
         value: As ``key``.
-        attention_mask: A proven causal mask, None where all positions see each other, or what is
-            added to the scores of a layer without a cache: float [batch, 1, 1 or step, step].
+        attention_mask: A proven causal mask, or the bias of one; None where all positions see each
+            other; or what is added to the scores of a layer without a cache: float [batch, 1, 1 or
+            step, step].
         scaling: Factor of the products; None: 1/sqrt(head_dim).
         softcap: Cap of the scores (Gemma 2), or None.
         kwargs: What else models pass; only what changes the result is read.
@@ -148,9 +177,12 @@ def attention(
         [batch, step, heads, head_dim], and no weights.
     """
     refused = kwargs.get("position_bias") is not None
-    if isinstance(attention_mask, Tensor):
-        # In a decoder's step the bias would have to cover the cache.
-        refused = refused or bool(_step) or not attention_mask.is_floating_point()
+    if isinstance(attention_mask, Tensor) and _step:
+        # The bias of a decoder's step covers the cache: only the host can know it.
+        attention_mask = _step[-1].mask_of(attention_mask)
+        refused = refused or attention_mask is None
+    elif isinstance(attention_mask, Tensor):
+        refused = refused or not attention_mask.is_floating_point()
     if refused:
         raise VlmcError(
             f"{type(module).__name__} needs an attention bias, which is not supported yet"
@@ -180,17 +212,25 @@ def attention(
             version=DOMAIN_VERSION,
         )
         return out.reshape(*out.shape[:-1], heads, width), None
+    bias = attention_mask.bias if isinstance(attention_mask, CausalMask) else None
     cache, layer = _step[-1], int(module.layer_idx)  # type: ignore[arg-type]
-    past_key, past_value = cache.past[2 * layer : 2 * layer + 2]
+    past_key, past_value = (cache.past[kind, layer] for kind in ("key", "value"))
     out, present_key, present_value = torch.onnx.ops.symbolic_multi_out(
         "vlmc::Attention",
-        [*packed, past_key, past_value, cache.lengths, cache.total],
+        [
+            *packed,
+            past_key,
+            past_value,
+            cache.lengths,
+            cache.total,
+            *([] if bias is None else [bias]),
+        ],
         attributes,
         dtypes=[query.dtype, past_key.dtype, past_value.dtype],
         shapes=[packed[0].shape, past_key.shape, past_value.shape],
         version=DOMAIN_VERSION,
     )
-    cache.present[layer] = (present_key, present_value)
+    cache.present["key", layer], cache.present["value", layer] = present_key, present_value
     return out.reshape(*out.shape[:-1], heads, width), None
 
 
@@ -236,17 +276,26 @@ class LanguageProgram(nn.Module):
         decoder: The stack of layers, its ``layers`` and then its ``norm``.
         embed: The table of token embeddings.
         head: The output projection.
-        deepstack: See ``ModelFacts.deepstack``.
+        facts: Its ``deepstack`` and ``masks`` count; these are proven right.
+        finish: What becomes of the logits then.
     """
 
     def __init__(
-        self, decoder: nn.Module, embed: nn.Module, head: nn.Module, deepstack: tuple[int, ...] = ()
+        self,
+        decoder: nn.Module,
+        embed: nn.Module,
+        head: nn.Module,
+        facts: ModelFacts,
+        finish: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.decoder = decoder
         self.embed = embed
         self.head = head
-        self.deepstack = deepstack
+        self.finish = finish
+        self.masks = facts.masks
+        self.deepstack = facts.deepstack
+        self.memory = facts.memory()
 
     def forward(
         self,
@@ -259,22 +308,26 @@ class LanguageProgram(nn.Module):
         extras: list[Tensor],
         past: list[Tensor],
     ) -> tuple[Tensor, ...]:
-        """Logits [B, V] of each row's last token, then the present keys and values.
+        """Logits [B, V] of each row's last token, then the present keys, values and states.
 
-        ``extras`` holds ``deepstack_features`` [F, len(deepstack), H], where there are any.
+        ``extras`` holds ``deepstack_features`` [F, len(deepstack), H], where there are any, and
+        the masks' biases.
         """
         is_image = feature_index >= 0
         # A placeholder's id may lie outside the embedding table; its row is never used.
         text = self.embed(torch.where(is_image, 0, input_ids))
         rows = image_features[feature_index.clamp(min=0)]
         embeds = torch.where(is_image.unsqueeze(-1), rows, text)
+        given = iter(extras)
         added: list[Tensor] = []
         if self.deepstack:
-            deep = extras[0][feature_index.clamp(min=0)]
+            deep = next(given)[feature_index.clamp(min=0)]
             deep = torch.where(is_image[..., None, None], deep, 0.0)
             added = [deep[:, :, at] for at in range(len(self.deepstack))]
+        masks = [CausalMask(m.window, next(given) if m.input else None) for m in self.masks]
+        memory = dict(zip(self.memory, past, strict=True))
         with (
-            step_cache(StepCache(past, sequence_lengths, total_length)) as cache,
+            step_cache(StepCache(memory, sequence_lengths, total_length, masks)) as cache,
             _adding(self.decoder, dict(zip(self.deepstack, added, strict=True))),
         ):
             hidden = self.decoder(
@@ -282,5 +335,18 @@ class LanguageProgram(nn.Module):
                 position_ids=position_ids,
                 past_key_values=cache,
                 use_cache=True,
+                **self._mask(masks),
             ).last_hidden_state
-        return (self.head(hidden[:, -1]), *cache.outputs())
+        logits = self.head(hidden[:, -1])
+        if self.finish is not None:
+            logits = self.finish(logits)
+        return (logits, *cache.outputs())
+
+    def _mask(self, masks: Sequence[CausalMask]) -> dict[str, Any]:
+        """The decoder's ``attention_mask``: none, one for all layers, or one for each kind."""
+        if not masks:
+            return {}
+        if self.masks[0].layers is not None:
+            return {"attention_mask": {m.layers: c for m, c in zip(self.masks, masks, strict=True)}}
+        # A decoder that knows one kind takes a tensor for what it is.
+        return {"attention_mask": masks[0].bias}

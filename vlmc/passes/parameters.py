@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 _SHOWN = 5
+# Matrices of experts [E, n, m]; checkpoints may hold them as [E, m, n].
+_EXPERTS = ("experts.gate_up_proj", "experts.down_proj")
 
 
 def canonical_names(model: nn.Module) -> dict[int, str]:
@@ -22,21 +24,28 @@ def canonical_names(model: nn.Module) -> dict[int, str]:
 def match_names(model: Any, index: Mapping[str, TensorRef]) -> dict[str, str]:
     """Parameter name -> checkpoint tensor name, by transformers' own renaming rules.
 
-    Tensors that transformers would convert (split, merge) rather than rename are left out.
+    Tensors that transformers would split or merge are left out; those it would only transpose
+    (matrices of experts, where their shape asks for it) are not.
     """
     from transformers.conversion_mapping import get_model_conversion_mapping
-    from transformers.core_model_loading import WeightConverter, rename_source_key
+    from transformers.core_model_loading import Transpose, WeightConverter, rename_source_key
 
     transforms = get_model_conversion_mapping(model)
     renamings = [t for t in transforms if not isinstance(t, WeightConverter)]
     converters = [t for t in transforms if isinstance(t, WeightConverter)]
     state = dict(model.state_dict())
+    transposed = {
+        pattern
+        for converter in converters
+        if all(type(operation) is Transpose for operation in converter.operations)
+        for pattern in converter.source_patterns
+    }
     matched: dict[str, str] = {}
     for key in index:
         name, converted = rename_source_key(
             key, renamings, converters, model.base_model_prefix, state
         )
-        if converted is None and name in state:
+        if (converted is None or converted in transposed) and name in state:
             matched.setdefault(name, key)
     return matched
 
@@ -89,7 +98,8 @@ def parameter_sources(
             missing.append(name)
             continue
         key = matched[holder]
-        if index[key].shape != shapes[name]:
+        turned = name.endswith(_EXPERTS) and index[key].shape == _turned(shapes[name])
+        if index[key].shape != shapes[name] and not turned:
             raise VlmcError(
                 f"tensor '{key}' has shape {list(index[key].shape)}, but the configuration "
                 f"makes it {list(shapes[name])}",
@@ -104,6 +114,10 @@ def parameter_sources(
             hint="is this the checkpoint of another model, or of a part of it?",
         )
     return sources
+
+
+def _turned(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (*shape[:-2], *shape[:-3:-1])
 
 
 def _equal(first: TensorRef, second: TensorRef) -> bool:

@@ -71,13 +71,16 @@ def quantize(
     (out / FOLDER).mkdir()
     described: dict[str, Any] = {}
     for name, path in graphs.items():
-        matrices = _matrices(ir.load(path))
+        graph = ir.load(path).graph
+        matrices, experts = _weights_of(graph, "Linear", 1), _weights_of(graph, "Experts", 3)
         word = formats.language if name == "language" else formats.vision
         jobs = []
         for weight in parameters["programs"][name]:
             source = parameters["sources"][weight]
             if weight in tables and name == "language":
                 form = _TABLE[tables[weight]]
+            elif weight in experts:
+                form = _TABLE[word]  # one expert's matrices are looked up as a table's row
             elif weight in matrices:
                 form = _MATRIX[word]
             elif word == "fp16" and len(index[source].shape) > 1:
@@ -132,10 +135,13 @@ def read_weights(folder: Path) -> dict[str, StoredWeight]:
     }
 
 
-def _matrices(model: Any) -> set[str]:
-    """Weights that linear layers multiply with."""
+def _weights_of(graph: Any, kind: str, first: int) -> set[str]:
+    """Weights that neutral nodes of a kind multiply with: their inputs from ``first`` on."""
+    stop = first + (1 if kind == "Linear" else 2)
     return {
-        str(node.inputs[1].name)
-        for node in model.graph
-        if node.domain == "vlmc" and node.op_type == "Linear" and node.inputs[1] is not None
+        str(value.name)
+        for node in graph
+        if node.domain == "vlmc" and node.op_type == kind
+        for value in node.inputs[first:stop]
+        if value is not None
     }

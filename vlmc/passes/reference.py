@@ -16,6 +16,7 @@ from vlmc.bundle.manifest import ImageSpec
 from vlmc.errors import VlmcError
 from vlmc.passes.checkpoint import TensorRef, read_rows
 from vlmc.passes.parameters import canonical_names, match_names, parameter_sources, untie_different
+from vlmc.passes.processor_class import processor_class
 from vlmc.passes.quiet import quiet
 from vlmc.passes.transform import build_module
 from vlmc.runtime.images import image_tokens
@@ -32,6 +33,8 @@ _IMAGE_INPUTS = (
     "image_sizes",
     "batch_num_images",
 )
+# What a processor is made of; its own file sets the rest.
+_PARTS = {"self", "image_processor", "tokenizer", "video_processor", "chat_template", "kwargs"}
 
 
 @dataclass(frozen=True)
@@ -181,17 +184,20 @@ def _processor(folder: Path, image_options: Json) -> Any:
             "shortest_edge": image_options["min_pixels"],
             "longest_edge": image_options["max_pixels"],
         }
-    if "max_tiles" in image_options:
+    if "min_crop" in image_options:
+        # Gemma 3's processor hands its image processor these, not that one's own.
+        crops = {"do_pan_and_scan": True, "pan_and_scan_max_num_crops": image_options["max_tiles"]}
+        processor.images_kwargs = {**processor.images_kwargs, **crops}
+    elif "max_tiles" in image_options:
         processor.image_processor.max_patches = image_options["max_tiles"]
     return processor
 
 
 def _without_video(folder: Path, here: Mapping[str, Any]) -> Any:
     """The processor from its parts, but the video processor, which would need torchvision."""
-    from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
-    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+    from transformers import AutoImageProcessor, AutoTokenizer
 
-    known = PROCESSOR_MAPPING[type(AutoConfig.from_pretrained(folder, **here))]
+    known = processor_class(folder)
     if known.__name__ == "SmolVLMProcessor":
         return _smolvlm_without_video(folder, here)
 
@@ -201,6 +207,7 @@ def _without_video(folder: Path, here: Mapping[str, Any]) -> Any:
 
     saved = folder / "processor_config.json"
     settings = json.loads(saved.read_text("utf-8")) if saved.is_file() else {}
+    taken = inspect.signature(known.__init__).parameters.keys() - _PARTS
     template = folder / "chat_template.jinja"
     tokenizer = AutoTokenizer.from_pretrained(folder, **here)
     return ImageTextProcessor(
@@ -210,15 +217,8 @@ def _without_video(folder: Path, here: Mapping[str, Any]) -> Any:
         chat_template=(
             template.read_text("utf-8") if template.is_file() else tokenizer.chat_template
         ),
-        **{key: settings[key] for key in _own_settings(known) if key in settings},
+        **{key: value for key, value in settings.items() if key in taken},
     )
-
-
-def _own_settings(processor: type) -> set[str]:
-    """What a processor's own file may set, beside its parts and its template."""
-    parts = ("tokenizer", "chat_template", "kwargs", "self")
-    named = inspect.signature(processor.__init__).parameters  # type: ignore[misc]
-    return {name for name in named if name not in parts and not name.endswith("_processor")}
 
 
 def _smolvlm_without_video(folder: Path, here: Mapping[str, Any]) -> Any:
@@ -317,7 +317,10 @@ def _stream_whole(module: Any, own: Mapping[str, TensorRef]) -> None:
 
     def read(module: Any, _: Any) -> None:
         for name, ref in own.items():
-            module._parameters[name] = torch.nn.Parameter(_tensor(ref), requires_grad=False)
+            value = _tensor(ref)
+            if value.shape != blank[name].shape:
+                value = value.transpose(1, 2)  # matrices of experts
+            module._parameters[name] = torch.nn.Parameter(value, requires_grad=False)
 
     def drop(module: Any, *_: Any) -> None:
         module._parameters.update(blank)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlmc.errors import VlmcError
 from vlmc.passes.checkpoint import TensorRef
+from vlmc.passes.masks import prove_masks
 from vlmc.passes.parameters import match_names, untie_different
 
 if TYPE_CHECKING:
@@ -93,6 +95,7 @@ def transform(
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
 
+    from vlmc.passes.experts import prepare_experts
     from vlmc.passes.modules import (
         ATTENTION,
         LanguageProgram,
@@ -102,8 +105,11 @@ def transform(
 
     register_attention()
     model: Any = build_module(folder, ATTENTION)
+    if facts.masks:
+        prove_masks(model, facts.masks)
     matched = match_names(model, index)
     untie_different(model, index, matched)
+    prepare_experts(model, index, matched)
     _fix_rotary(model, ctx_len)
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     with fake:
@@ -121,15 +127,22 @@ def transform(
         if type(module) is torch.nn.Linear:
             module.forward = neutral_linear(module)  # type: ignore[method-assign, assignment]
     decoder = family.decoder(model)
-    language = LanguageProgram(
-        decoder, model.get_input_embeddings(), model.get_output_embeddings(), facts.deepstack
-    )
+    finish = None if family.logits is None else partial(family.logits, model)
+    embed, head = model.get_input_embeddings(), model.get_output_embeddings()
+    language = LanguageProgram(decoder, embed, head, facts, finish)
     return TransformedModel(model, family.vision(model), language, matched)
 
 
 def _fix_rotary(model: torch.nn.Module, ctx_len: int) -> None:
     for name, module in model.named_modules():
         kind = getattr(module, "rope_type", None)
+        if isinstance(kind, dict):  # one for each kind of layer
+            for each in LENGTH_DEPENDENT_ROPE.keys() & set(kind.values()):
+                raise VlmcError(
+                    f"'{each}' rotary embeddings of some layers alone ({name}) are not supported",
+                    at="config.json: text_config.rope_parameters",
+                )
+            continue
         if kind not in LENGTH_DEPENDENT_ROPE:
             continue
         trained = int(module.original_max_seq_len)

@@ -1,6 +1,6 @@
 """The key-value cache: one buffer per layer, its slots written in place by the program."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -8,11 +8,16 @@ from vlmc.bundle.manifest import Limits, ProgramSpec
 from vlmc.errors import VlmcError
 from vlmc.runtime.types import Array
 
-_STATES = {"past_key.": "present_key.", "past_value.": "present_value."}
+_STATE = "past_state."
+MEMORY = ("past_key.", "past_value.", _STATE)
+"""How the names of a cache's inputs begin; outputs say ``present`` instead."""
 
 
 class Cache:
     """Buffers ``[batch-size, KV, ctx-len, D]``; a run of slots is a contiguous slice of them.
+
+    A layer without keys and values has a state instead, ``[batch-size, ...]``, which each step
+    replaces: it is the state after the last position written, and after no other.
 
     Memory is asked for once and becomes resident page by page, as positions are written. A slot
     remembers which chunks of which prompt it holds (see ``vlmc.runtime.prefix``).
@@ -25,11 +30,12 @@ class Cache:
         self._views: dict[tuple[int, int], dict[str, Array]] = {}
         for spec in program.inputs:
             prefix = spec.name[: spec.name.find(".") + 1]
-            if prefix not in _STATES:
+            if prefix not in MEMORY:
                 continue
-            present = _STATES[prefix] + spec.name[len(prefix) :]
+            present = spec.name.replace("past", "present", 1)
             sizes = [size for size in spec.shape[1:] if isinstance(size, int)]
-            if len(sizes) != 3 or sizes[1] != limits.ctx_len or present not in outputs:
+            fits = prefix == _STATE or (len(sizes) == 3 and sizes[1] == limits.ctx_len)
+            if len(sizes) != len(spec.shape) - 1 or not fits or present not in outputs:
                 raise VlmcError(f"'{spec.name}' {list(spec.shape)} is not a cache of ctx-len")
             try:
                 self._buffers[spec.name] = np.zeros((limits.batch_size, *sizes), spec.dtype)
@@ -40,6 +46,22 @@ class Cache:
                 ) from error
             self._present[spec.name] = present
         self._held: list[list[tuple[int, bytes]]] = [[] for _ in range(limits.batch_size)]
+
+    @property
+    def recurrent(self) -> bool:
+        """Whether there are states: then a slot cannot go on from any position but its last."""
+        return any(name.startswith(_STATE) for name in self._buffers)
+
+    def states(self, slot: int) -> dict[str, Array]:
+        """A copy of a slot's states."""
+        held = self._buffers.items()
+        return {name: buffer[slot].copy() for name, buffer in held if name.startswith(_STATE)}
+
+    def restore(self, slot: int, states: Mapping[str, Array]) -> None:
+        """A slot's states as they were; those before any token where there are none."""
+        for name, buffer in self._buffers.items():
+            if name.startswith(_STATE):
+                buffer[slot] = states.get(name, 0)
 
     @property
     def nbytes(self) -> int:
@@ -64,8 +86,11 @@ class Cache:
     def move(self, source: int, target: int, length: int) -> None:
         """Copies the first ``length`` positions of one slot over another's."""
         self.forget(target, 0)
-        for buffer in self._buffers.values():
-            buffer[target, :, :length] = buffer[source, :, :length]
+        for name, buffer in self._buffers.items():
+            if name.startswith(_STATE):
+                buffer[target] = buffer[source]
+            else:
+                buffer[target, :, :length] = buffer[source, :, :length]
         self._held[target] = [entry for entry in self._held[source] if entry[0] <= length]
 
     def forget(self, slot: int, start: int) -> None:

@@ -12,8 +12,9 @@ from vlmc.backends.threads import default_threads
 from vlmc.bundle.manifest import ProgramSpec, TensorSpec, present_name
 from vlmc.bundle.store import Bundle
 from vlmc.errors import VlmcError
-from vlmc.runtime.cache import Cache
-from vlmc.runtime.features import Chunk, first_rows, gather, needed_images
+from vlmc.runtime.attention import decode_bias, prefill_bias, whole_spans
+from vlmc.runtime.cache import MEMORY, Cache
+from vlmc.runtime.features import Chunk, cut, first_rows, gather, needed_images
 from vlmc.runtime.types import Array, PreparedImage, Prompt
 from vlmc.schema import lookup
 
@@ -64,6 +65,7 @@ class Engine:
     ) -> None:
         self.bundle = bundle
         self.limits = bundle.manifest.limits
+        self._masks = {mask.input: mask for mask in bundle.manifest.masks if mask.input}
         self.threads = default_threads() if threads is None else threads
         self.load_seconds = 0.0
         self._spin = spin
@@ -81,21 +83,31 @@ class Engine:
         width = sum(_width(spec) for spec in self._features)
         self._blank = np.zeros((1, width), self._features[0].dtype)
 
-    def encode(self, image: PreparedImage) -> Array:
+    def chunks(self, prompt: Prompt) -> tuple[Chunk, ...]:
+        """The steps in which a prompt is prefilled."""
+        whole = whole_spans(prompt, self.bundle.manifest.masks)
+        size = self.limits.prefill_seq_len
+        return cut(prompt, size, at_images=self.single, whole=whole)
+
+    def encode(self, image: PreparedImage, slot: int = 0, place: int = 0) -> Array:
         """Image features ``[tokens, W]`` of one image, deep-stack ones beside the first ``H``.
 
         The single split has no program of its own for this: a throw-away token is prefilled
-        into slot 0 with it, so no answer may be under way there.
+        with it, at a ``place`` of a ``slot`` that no answer under way has written.
 
         Raises:
             VlmcError: The program gave another number of rows than the prompt has places.
         """
         if self.single:
-            lengths = np.ones(1, np.int32)
+            lengths = np.full(1, place + 1, np.int32)
             feeds = self._token_feeds(np.zeros((1, 1), np.int64), np.full((1, 1), -1), 0, lengths)
             feeds |= self._vision_feeds(image) | self._feature_feeds(self._blank)
-            self.cache.forget(0, 0)
-            return self._made(self._run(0, 1, feeds), image)
+            feeds |= {name: np.zeros((1, 1, 0, 0), np.float32) for name in self._masks}
+            self.cache.forget(slot, place)
+            states = self.cache.states(slot)
+            outputs = self._run(slot, slot + 1, feeds)
+            self.cache.restore(slot, states)
+            return self._made(outputs, image)
         if self._vision is None:
             self._vision = self._open(self.bundle.manifest.programs["vision"], shrink=True)
         return self._made(self._vision.run(image.tensors), image)
@@ -115,7 +127,7 @@ class Engine:
             slot: Row of the cache.
             prompt: The whole prompt.
             positions: ``[L]`` or ``[3, L]`` of the whole prompt.
-            chunk: One of ``vlmc.runtime.features.cut``.
+            chunk: One of ``chunks``.
             features: Of this prompt; images the chunk needs are encoded into it.
             key: The chunk's, for the cache to remember; None: it does not.
 
@@ -130,15 +142,18 @@ class Engine:
             local = np.where(index >= 0, index - first_rows(prompt)[chunk.image], -1)
             rows = self._blank
         else:
-            if not self.single:
-                for image in needed_images(prompt, chunk):
-                    if image not in features.rows:
-                        self._encode_into(features, image, prompt)
+            for image in needed_images(prompt, chunk):
+                if image not in features.rows:
+                    self._encode_into(features, image, prompt, slot, chunk.start)
             rows, local = gather(prompt, chunk, features.rows, self._blank)
         feeds = self._token_feeds(tokens, local[None], here, lengths)
+        for name, mask in self._masks.items():
+            feeds[name] = prefill_bias(mask, prompt, chunk.start, chunk.stop)
         current = None if chunk.image is None else prompt.images[chunk.image]
         feeds |= self._feature_feeds(rows) | self._vision_feeds(current)
         self.cache.forget(slot, chunk.start)
+        if not chunk.start:
+            self.cache.restore(slot, {})
         outputs = self._run(slot, slot + 1, feeds)
         if key is not None:
             self.cache.remember(slot, chunk.stop, key)
@@ -163,6 +178,9 @@ class Engine:
             ids, np.full(ids.shape, -1), np.array(positions, np.int64)[:, None], ends
         )
         feeds |= self._feature_feeds(self._blank) | self._vision_feeds(None)
+        feeds |= {
+            n: decode_bias(mask, ends.astype(np.int64) - 1) for n, mask in self._masks.items()
+        }
         return self._run(0, len(tokens), feeds)["logits"]
 
     def _token_feeds(
@@ -205,10 +223,12 @@ class Engine:
         states, written = self.cache.inputs(start, stop), self.cache.outputs(start, stop)
         return self._session.run(feeds | states, written)
 
-    def _encode_into(self, features: Features, image: int, prompt: Prompt) -> None:
+    def _encode_into(
+        self, features: Features, image: int, prompt: Prompt, slot: int, place: int
+    ) -> None:
         loaded = self.load_seconds
         started = time.perf_counter()
-        features.rows[image] = self.encode(prompt.images[image])
+        features.rows[image] = self.encode(prompt.images[image], slot, place)
         opening = self.load_seconds - loaded
         features.seconds += time.perf_counter() - started - opening
 
@@ -239,9 +259,9 @@ class Engine:
 
     def _check_inputs(self) -> tuple[str, ...]:
         """The names of vision inputs, once every input is known to be one that can be fed."""
-        needed = _FED - ({"run_vision"} if not self.single else set())
-        states = {name for name in self._inputs if name.startswith(("past_key.", "past_value."))}
-        others = self._inputs.keys() - _FED - states - set(_FEATURES)
+        needed = (_FED | set(self._masks)) - ({"run_vision"} if not self.single else set())
+        states = {name for name in self._inputs if name.startswith(MEMORY)}
+        others = self._inputs.keys() - _FED - states - set(_FEATURES) - self._masks.keys()
         odd = (needed - self._inputs.keys()) | (set() if self.single else others)
         for name in self._inputs.keys() & set(_FEATURES):
             rows, *sizes = self._inputs[name].shape
@@ -257,7 +277,7 @@ class Engine:
 
     def _check_outputs(self) -> None:
         """Every output must be known; the single split gives the features it used too."""
-        states = ("present_key.", "present_value.")
+        states = tuple(name.replace("past", "present") for name in MEMORY)
         names = {spec.name for spec in self.program.outputs if not spec.name.startswith(states)}
         used = {present_name(spec.name) for spec in self._features} if self.single else set()
         if names != {"logits"} | used:

@@ -1,5 +1,6 @@
 """Cutting a prompt into prefill chunks, and the image features each chunk needs."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,8 +24,10 @@ class Chunk:
     image: int | None = None
 
 
-def cut(prompt: Prompt, size: int, *, at_images: bool) -> tuple[Chunk, ...]:
-    """Chunks of at most ``size`` tokens.
+def cut(
+    prompt: Prompt, size: int, *, at_images: bool, whole: Sequence[tuple[int, int]] = ()
+) -> tuple[Chunk, ...]:
+    """Chunks of at most ``size`` tokens, or of one span that must stay whole.
 
     Args:
         prompt: The whole prompt.
@@ -32,6 +35,7 @@ def cut(prompt: Prompt, size: int, *, at_images: bool) -> tuple[Chunk, ...]:
         at_images: Cut before each image's first token too, and name the image its chunk begins:
             a program that encodes while it prefills then has the features of one image to
             read, those it computes itself.
+        whole: Runs of tokens ``[start, stop)`` that no cut may split.
     """
     firsts = _first_tokens(prompt) if at_images else {}
     chunks = []
@@ -39,7 +43,11 @@ def cut(prompt: Prompt, size: int, *, at_images: bool) -> tuple[Chunk, ...]:
     while start < len(prompt.token_ids):
         stop = min(start + size, len(prompt.token_ids))
         stop = min([stop, *(first for first in firsts if first > start)])
-        chunks.append(Chunk(start, stop, firsts.get(start)))
+        for first, last in whole:
+            if first < stop < last:
+                stop = first if first > start else last
+        alone = not any(start < first < stop for first in firsts)
+        chunks.append(Chunk(start, stop, firsts.get(start) if alone else None))
         start = stop
     return tuple(chunks)
 

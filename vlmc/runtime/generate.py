@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from vlmc.backends import SessionError
 from vlmc.errors import VlmcError
 from vlmc.runtime.engine import Engine, Features
-from vlmc.runtime.features import Chunk, cut, needed_images
+from vlmc.runtime.features import Chunk, needed_images
 from vlmc.runtime.prefix import chunk_keys
 from vlmc.runtime.request import FinishReason
 from vlmc.runtime.sampling import Sampler
@@ -123,7 +123,8 @@ class Loop:
 
     def __init__(self, engine: Engine, *, reuse: bool = True) -> None:
         self.engine = engine
-        self._reuse = reuse
+        # A state is that after the last token; no earlier chunk can be gone on from.
+        self._reuse = reuse and not engine.cache.recurrent
         self._waiting: deque[Job] = deque()
         self._filling: Job | None = None
         self._rows: list[Job] = []
@@ -135,8 +136,7 @@ class Loop:
 
     def submit(self, job: Job) -> None:
         """Puts a job at the end of the queue."""
-        size = self.engine.limits.prefill_seq_len
-        chunks = cut(job.prompt, size, at_images=self.engine.single)
+        chunks = self.engine.chunks(job.prompt)
         job.chunks = deque(chunks)
         if self._reuse:
             job.keys = deque(chunk_keys(job.prompt, job.positions, chunks))

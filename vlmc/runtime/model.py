@@ -13,7 +13,6 @@ from vlmc.bundle.manifest import ImageSpec
 from vlmc.bundle.store import Bundle, read_bundle, verify_digests
 from vlmc.errors import VlmcError
 from vlmc.runtime.engine import Engine, Features
-from vlmc.runtime.features import cut
 from vlmc.runtime.generate import Job, Loop
 from vlmc.runtime.images import check_spec, open_image, prepare
 from vlmc.runtime.limits import answer_room, check_images
@@ -168,8 +167,7 @@ class Model:
         answer_room(length, max(1, len(forced)), self.manifest.limits, all_of_them=True)
         positions, following = prompt_positions(prompt, self.manifest.positions)
         features = Features()
-        size = self.manifest.limits.prefill_seq_len
-        for chunk in cut(prompt, size, at_images=self.engine.single):
+        for chunk in self.engine.chunks(prompt):
             row = self.engine.prefill(0, prompt, positions, chunk, features)
         rows = [row]
         for step, token in enumerate(forced):

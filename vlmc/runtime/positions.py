@@ -1,21 +1,29 @@
 """Position ids: where each prompt token stands, and where the answer begins."""
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
+from pydantic import NonNegativeInt, ValidationError
 
 from vlmc.bundle.manifest import PositionSpec
 from vlmc.errors import VlmcError
 from vlmc.runtime.types import Prompt
 from vlmc.schema import Frozen, Json, lookup
 
+Options = TypeVar("Options", bound=Frozen)
 Positions = tuple[NDArray[np.int64], int]
 
 
 class NoOptions(Frozen):
     """A scheme without constants."""
+
+
+class Sequential(Frozen):
+    """``start``: the first token's position."""
+
+    start: NonNegativeInt = 0
 
 
 def prompt_positions(prompt: Prompt, spec: PositionSpec) -> Positions:
@@ -39,9 +47,9 @@ def prompt_positions(prompt: Prompt, spec: PositionSpec) -> Positions:
 
 
 def _sequential(prompt: Prompt, options: Json) -> Positions:
-    _no_options(options)
-    length = len(prompt.token_ids)
-    return np.arange(length, dtype=np.int64), length
+    start = _checked(Sequential, options).start
+    following = start + len(prompt.token_ids)
+    return np.arange(start, following, dtype=np.int64), following
 
 
 def _mrope(prompt: Prompt, options: Json) -> Positions:
@@ -50,7 +58,7 @@ def _mrope(prompt: Prompt, options: Json) -> Positions:
     Text advances all three axes together. An image's tokens keep the time of its start and
     count rows and columns from there; the text after it goes on behind its longer side.
     """
-    _no_options(options)
+    _checked(NoOptions, options)
     length = len(prompt.token_ids)
     positions = np.empty((3, length), dtype=np.int64)
     done = 0  # tokens placed
@@ -75,12 +83,15 @@ def _mrope(prompt: Prompt, options: Json) -> Positions:
     return positions, following
 
 
-def _no_options(options: Json) -> None:
+def _checked(schema: type[Options], options: Json) -> Options:
     try:
-        NoOptions.model_validate(options)
+        return schema.model_validate(options)
     except ValidationError as error:
-        names = ", ".join(sorted(options))
-        raise VlmcError(f"this scheme has no option '{names}'", at="positions.options") from error
+        first = error.errors()[0]
+        name = ".".join(str(key) for key in first["loc"])
+        known = name in schema.model_fields
+        problem = f"'{name}': {first['msg']}" if known else f"this scheme has no option '{name}'"
+        raise VlmcError(problem, at="positions.options") from error
 
 
 POSITIONS: dict[str, Callable[[Prompt, Json], Positions]] = {

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from vlmc.bundle.manifest import ImageLayout, PromptSpec
+from vlmc.bundle.manifest import ImageLayout, PromptFrame, PromptSpec
 from vlmc.bundle.store import check_name
 from vlmc.errors import VlmcError
 from vlmc.runtime.injection import BREAK
@@ -116,7 +116,10 @@ class PromptBuilder:
         # The processor's rule: a template that writes bos leaves nothing for the tokenizer to add.
         bos = self._bos if self._template is not None else None
         has_bos = bos is not None and rendered.startswith(bos)
-        ids = self._guard.ids(plain, marked, add_special_tokens=not has_bos)
+        if self.spec.frame is not None:
+            plain, marked = self._framed(plain, marked, self.spec.frame)
+        bare = has_bos or self.spec.frame is not None
+        ids = self._guard.ids(plain, marked, add_special_tokens=not bare)
         return self._expand(np.asarray(ids, dtype=np.int64), images, runs)
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
@@ -172,6 +175,21 @@ class PromptBuilder:
         joined = (text + piece for text, piece in zip(texts, apart[1:], strict=True))
         return apart[0] + "".join(joined), marked
 
+    def _framed(self, plain: str, marked: str, frame: PromptFrame) -> tuple[str, str]:
+        """Both with what the processor adds: behind the last image, and at the end.
+
+        Mirrors ``PaliGemmaProcessor.prepare_inputs_layout``.
+
+        Raises:
+            VlmcError: There is no image.
+        """
+        place = marked.rfind(self.spec.image_token)
+        if place < 0:
+            raise VlmcError("this model takes no prompt without an image", at="messages")
+        place += len(self.spec.image_token)
+        framed = marked[:place] + frame.after_images + marked[place:] + frame.end
+        return (framed if plain == marked else framed.replace(BREAK, "")), framed
+
     def _check_places(self, places: int, images: int) -> None:
         if places != images:
             raise VlmcError(
@@ -209,16 +227,18 @@ class PromptBuilder:
 
 def _image_text(layout: ImageLayout, rows: int, columns: int, token: str) -> str:
     """The text of one image, with one image token for each tile."""
-    text, number = layout.start, 0
+    tiles, number = "", 0
     for row in range(1, rows + 1):
         for column in range(1, columns + 1):
+            tiles += layout.between if column > 1 else ""
             number += 1
-            text += layout.tile.format(row=row, column=column, number=number)
-            text += token + layout.tile_end
-        text += layout.row_end
-    if rows:
-        text += layout.before_whole
-    return text + layout.whole + token + layout.end
+            tiles += layout.tile.format(row=row, column=column, number=number)
+            tiles += token + layout.tile_end
+        tiles += layout.row_end
+    whole = (layout.before_whole if rows else "") + layout.whole + token + layout.end
+    if layout.after_whole is None:
+        return layout.start + tiles + whole
+    return layout.start + whole + (layout.after_whole + tiles if rows else "")
 
 
 def _added_ids(tokens: Sequence[str], tokenizer: TextTokenizer) -> NDArray[np.int64]:

@@ -211,7 +211,7 @@ def test_one_request_that_fails_does_not_stop_the_others(models, monkeypatch):
     model = models(batch=2)
     encode = model.engine.encode
 
-    def failing(image):
+    def failing(image, *place):
         if image.tensors["pixel_values"][0, 0, 0, 0] == 99:
             raise VlmcError("this picture")
         return encode(image)

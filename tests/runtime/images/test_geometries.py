@@ -8,7 +8,12 @@ import pytest
 from vlmc.bundle.manifest import ImageSpec
 from vlmc.errors import VlmcError
 from vlmc.families.anyres_processors import ANYRES_CLASSES, anyres_spec
-from vlmc.families.image_processors import fixed_spec, native_grid_spec, tiles_spec
+from vlmc.families.grid_processors import native_grid_spec
+from vlmc.families.image_processors import (
+    fixed_spec,
+    tiles_spec,
+)
+from vlmc.families.pan_and_scan_processor import pan_and_scan_spec
 from vlmc.families.split_processors import split_spec
 from vlmc.runtime.images import GEOMETRIES, image_tokens, prepare, vision_inputs
 
@@ -21,6 +26,16 @@ SPECS = {
     "anyres": anyres_spec(TILED, side=336, rows=24, pinpoints=PINPOINTS),
     "fixed": fixed_spec({"image_processor_type": "CLIPImageProcessor"}, 5),
     "native_grid": native_grid_spec({"image_processor_type": "Qwen2VLImageProcessor"}),
+    "pan_and_scan": pan_and_scan_spec(
+        {
+            "image_processor_type": "Gemma3ImageProcessor",
+            "image_mean": [0.48145466, 0.4578275, 0.40821073],
+            "image_std": [0.26862954, 0.26130258, 0.27577711],
+        },
+        5,
+        image_size=224,
+        max_tiles=3,
+    ),
     "split": split_spec(
         {
             "image_processor_type": "Idefics3ImageProcessor",

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from vlmc.errors import VlmcError
-from vlmc.families.image_processors import native_grid_spec
+from vlmc.families.grid_processors import native_grid_spec
 from vlmc.runtime.images import image_tokens, open_image, prepare, vision_inputs
 from vlmc.runtime.images.patches import positions, windows
 from vlmc.runtime.images.position_table import PositionTable, table_rows

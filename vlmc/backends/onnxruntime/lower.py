@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vlmc.backends.onnxruntime.embedding import gather_rows
+from vlmc.backends.onnxruntime.experts import experts
 from vlmc.backends.onnxruntime.rewrite import Lowering
 from vlmc.backends.spec import StoredWeight
 from vlmc.errors import VlmcError
@@ -146,50 +148,14 @@ def _quantize_tokens(low: Lowering, x: ir.Value) -> tuple[ir.Value, ir.Value]:
 
 
 def _embedding(low: Lowering, node: ir.Node) -> None:
-    import onnx_ir as ir
-
     weight, ids = node.inputs[0], node.inputs[1]
     assert weight is not None
     assert ids is not None
-    name = str(weight.name)
-    stored = low.weights[name]
-    to_float = {"to": int(ir.DataType.FLOAT)}
-    rows = low.add("Gather", [low.part(name, ""), ids])
-    if stored.format == "fp16":
-        rows = low.add("Cast", [rows], to_float)
-    elif stored.format in ("int8_block", "int4_block"):
-        scales = low.add("Gather", [low.part(name, ".scales"), ids])
-        last = low.constant(np.array([-1], np.int64))
-        if stored.format == "int4_block":
-            rows = _nibbles(low, rows, [0, 0, 0, -1])
-            zeros = low.add("Gather", [low.part(name, ".zero_points"), ids])
-            zeros = _nibbles(low, zeros, [0, 0, -1])
-            # An odd number of blocks leaves half a byte over.
-            blocks = low.constant(np.array([stored.parts[".scales"].shape[1]], np.int64))
-            start, axis = low.constant(np.array([0], np.int64)), last
-            zeros = low.add("Slice", [zeros, start, blocks, axis])
-            zero = low.add("Unsqueeze", [low.add("Cast", [zeros], to_float), last])
-        else:
-            zero = low.constant(np.float32(128))
-        values = low.add("Sub", [low.add("Cast", [rows], to_float), zero])
-        values = low.add("Mul", [values, low.add("Unsqueeze", [scales, last])])
-        rows = low.add("Reshape", [values, low.constant(np.array([0, 0, -1], np.int64))])
-        if stored.columns % stored.block:
-            start = low.constant(np.array([0], np.int64))
-            stop = low.constant(np.array([stored.columns], np.int64))
-            rows = low.add("Slice", [rows, start, stop, last])
-    _replace(node, [rows])
+    _replace(node, [gather_rows(low, str(weight.name), ids)])
 
 
-def _nibbles(low: Lowering, packed: ir.Value, shape: Sequence[int]) -> ir.Value:
-    """Bytes [..., n] -> their halves, low first, reshaped to ``shape`` [..., 2n]."""
-    last = low.constant(np.array([-1], np.int64))
-    mask = low.constant(np.uint8(15))
-    four = low.constant(np.uint8(4))
-    first = low.add("Unsqueeze", [low.add("BitwiseAnd", [packed, mask]), last])
-    second = low.add("BitShift", [packed, four], {"direction": "RIGHT"})
-    pairs = low.add("Concat", [first, low.add("Unsqueeze", [second, last])], {"axis": -1})
-    return low.add("Reshape", [pairs, low.constant(np.array(shape, np.int64))])
+def _experts(low: Lowering, node: ir.Node) -> None:
+    _replace(node, [experts(low, node)])
 
 
 def _attention(low: Lowering, node: ir.Node) -> None:
@@ -208,7 +174,8 @@ def _attention(low: Lowering, node: ir.Node) -> None:
         )
         _replace(node, [out])
         return
-    *packed, past_key, past_value, lengths, total = node.inputs
+    *packed, past_key, past_value, lengths, total = node.inputs[:7]
+    bias = node.inputs[7] if len(node.inputs) > 7 else None
     assert lengths is not None
     assert past_key is not None
     assert past_key.shape is not None
@@ -222,22 +189,33 @@ def _attention(low: Lowering, node: ir.Node) -> None:
         ]
     one = low.constant(np.int32(1))
     last_index = low.shared("last", lengths, lambda: low.add("Sub", [lengths, one]))
-    out, *present = low.add(
-        "GroupQueryAttention",
-        [*packed, past_key, past_value, last_index, total],
-        {
-            "num_heads": heads,
-            "kv_num_heads": kv_heads,
-            "scale": attributes["scale"],
-            "softcap": attributes["softcap"],
-            "local_window_size": attributes["window"] or -1,
-        },
-        domain=MICROSOFT,
-        outputs=3,
-    )
+    inputs = [*packed, past_key, past_value, last_index, total]
+    common = {
+        "num_heads": heads,
+        "kv_num_heads": kv_heads,
+        "scale": attributes["scale"],
+        "softcap": attributes["softcap"],
+    }
+    causal = (inputs, {**common, "local_window_size": attributes["window"] or -1})
+    if bias is None:
+        out, *present = low.add("GroupQueryAttention", *causal, domain=MICROSOFT, outputs=3)
+    else:
+        # The kernel knows a window only where it is causal, and is fastest without a bias.
+        empty = low.shared("empty", bias, lambda: _is_empty(low, bias))
+        biased = ([*inputs, None, None, None, bias], {**common, "causal": 0})
+        branches = {"then_branch": causal, "else_branch": biased}
+        out, *present = low.choose(
+            empty, "GroupQueryAttention", branches, domain=MICROSOFT, like=node.outputs
+        )
     if size != cached:
         out = _resize_heads(low, out, heads, cached, size)
     _replace(node, [out, *present])
+
+
+def _is_empty(low: Lowering, value: ir.Value) -> ir.Value:
+    count = low.add("Size", [value])
+    empty: ir.Value = low.add("Equal", [count, low.constant(np.int64(0))])
+    return empty
 
 
 def _resize_heads(low: Lowering, x: ir.Value | None, heads: int, old: int, new: int) -> ir.Value:
@@ -267,6 +245,7 @@ def _skip_rms_norm(low: Lowering, node: ir.Node) -> None:
 
 _NEUTRAL: dict[str, Callable[[Lowering, Any], None]] = {
     "Attention": _attention,
+    "Experts": _experts,
     "Linear": _linear,
     "SkipRMSNorm": _skip_rms_norm,
 }

@@ -97,4 +97,5 @@ def _join(vision: ir.Model, language: ir.Model) -> ir.Model:
 
 
 def _values(graph: ir.Graph) -> list[ir.Value]:
-    return [value for node in graph for value in node.outputs]
+    # One without a name stands for an optional output that is not given.
+    return [value for node in graph for value in node.outputs if value.name]

@@ -16,10 +16,14 @@ if TYPE_CHECKING:
 class Lowering:
     """One graph being lowered: appends nodes before the one they replace."""
 
-    def __init__(self, graph: ir.Graph, weights: Mapping[str, StoredWeight]) -> None:
+    def __init__(
+        self, graph: ir.Graph, weights: Mapping[str, StoredWeight], outer: Lowering | None = None
+    ) -> None:
         self.graph = graph
         self.weights = weights
         self.before: ir.Node | None = None
+        self.body: list[ir.Node] = []
+        self._outer = outer
         self._values: dict[str, ir.Value] = {}
         self._shared: dict[tuple[str, str], Any] = {}
         self._count = 0
@@ -36,17 +40,54 @@ class Lowering:
         """A node before the current one; its output, or the tuple of its outputs."""
         import onnx_ir as ir
 
-        values = [ir.Value(name=self._name(op)) for _ in range(outputs)]
+        values = [ir.Value(name=self.name(op)) for _ in range(outputs)]
         attrs = [
             ir.AttrTensor(k, v)
             if isinstance(v, ir.TensorProtocol)
             else ir.convenience.convert_attribute(k, v)
             for k, v in (attributes or {}).items()
         ]
-        node = ir.Node(domain, op, inputs, attrs, outputs=values, name=self._name(op))
+        node = ir.Node(domain, op, inputs, attrs, outputs=values, name=self.name(op))
+        if self._outer is not None:
+            self.body.append(node)
+        else:
+            assert self.before is not None
+            self.graph.insert_before(self.before, node)
+        return values[0] if outputs == 1 else tuple(values)
+
+    def choose(
+        self,
+        condition: ir.Value,
+        op: str,
+        branches: Mapping[str, tuple[Sequence[ir.Value | None], Mapping[str, Any]]],
+        *,
+        domain: str,
+        like: Sequence[ir.Value],
+    ) -> tuple[ir.Value, ...]:
+        """An ``If`` before the current node, whose branches are one node each.
+
+        Args:
+            condition: bool, one number.
+            op: Of both nodes.
+            branches: ``then_branch`` and ``else_branch``: a node's inputs and attributes.
+            domain: Of both nodes.
+            like: Values of the same types as the outputs.
+        """
+        import onnx_ir as ir
+
+        graphs = []
+        for name, (inputs, attributes) in branches.items():
+            attrs = ir.convenience.convert_attributes(attributes)
+            inner = ir.Node(domain, op, inputs, attrs, num_outputs=len(like), name=self.name(op))
+            for value, outer in zip(inner.outputs, like, strict=True):
+                value.name, value.type = self.name(name), outer.type
+            graph = ir.Graph([], inner.outputs, nodes=[inner], name=self.name(name))
+            graphs.append(ir.AttrGraph(name, graph))
+        outputs = [ir.Value(name=self.name("If")) for _ in like]
+        node = ir.Node("", "If", [condition], graphs, outputs=outputs, name=self.name("If"))
         assert self.before is not None
         self.graph.insert_before(self.before, node)
-        return values[0] if outputs == 1 else tuple(values)
+        return tuple(outputs)
 
     def shared(self, kind: str, value: ir.Value, make: Callable[[], Any]) -> Any:
         """What ``make`` gives, made once for each ``value``: it stays before its first use."""
@@ -59,6 +100,8 @@ class Lowering:
         """A small initializer; equal ones are one."""
         import onnx_ir as ir
 
+        if self._outer is not None:
+            return self._outer.constant(content)
         array = np.asarray(content)
         name = f"const_{array.dtype}_{'x'.join(map(str, array.shape))}_{array.tobytes().hex()}"
         if name not in self._values:
@@ -76,6 +119,8 @@ class Lowering:
         """The initializer of one stored part of a weight."""
         import onnx_ir as ir
 
+        if self._outer is not None:
+            return self._outer.part(weight, suffix)
         stored = self.weights[weight].parts[suffix]
         if stored.name not in self._values:
             dtype = ir.DataType.from_numpy(np.dtype(stored.dtype))
@@ -98,6 +143,13 @@ class Lowering:
             self._values[stored.name] = value
         return self._values[stored.name]
 
-    def _name(self, op: str) -> str:
+    def inside(self) -> Lowering:
+        """For the body of a loop: its nodes are gathered in ``body``, and read the graph around."""
+        return Lowering(self.graph, self.weights, outer=self)
+
+    def name(self, op: str) -> str:
+        """A name that no other value of the graph has."""
+        if self._outer is not None:
+            return self._outer.name(op)
         self._count += 1
         return f"{op}_{self._count}"

@@ -139,6 +139,7 @@ def _names_read(node: onnx.NodeProto) -> Iterable[str]:
     for attribute in node.attribute:
         if attribute.HasField("g"):
             made = {name for inner in attribute.g.node for name in inner.output}
+            made |= {value.name for value in attribute.g.input}
             for inner in attribute.g.node:
                 yield from (name for name in _names_read(inner) if name not in made)
 

@@ -11,16 +11,18 @@ from vlmc.runtime.images.anyres import ANYRES
 from vlmc.runtime.images.decode import open_image
 from vlmc.runtime.images.fixed import FIXED
 from vlmc.runtime.images.native_grid import NATIVE_GRID
+from vlmc.runtime.images.pan_and_scan import PAN_AND_SCAN
 from vlmc.runtime.images.spec import Geometry
 from vlmc.runtime.images.split import SPLIT
 from vlmc.runtime.images.tiles import TILES
+from vlmc.runtime.images.whole_patches import WHOLE_PATCHES
 from vlmc.runtime.types import PreparedImage
 from vlmc.schema import Frozen, lookup
 
 __all__ = ["GEOMETRIES", "check_spec", "image_tokens", "open_image", "prepare", "vision_inputs"]
 
 GEOMETRIES: dict[str, Geometry] = {
-    row.name: row for row in (FIXED, NATIVE_GRID, TILES, SPLIT, ANYRES)
+    row.name: row for row in (FIXED, NATIVE_GRID, WHOLE_PATCHES, TILES, SPLIT, ANYRES, PAN_AND_SCAN)
 }
 
 

@@ -1,0 +1,144 @@
+"""The rule for masks against transformers' own, on layouts, windows and steps of every kind."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vlmc.bundle.manifest import MaskSpec
+from vlmc.errors import VlmcError
+from vlmc.families import FAMILIES
+from vlmc.families.spec import Checkpoint
+from vlmc.passes.masks import own_masks, prove_masks, rule_mask
+from vlmc.runtime.attention import decode_bias, prefill_bias, whole_spans
+from vlmc.runtime.features import cut
+from vlmc.runtime.types import Prompt
+
+SIZES: dict[str, Any] = {"hidden_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1}
+SIZES |= {"num_hidden_layers": 2, "intermediate_size": 32, "vocab_size": 60, "head_dim": 16}
+TOWER: dict[str, Any] = {"model_type": "siglip_vision_model", "num_hidden_layers": 1}
+TOWER |= {"hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 2}
+TOWER |= {"image_size": 28, "patch_size": 14}
+KINDS = ["sliding_attention", "full_attention"]
+
+
+def model_of(kind: str, window: int) -> Any:
+    """A model on the meta device: its class and configuration are what counts."""
+    import torch
+    import transformers as hf
+
+    text = {"model_type": kind, **SIZES}
+    if kind != "gemma":
+        text |= {"sliding_window": window, "layer_types": KINDS}
+    with torch.device("meta"):
+        if kind == "gemma3_text":
+            config = hf.Gemma3Config(vision_config=TOWER, text_config=text, mm_tokens_per_image=4)
+            return hf.Gemma3ForConditionalGeneration(config)
+        pali = hf.PaliGemmaConfig(vision_config=TOWER, text_config=text, projection_dim=32)
+        return hf.PaliGemmaForConditionalGeneration(pali)
+
+
+def masks_of(model: Any) -> tuple[MaskSpec, ...]:
+    images = {"size": {"height": 28, "width": 28}, "image_seq_length": 4}
+    name = "Gemma3" if model.config.model_type == "gemma3" else "Siglip"
+    images["image_processor_type"] = f"{name}ImageProcessor"
+    config = model.config.to_dict()
+    found = Checkpoint(config, {"image_seq_length": 4}, images, {}, {})
+    return FAMILIES[model.config.model_type].facts(found).masks
+
+
+KNOWN = ["gemma", "gemma2", "gemma3_text"]
+
+
+@pytest.mark.parametrize("kind", KNOWN)
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_the_rule_is_what_transformers_does(kind: str, data: st.DataObject) -> None:
+    window = data.draw(st.integers(1, 12))
+    model = model_of(kind, window)
+    masks = masks_of(model)
+    prompt = data.draw(st.text("ti", min_size=1, max_size=24))
+    answer = "a" * data.draw(st.integers(0, 14))
+    step = data.draw(st.integers(1, 26))
+    text = model.config.get_text_config()
+    text._attn_implementation = "eager"
+    wanted = own_masks(model, model.config, prompt, answer, masks)
+    assert {mask.layers for mask in masks} == wanted.keys()
+    for mask in masks:
+        found = rule_mask(mask, prompt, answer, masks, step)
+        assert np.array_equal(found, wanted[mask.layers])
+
+
+@pytest.mark.parametrize("kind", KNOWN)
+def test_a_rule_that_is_right_is_proven(kind: str) -> None:
+    model = model_of(kind, 1024)
+    prove_masks(model, masks_of(model))
+
+
+@pytest.mark.parametrize("kind", KNOWN)
+@pytest.mark.parametrize(
+    "change",
+    [{"spans": None}, {"spans": "images"}, {"spans": "prompt"}, {"window": 1023}, {"chunk": 4}],
+)
+def test_a_rule_that_is_wrong_is_refused(kind: str, change: dict[str, Any]) -> None:
+    model = model_of(kind, 1024)
+    masks = masks_of(model)
+    wrong = tuple(mask.model_copy(update=change) for mask in masks)
+    if wrong == masks:
+        return
+    with pytest.raises(VlmcError, match="not supported yet"):
+        prove_masks(model, wrong)
+
+
+def test_a_window_that_holds_in_spans_is_told_from_one_that_does_not() -> None:
+    for kind in ("gemma2", "gemma3_text"):
+        model = model_of(kind, 1024)
+        masks = masks_of(model)
+        inside = not masks[-1].window_in_spans
+        wrong = [mask.model_copy(update={"window_in_spans": inside}) for mask in masks]
+        with pytest.raises(VlmcError, match="sliding_attention"):
+            prove_masks(model, wrong)
+
+
+def test_a_kind_of_layer_without_a_rule_is_refused() -> None:
+    model = model_of("gemma3_text", 8)
+    with pytest.raises(VlmcError, match="not supported yet"):
+        prove_masks(model, masks_of(model)[:1])
+
+
+def prompt_of(letters: str) -> Prompt:
+    images = np.array([letter == "i" for letter in letters])
+    return Prompt(np.zeros(len(letters), np.int64), np.where(images, np.cumsum(images) - 1, -1))
+
+
+@given(
+    st.text("ti", min_size=1, max_size=40), st.integers(1, 12), st.sampled_from(["images", None])
+)
+def test_no_step_splits_a_span_or_is_longer_than_it_must(
+    letters: str, size: int, spans: Any
+) -> None:
+    prompt = prompt_of(letters)
+    whole = whole_spans(prompt, [MaskSpec(spans=spans)])
+    chunks = cut(prompt, size, at_images=False, whole=whole)
+    assert [chunk.start for chunk in chunks] == [0, *(chunk.stop for chunk in chunks[:-1])]
+    assert chunks[-1].stop == len(letters)
+    for chunk in chunks:
+        assert not any(first < chunk.stop < last for first, last in whole)
+        assert chunk.stop - chunk.start <= size or (chunk.start, chunk.stop) in whole
+
+
+def test_where_the_mask_is_causal_the_bias_is_empty() -> None:
+    prompt = prompt_of("ttttiiittt")
+    images = MaskSpec(input="x", spans="images", window=3)
+    assert prefill_bias(images, prompt, 0, 4).shape == (1, 1, 0, 0)
+    assert prefill_bias(images, prompt, 4, 10).shape == (1, 1, 6, 10)
+    assert prefill_bias(images, prompt, 7, 10).shape == (1, 1, 0, 0)
+    assert decode_bias(images, np.array([10, 3])).shape == (2, 1, 0, 0)
+    chunked = MaskSpec(input="x", chunk=8)
+    assert prefill_bias(chunked, prompt, 0, 8).shape == (1, 1, 0, 0)
+    assert prefill_bias(chunked, prompt, 6, 10).shape == (1, 1, 4, 10)
+    assert decode_bias(chunked, np.array([7, 3])).shape == (2, 1, 0, 0)
+    seen = decode_bias(chunked, np.array([9, 3]))[:, 0, 0] == 0
+    assert seen.tolist() == [[False] * 8 + [True] * 2, [True] * 4 + [False] * 6]

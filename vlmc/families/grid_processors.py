@@ -1,0 +1,146 @@
+"""Reads the JSON of image processors that cut pictures into patches near their own size."""
+
+from vlmc.bundle.manifest import ImageSpec
+from vlmc.errors import VlmcError
+from vlmc.families.image_processors import (
+    _AT,
+    _CLIP_COLORS,
+    _COMMON,
+    _count,
+    _flag,
+    _resample,
+    _settings,
+    _size,
+    _values,
+)
+from vlmc.runtime.images import check_spec
+from vlmc.schema import Json
+
+_GLM4V = "Glm4vImageProcessor"
+NATIVE_GRID_CLASSES: dict[str, Json] = {
+    "Qwen2VLImageProcessor": {
+        **_COMMON,
+        **_CLIP_COLORS,
+        "size": {"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 1280},
+        "patch_size": 14,
+        "temporal_patch_size": 2,
+        "merge_size": 2,
+    },
+    _GLM4V: {
+        **_COMMON,
+        **_CLIP_COLORS,
+        "size": {"shortest_edge": 112 * 112, "longest_edge": 28 * 28 * 15000},
+        "patch_size": 14,
+        "temporal_patch_size": 2,
+        "merge_size": 2,
+    },
+}
+WHOLE_PATCHES_CLASSES: dict[str, Json] = {
+    "PixtralImageProcessor": {
+        **_COMMON,
+        **_CLIP_COLORS,
+        "size": {"longest_edge": 1024},
+        "default_to_square": True,
+    }
+}
+
+
+def native_grid_spec(
+    image_processor_json: Json,
+    *,
+    at: str = _AT,
+    min_pixels: int | None = None,
+    max_pixels: int | None = None,
+    window: int | None = None,
+    table: Json | None = None,
+) -> ImageSpec:
+    """The ``native_grid`` geometry of a Qwen2-VL or GLM-4V image processor.
+
+    Args:
+        image_processor_json: As for ``fixed_spec``.
+        at: The file, for errors.
+        min_pixels: The recipe's own bound, in the place of the processor's.
+        max_pixels: The same.
+        window: The side, in patches, of the tower's attention windows, where it has them.
+        table: The tower's learned positions (``PositionTable``), where it has them.
+
+    Raises:
+        VlmcError: Another class, a value its class cannot use, or bounds that exclude each other.
+    """
+    name, values = _settings(image_processor_json, NATIVE_GRID_CLASSES, at)
+    if name == _GLM4V:  # its class reads the sizes alone
+        values = {key: values[key] for key in values.keys() - {"min_pixels", "max_pixels"}}
+    least, most = _pixel_bounds(values, at)
+    least = least if min_pixels is None else min_pixels
+    most = most if max_pixels is None else max_pixels
+    if least > most:
+        raise VlmcError(
+            f"the smallest picture ({least} pixels) is larger than the largest ({most})",
+            at=at if min_pixels is None and max_pixels is None else "images",
+            hint="set both images.min-pixels and images.max-pixels in the recipe",
+        )
+    options: Json = {
+        "patch_size": _count(values["patch_size"], f"{at}: patch_size"),
+        "temporal_patch_size": _count(values["temporal_patch_size"], f"{at}: temporal_patch_size"),
+        "merge_size": _count(values["merge_size"], f"{at}: merge_size"),
+        "resize": _flag(values, "do_resize", at),
+        "min_pixels": _count(least, "images.min-pixels"),
+        "max_pixels": _count(most, "images.max-pixels"),
+        "resample": _resample(values, at),
+        "on_white": _flag(values, "do_convert_rgb", at),
+        "values": _values(values, at),
+    }
+    if name == _GLM4V:
+        options |= {"frames": options["temporal_patch_size"], "enlarge": True}
+    if window is not None:
+        options["window"] = window
+    if table is not None:
+        options["table"] = table
+    return check_spec(ImageSpec(geometry="native_grid", options=options), at=at)
+
+
+def whole_patches_spec(
+    image_processor_json: Json, patch: int, merge: int, *, at: str = _AT
+) -> ImageSpec:
+    """The ``whole_patches`` geometry of a Pixtral image processor.
+
+    Args:
+        image_processor_json: As for ``fixed_spec``.
+        patch: The side of the tower's patches, in pixels.
+        merge: The side of a feature row, in patches.
+        at: The file, for errors.
+
+    Raises:
+        VlmcError: Another class, or a value its class cannot use.
+    """
+    _, values = _settings(image_processor_json, WHOLE_PATCHES_CLASSES, at)
+    if _flag(values, "do_center_crop", at):
+        raise VlmcError("pictures are not cropped here", at=f"{at}: do_center_crop")
+    size = _size(values, "size", at, square=_flag(values, "default_to_square", at))
+    longest = size.get("longest_edge")
+    if longest is None and "height" not in size:
+        allowed = ("longest_edge", "height and width")
+        raise VlmcError("pictures cannot be bounded by that", at=f"{at}: size", allowed=allowed)
+    options: Json = {
+        "patch_size": patch,
+        "merge_size": merge,
+        "max_height": longest or size["height"],
+        "max_width": longest or size["width"],
+        "resize": _flag(values, "do_resize", at),
+        "resample": _resample(values, at),
+        "on_white": _flag(values, "do_convert_rgb", at),
+        "values": _values(values, at),
+    }
+    return check_spec(ImageSpec(geometry="whole_patches", options=options), at=at)
+
+
+def _pixel_bounds(values: Json, at: str) -> tuple[int, int]:
+    """The bounds of a picture's area, which ``size`` calls edges."""
+    size = dict(_size(values, "size", at, square=False))
+    bounds: list[int] = []
+    for edge, key in (("shortest_edge", "min_pixels"), ("longest_edge", "max_pixels")):
+        bound = values.get(key, size.get(edge, size.get(key)))
+        if bound is None:
+            raise VlmcError(f"{key} is not given", at=at)
+        bounds.append(_count(bound, f"{at}: {key}"))
+    return bounds[0], bounds[1]
