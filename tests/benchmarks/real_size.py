@@ -27,6 +27,8 @@ REAL_SIZE = (
     "granite-vision-4.1-4b",
     "qwen2.5-vl-3b",
     "internvl3-1b",
+    "gemma-3-4b-it",
+    "mistral-small-3.1",
     "smolvlm-256m",
 )
 """What ``test_real_size.py`` exports; the README's table tells of them."""
