@@ -1,12 +1,15 @@
-"""README and pages: links that lead somewhere, and the table of models from the code."""
+"""README and pages: links that lead somewhere; what is supported, from code and tests."""
 
+import json
 import re
 from pathlib import Path
 from typing import get_args
 
 import pytest
 
+from tests.evidence import gathered
 from vlmc.families import FAMILIES
+from vlmc.families.evidence import Evidence, read_evidence
 from vlmc.schema import CachePrecision, LanguagePrecision, Split, VisionPrecision
 
 ROOT = Path(__file__).parents[1]
@@ -15,20 +18,42 @@ PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 BEGIN, END = "<!-- from the code: pytest --update-readme -->\n", "<!-- end -->\n"
 
 
+EVIDENCE = ROOT / "vlmc" / "families" / "evidence.json"
+
+
 def table() -> str:
     """What ``vlmc models`` prints, as Markdown."""
+    evidence = read_evidence()
     words = {
         "vision": get_args(VisionPrecision),
         "language": get_args(LanguagePrecision),
         "KV cache": get_args(CachePrecision),
         "split": get_args(Split),
     }
-    lines = ["| family | models | `model_type` |", "|---|---|---|"]
+    lines = ["| family | models | `model_type` | parity | real size | measured |"]
+    lines.append("|---|---|---|---|---|---|")
     for row in FAMILIES.values():
         types = ", ".join(f"`{name}`" for name in row.model_types)
-        lines.append(f"| {row.name} | {row.title} | {types} |")
+        found = evidence.get(row.name, Evidence())
+        behind = (
+            str(len(found.parity)),
+            *(", ".join(n) for n in (found.real_size, found.measured)),
+        )
+        lines.append(f"| {' | '.join((row.name, row.title, types, *behind))} |")
     choices = "; ".join(f"{part} {', '.join(given)}" for part, given in words.items())
     return "\n".join(lines) + f"\n\nEach can be built with any of: {choices}.\n"
+
+
+def test_what_is_claimed_of_a_family_is_what_the_tests_do(request: pytest.FixtureRequest) -> None:
+    wanted = json.dumps(gathered(), indent=1) + "\n"
+    if request.config.getoption("--update-readme"):
+        EVIDENCE.write_text(wanted, encoding="utf-8")
+    written = EVIDENCE.read_text(encoding="utf-8")
+    assert written == wanted, "run: pytest tests/test_documentation.py --update-readme"
+
+
+def test_no_family_is_without_a_comparison() -> None:
+    assert [name for name in FAMILIES if not read_evidence()[name].parity] == []
 
 
 def test_the_readmes_table_is_the_codes(request: pytest.FixtureRequest) -> None:

@@ -231,7 +231,14 @@ def build(
         "reference",
         lambda folder: (
             write_answers(
-                Reference(source.folder, index, facts.images, prompt.plain_image, family.template),
+                Reference(
+                    source.folder,
+                    index,
+                    facts.images,
+                    prompt.plain_image,
+                    family.template,
+                    facts.deepstack,
+                ),
                 asked,
                 tokens,
                 folder,
@@ -246,6 +253,7 @@ def build(
             "images": facts.images.model_dump(mode="json"),
             "plain-image": prompt.plain_image,
             "template": family.template,
+            "deepstack": list(facts.deepstack),
         },
         libraries=("torch", "transformers", "tokenizers", "numpy", "pillow"),
         code=["vlmc.passes.answers", "vlmc.passes.reference"],

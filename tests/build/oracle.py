@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,14 @@ from tests.build.torch_images import Cohere2VisionImages
 
 TOKENS = 24
 TORCH_IMAGES = {"Cohere2VisionImageProcessor": Cohere2VisionImages}
+IMAGE_INPUTS = (
+    "pixel_values",
+    "pixel_attention_mask",
+    "image_grid_thw",
+    "image_sizes",
+    "batch_num_images",
+    "spatial_shapes",
+)
 
 
 @dataclass(frozen=True)
@@ -84,10 +93,12 @@ class Oracle:
 
     def rows(self, found: Any, pictures: list[Any]) -> list[np.ndarray]:
         """The features of each picture, which transformers may give in one, or tile by tile."""
-        counts = []
+        counts, shown = [], len(pictures)
         for one in pictures:
-            alone = self.processor(text=[self.processor.image_token], images=[one])
-            counts.append(list(alone["input_ids"][0]).count(self.model.config.image_token_id))
+            # As often as there are pictures: among others, a picture may have fewer features.
+            text = [self.processor.image_token * shown]
+            alone = self.processor(text=text, images=[[one] * shown])["input_ids"][0]
+            counts.append(list(alone).count(self.model.config.image_token_id) // shown)
         together = np.concatenate([part.numpy() for part in found])
         assert sum(counts) == len(together)
         return np.split(together, np.cumsum(counts)[:-1])
@@ -98,10 +109,11 @@ class Oracle:
         with torch.no_grad():
             features = []
             if pictures:
-                wanted = ("pixel_values", "pixel_attention_mask", "image_grid_thw", "image_sizes")
-                wanted = (*wanted, "spatial_shapes")
-                given = {key: inputs[key] for key in wanted if key in inputs}
-                found = feature_rows(features_of(self.model)(**given, return_dict=True))
+                given = {key: inputs[key] for key in IMAGE_INPUTS if key in inputs}
+                found = feature_rows(
+                    features_of(self.model)(**given, return_dict=True),
+                    self.model.config.get_text_config().num_hidden_layers,
+                )
                 features = self.rows(found, pictures)
             tokens = self.model.generate(**inputs, **own)[0, length:].tolist()
             ends = self.model.generation_config.eos_token_id
@@ -123,29 +135,24 @@ class Oracle:
         )
 
 
-PROCESSOR_SETTINGS = (
-    "image_seq_length",
-    "patch_size",
-    "spatial_merge_size",
-    "image_token",
-    "image_break_token",
-    "image_end_token",
-)
-
-
 def features_of(model: Any) -> Any:
     """``get_image_features`` of the model, or of the one inside."""
     return getattr(model, "get_image_features", None) or model.model.get_image_features
 
 
-def feature_rows(made: Any) -> Any:
+def feature_rows(made: Any, layers: int) -> Any:
     """What ``get_image_features`` gives for each picture, deep-stack features beside the rest."""
     import torch
 
     deep = getattr(made, "deepstack_features", None)
     if not deep:
         return made.pooler_output
-    return [torch.cat(parts, dim=-1) for parts in zip(made.pooler_output, *deep, strict=True)]
+    first = made.pooler_output
+    if first is None:
+        # Granite 4 Vision: layers with their parts; an image token itself is nothing.
+        deep = [parts for layer, parts in dict(deep).items() if layer < layers]
+        first = [torch.zeros_like(part) for part in deep[0]]
+    return [torch.cat(parts, dim=-1) for parts in zip(first, *deep, strict=True)]
 
 
 def make_processor(folder: Path) -> Any:
@@ -186,12 +193,13 @@ def make_processor(folder: Path) -> Any:
         images: Any = NaflexImages(by_config(read.config).facts(read).images)
     else:
         images = make_images(folder, AutoImageProcessor)
+    named = inspect.signature(known).parameters
     return WithoutVideo(
         image_processor=images,
         tokenizer=words,
         **({} if known.__name__ == "Lfm2VlProcessor" else {"video_processor": None}),
         chat_template=template.read_text("utf-8") if template.is_file() else words.chat_template,
-        **{key: settings[key] for key in PROCESSOR_SETTINGS if key in settings},
+        **{key: settings[key] for key in named if key in settings and key != "chat_template"},
     )
 
 

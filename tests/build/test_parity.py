@@ -6,6 +6,7 @@ import pytest
 from tests.build.questions import PLAIN, QUESTIONS
 from tests.build.variants import VARIANTS
 from tests.checkpoints import MAKERS
+from tests.evidence import family_of
 from vlmc.errors import VlmcError
 
 pytestmark = pytest.mark.build
@@ -51,6 +52,7 @@ def compare(workshop, name, question, *overrides):
 def test_any_split_and_chunk_size_answers_as_transformers(workshop, name, overrides):
     for question in PLAIN:
         compare(workshop, name, question, *overrides)
+    assert workshop.model(name, *overrides).manifest.family == family_of(name)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -84,3 +86,20 @@ def test_rows_of_different_layouts_are_answered_together(workshop, name, split):
 def test_other_checkpoints_answer_as_transformers(workshop, name):
     for question in ("no image", "three images"):
         compare(workshop, name, question)
+
+
+def test_without_a_template_pictures_are_taken_one_by_one(workshop):
+    import torch
+
+    from tests.build.oracle import Oracle
+
+    asked = QUESTIONS["two before"]
+    pictures = asked.pictures()
+    oracle = Oracle(workshop.checkpoint("llava-onevision-plain"))
+    text = "<image>\n" * len(pictures) + asked.words
+    inputs = oracle.processor(text=[text], images=pictures, return_tensors="pt")
+    expected = oracle.continue_(inputs, [], torch)
+    model = workshop.model("llava-onevision-plain")
+    found = model.generate(prompt=asked.words, images=pictures, max_new_tokens=24)
+    assert list(found.prompt_token_ids) == expected.prompt_token_ids
+    assert list(found.token_ids) == expected.token_ids

@@ -18,11 +18,13 @@ from tests.checkpoints import (
     cohere2_vision,
     deepseek_vl,
     got_ocr2,
+    granite4_vision,
     idefics3,
     internvl,
     janus,
     llava,
     llava_next,
+    llava_onevision,
     qwen2_5_vl,
     qwen2_vl,
 )
@@ -65,6 +67,13 @@ def template_to_tokenizer(folder: Path) -> None:
 def say_tied(config: Json) -> None:
     """Claims that the output head is the embedding."""
     config["tie_word_embeddings"] = config["text_config"]["tie_word_embeddings"] = True
+
+
+def without_template(folder: Path) -> Path:
+    """A LLaVA-OneVision whose chat template was not saved."""
+    llava_onevision(folder)
+    (folder / "chat_template.jinja").unlink()
+    return folder
 
 
 def said_tied(folder: Path, *, equal: bool) -> Path:
@@ -281,6 +290,10 @@ VARIANTS: dict[str, Callable[[Path], Path]] = {
         tie_word_embeddings=True,
     ),
     "llava-next-llama": lambda folder: llava_next(folder, text="llama", num_key_value_heads=1),
+    "llava-onevision-clip": lambda folder: llava_onevision(
+        folder, tower="clip", text="llama", num_key_value_heads=1, tie_word_embeddings=True
+    ),
+    "granite4-vision-clip": lambda folder: granite4_vision(folder, tower="clip", rate="2/4"),
     "qwen2-vl-tied": tied_qwen2_vl,
     "smolvlm": lambda folder: idefics3(folder, kind="smolvlm", num_key_value_heads=1),
     "smolvlm-unsplit": lambda folder: idefics3(
@@ -330,6 +343,7 @@ VARIANTS: dict[str, Callable[[Path], Path]] = {
 }
 # Made for tests of their own.
 SPECIAL: dict[str, Callable[[Path], Path]] = {
+    "llava-onevision-plain": without_template,
     "said-tied-and-equal": lambda folder: said_tied(folder, equal=True),
     "said-tied-but-different": lambda folder: said_tied(folder, equal=False),
 }

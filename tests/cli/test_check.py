@@ -100,6 +100,16 @@ def test_models_lists_every_family(capsys: Capture) -> None:
         assert all(name in table for name in row.model_types)
 
 
+def test_models_tells_what_stands_behind_a_family(capsys: Capture) -> None:
+    main(["models", "--json"])
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)["families"]}
+    assert "llava-clip-llama" in rows["llava"]["evidence"]["parity"]
+    assert "llava-1.5-7b" in rows["llava"]["evidence"]["real_size"]
+    main(["models"])
+    lines = capsys.readouterr().out.splitlines()
+    assert "parity, real-size, measured" in next(one for one in lines if one.startswith("llava "))
+
+
 @pytest.mark.parametrize(
     ("count", "text"),
     [

@@ -20,6 +20,7 @@ CONFIGS = Path(__file__).parents[1] / "data" / "configs"
 NAMES = (
     "llava-1.5-7b",
     "llava-interleave-qwen-0.5b",
+    "llava-onevision-0.5b",
     "internvl3-1b",
     "qwen2-vl-2b",
     "qwen2.5-vl-3b",

@@ -83,27 +83,6 @@ def _patch_places(side: int) -> Tensor:
     return (buckets[:, None] * side + buckets[None, :]).flatten()
 
 
-class PackedImageFeatures(nn.Module):
-    """A tower and projector on the tiles of one picture, its rows put in order by the host."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, pixel_values: Tensor, packing: Tensor) -> Tensor:
-        """image_features [tokens, hidden] of pixel_values [tiles, 3, S, S], packing [tokens]."""
-        config, inner = self.model.config, self.model.model
-        chosen = config.vision_feature_layer
-        # As `select_hidden_states`: only the chosen states are kept.
-        states = inner.vision_tower(pixel_values, output_hidden_states=chosen).hidden_states
-        layers = [chosen] if isinstance(chosen, int) else chosen
-        rows = torch.cat([states[layer] for layer in layers], dim=-1)
-        if config.vision_feature_select_strategy == "default":
-            rows = rows[:, 1:]
-        rows = inner.multi_modal_projector(rows).flatten(0, 1)
-        return torch.cat([rows, inner.image_newline[None]])[packing]
-
-
 class OneSegment:
     """Stands for ``cu_seqlens`` of one picture: one attention segment that spans all patches.
 

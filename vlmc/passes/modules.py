@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.cache_utils import Cache
-from transformers.masking_utils import causal_mask_function
+from transformers.masking_utils import bidirectional_mask_function, causal_mask_function
 
 from vlmc.errors import VlmcError
 
@@ -51,14 +51,20 @@ def _agrees_with_window(mask_function: Callable[..., Any], window: int) -> bool:
     return True
 
 
-def causal_mask(*, mask_function: Callable[..., Any], config: Any, **_: Any) -> CausalMask:
+def causal_mask(
+    *, mask_function: Callable[..., Any], config: Any, attention_mask: Any = None, **_: Any
+) -> CausalMask | None:
     """The mask function registered for ``vlmc``: proves the mask causal, or refuses it.
+
+    None where all see each other, outside of a decoder's step.
 
     Raises:
         VlmcError: The model asks for a mask that the neutral attention node cannot carry.
     """
     if mask_function is causal_mask_function:
         return CausalMask(window=None)
+    if mask_function is bidirectional_mask_function and attention_mask is None and not _step:
+        return None
     window = getattr(config, "sliding_window", None)
     with torch.utils._python_dispatch._disable_current_modes():
         windowed = isinstance(window, int) and _agrees_with_window(mask_function, window)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,15 @@ from vlmc.schema import Json
 # hand the same memory out again: fresh pages cost more than the products.
 _PIECE_BYTES = 8 << 20
 _LOGGER = "transformers"
+# What ``get_image_features`` may take of a processor's output.
+_IMAGE_INPUTS = (
+    "pixel_values",
+    "pixel_attention_mask",
+    "image_grid_thw",
+    "image_sizes",
+    "batch_num_images",
+    "spatial_shapes",
+)
 # What a processor is made of; its own file sets the rest.
 _PARTS = {"self", "image_processor", "tokenizer", "video_processor", "chat_template", "kwargs"}
 
@@ -41,6 +50,7 @@ class Reference:
         images: ImageSpec,
         plain_image: str,
         template: str | None = None,
+        deepstack: Collection[int] = (),
     ) -> None:
         """Builds model and processor.
 
@@ -58,6 +68,7 @@ class Reference:
         self.processor.chat_template = self.processor.chat_template or template
         self.images = images
         self.plain_image = plain_image
+        self.deepstack = deepstack
 
     def answer(
         self, messages: Sequence[Json], pictures: Sequence[Any], max_new_tokens: int
@@ -118,17 +129,31 @@ class Reference:
             return self.processor.tokenizer(text, return_tensors="pt")
 
     def _features(self, inputs: Any, pictures: Sequence[Any]) -> list[NDArray[np.float32]]:
-        wanted = ("pixel_values", "pixel_attention_mask", "image_grid_thw", "image_sizes")
-        given = {key: inputs[key] for key in (*wanted, "spatial_shapes") if key in inputs}
+        given = {key: inputs[key] for key in _IMAGE_INPUTS if key in inputs}
         # A few classes leave it to the model inside.
         own = getattr(self.model, "get_image_features", None)
         made = (own or self.model.model.get_image_features)(**given, return_dict=True)
         # One tensor for each picture, for each of its tiles, or for all; deep-stack ones beside.
-        found = [made.pooler_output, *(getattr(made, "deepstack_features", None) or ())]
+        found = _parts(made, self.deepstack)
         columns = [np.concatenate([part.float().numpy() for part in parts]) for parts in found]
         rows = np.concatenate(columns, axis=-1)
-        counts = [image_tokens(one.height, one.width, self.images) for one in pictures]
+        # Without a template, the processor was given them one by one.
+        among = len(pictures) if self.processor.chat_template is not None else 1
+        counts = [image_tokens(p.height, p.width, self.images, count=among) for p in pictures]
         return np.split(rows, np.cumsum(counts)[:-1])
+
+
+def _parts(made: Any, deepstack: Collection[int]) -> list[Any]:
+    """Image features, and those that layers of the decoder add, picture by picture each."""
+    import torch
+
+    deep = getattr(made, "deepstack_features", None) or ()
+    if made.pooler_output is not None:
+        return [made.pooler_output, *deep]
+    # Granite 4 Vision: layers with their parts, the last of several counts; nothing comes first.
+    added = {layer: parts for layer, parts in deep if layer in deepstack}
+    some = next(iter(added.values()))
+    return [[torch.zeros_like(part) for part in some], *added.values()]
 
 
 def _processor(folder: Path, images: ImageSpec) -> Any:

@@ -225,6 +225,8 @@ class Model:
             messages, names, folder=request.folder, files=request.files
         )
         check_images(len(sources), self.manifest.limits)
+        # In the plain format a processor takes its pictures one by one, as if each were alone.
+        count = 1 if self.prompts.spec.chat_template is None else len(sources)
         prepared = []
         for source in sources:
             picture = given.get(id(source.path), source.path or source.data)
@@ -233,7 +235,7 @@ class Model:
                 raise VlmcError("an image without a source", at=at)
             image = open_image(picture, at=at)
             try:
-                prepared.append(prepare(image, self.images))
+                prepared.append(prepare(image, self.images, count=count))
             except VlmcError as error:
                 raise error.located(at) from error
         return self.prompts.build(normal, prepared)

@@ -105,10 +105,11 @@ def test_counts_and_packing_equal_transformers_on_every_size(case, rows, joiner)
         assert count == stand_in._get_number_of_features(height, width, SIDE, SIDE)
         assert count >= least
         seen.add(count)
-        order = anyres.packing(height, width, options)
+        order, shares = anyres.packing(height, width, options)
         target = anyres.resolution(height, width, options)
         tiles = target[0] * target[1] // SIDE**2 + 1
-        assert np.array_equal(order, joiner([height, width], pinpoints, rows, tiles))
+        assert np.array_equal(order[:, 0], joiner([height, width], pinpoints, rows, tiles))
+        assert (shares == [1, 0, 0, 0]).all()
     assert len(seen) > 5
 
 

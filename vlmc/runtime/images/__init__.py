@@ -28,18 +28,23 @@ GEOMETRIES: dict[str, Geometry] = {
 }
 
 
-def prepare(image: Image.Image, spec: ImageSpec) -> PreparedImage:
+def prepare(image: Image.Image, spec: ImageSpec, *, count: int = 1) -> PreparedImage:
     """One picture (as ``open_image`` returns it), ready for the vision program.
+
+    Args:
+        image: The picture.
+        spec: The bundle's image processing.
+        count: Pictures of the same prompt.
 
     Raises:
         VlmcError: The geometry refuses the picture's size, or ``spec`` is wrong.
     """
     row, options = _resolve(spec)
-    return row.prepare(image, options)
+    return row.prepare(image, row.among(options, count))
 
 
-def image_tokens(height: int, width: int, spec: ImageSpec) -> int:
-    """Placeholder tokens of a picture of ``height`` x ``width`` pixels.
+def image_tokens(height: int, width: int, spec: ImageSpec, *, count: int = 1) -> int:
+    """Placeholder tokens of a picture of ``height`` x ``width`` pixels, one of ``count``.
 
     Raises:
         VlmcError: As ``prepare`` would for a picture of that size.
@@ -47,7 +52,7 @@ def image_tokens(height: int, width: int, spec: ImageSpec) -> int:
     row, options = _resolve(spec)
     if height < 1 or width < 1:
         raise VlmcError(f"a picture of {width} x {height} pixels has no pixels")
-    return row.tokens(height, width, options)
+    return row.tokens(height, width, row.among(options, count))
 
 
 def vision_inputs(spec: ImageSpec) -> tuple[TensorSpec, ...]:

@@ -1,23 +1,19 @@
 """``fixed``: every picture becomes one frame of one size (CLIP, SigLIP, LLaVA, ViT)."""
 
 import math
-from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import PositiveInt, model_validator
 
 from vlmc.bundle.manifest import TensorSpec
 from vlmc.errors import VlmcError
 from vlmc.runtime.images import pixels
-from vlmc.runtime.images.pixels import Resample, Values
+from vlmc.runtime.images.pixels import Color, Resample, Values
 from vlmc.runtime.images.spec import Geometry
 from vlmc.runtime.types import PreparedImage
 from vlmc.schema import Frozen
-
-Level = Annotated[int, Field(ge=0, le=255)]
-Color = tuple[Level, Level, Level]
 
 
 class Exact(Frozen):
@@ -149,14 +145,6 @@ def _resized(height: int, width: int, options: Options) -> tuple[int, int]:
     return height, width
 
 
-def _squared(image: Image.Image, color: Color) -> Image.Image:
-    """Mirrors ``pad_to_square`` of LLaVA's and Janus' image processors."""
-    side = max(image.size)
-    square = Image.new("RGB", (side, side), color)
-    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
-    return square
-
-
 def center_crop(picture: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
     """The center of ``picture`` uint8 [H, W, 3], as [height, width, 3], zeros where it ends.
 
@@ -196,11 +184,11 @@ def prepare(image: Image.Image, options: Options) -> PreparedImage:
     height, width = _resized(image.height, image.width, options)
     image = pixels.rgb(image, on_white=options.on_white)
     if options.square is not None:
-        image = _squared(image, options.square)
+        image = pixels.squared(image, options.square)
     if options.resize is not None:
         image = pixels.resized(image, height, width, options.resample)
     if options.boxed is not None:
-        image = _squared(image, options.boxed)
+        image = pixels.squared(image, options.boxed)
     picture = np.asarray(image)
     if options.crop is not None:
         picture = center_crop(picture, options.crop.height, options.crop.width)

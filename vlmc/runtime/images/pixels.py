@@ -1,11 +1,11 @@
 """What every geometry does to pixels: to RGB, to a size, to floats."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import ConfigDict, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from vlmc.errors import VlmcError
 from vlmc.schema import Frozen
@@ -15,6 +15,8 @@ MAX_PIXELS = 89_478_485
 
 Resample = Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"]
 RGB = tuple[float, float, float]
+Level = Annotated[int, Field(ge=0, le=255)]
+Color = tuple[Level, Level, Level]
 
 
 class Values(Frozen):
@@ -93,6 +95,14 @@ def rgb(image: Image.Image, *, on_white: bool) -> Image.Image:
 def resized(image: Image.Image, height: int, width: int, resample: Resample) -> Image.Image:
     """The picture at a new size; mirrors ``resize`` of ``transformers.image_transforms``."""
     return image.resize((width, height), Image.Resampling[resample.upper()])
+
+
+def squared(image: Image.Image, color: Color) -> Image.Image:
+    """The picture in the middle of a square; mirrors ``LlavaImageProcessorPil.pad_to_square``."""
+    side = max(image.size)
+    square = Image.new("RGB", (side, side), color)
+    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return square
 
 
 def size_text(height: int, width: int) -> str:

@@ -22,6 +22,7 @@ class Geometry:
         tokens: ``(height, width, options) -> placeholder tokens``, with no pixels needed; raises
             the same ``VlmcError`` as ``prepare`` for a size it refuses.
         inputs: ``options -> inputs of the vision program`` for one image.
+        among: ``(options, count) -> options`` for the pictures of a prompt that shows ``count``.
     """
 
     name: str
@@ -29,3 +30,4 @@ class Geometry:
     prepare: Callable[[Image.Image, Any], PreparedImage]
     tokens: Callable[[int, int, Any], int]
     inputs: Callable[[Any], tuple[TensorSpec, ...]]
+    among: Callable[[Any, int], Any] = lambda options, count: options
