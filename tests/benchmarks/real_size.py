@@ -53,7 +53,10 @@ def measure(name: str) -> dict[str, Any]:
 
 
 def export_here(name: str) -> dict[str, Any]:
-    """Seconds, peak memory of this process in MiB, and nodes of the graphs of one model."""
+    """Seconds, peak memory of this process in MiB, and nodes of the graphs of one model.
+
+    ``cpu-seconds`` are this process's own from its start, whatever else the machine does.
+    """
     from vlmc.compiler import graph_specs
     from vlmc.passes.export import export
     from vlmc.passes.simplify import COUNTS, simplify
@@ -70,7 +73,7 @@ def export_here(name: str) -> dict[str, Any]:
         exported, simple = Path(scratch) / "exported", Path(scratch) / "simple"
         exported.mkdir()
         simple.mkdir()
-        transformed = transform(folder, plan.family, index, plan.limits.ctx_len)
+        transformed = transform(folder, plan.family, plan.facts, index, plan.limits.ctx_len)
         specs = graph_specs(plan)
         export(transformed, index, specs, exported)
         simplify({spec.name: exported / f"{spec.name}.onnx" for spec in specs}, simple)
@@ -82,6 +85,7 @@ def export_here(name: str) -> dict[str, Any]:
         "parameters": sum(size_of(ref.shape) for ref in index.values()),
         "layers": plan.facts.text.layers,
         "seconds": round(time.perf_counter() - started, 1),
+        "cpu-seconds": round(time.process_time(), 1),
         "peak": high_water() // 1024,
         "nodes": {graph: steps["fused"] for graph, steps in counts.items()},
         "attention": attention,
