@@ -1,4 +1,4 @@
-"""The build: seven passes in one straight line. Start reading here."""
+"""The build: eight passes in one straight line. Start reading here."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from vlmc.bundle.publish import Draft, find_published, seal, write_bundle
 from vlmc.bundle.store import canonical_json
 from vlmc.errors import need
 from vlmc.families.prompts import read_prompt
+from vlmc.passes.answers import read_answers, write_answers
 from vlmc.passes.check import Gates, check
 from vlmc.passes.checkpoint import TensorRef
 from vlmc.passes.compile import compile_programs
@@ -46,7 +47,9 @@ from vlmc.sources import resolve as resolve_source
 from vlmc.workspace import Artifact, Event, Record, Workspace
 from vlmc.workspace.digests import json_digest
 
-Pass = Literal["load", "transform", "export", "simplify", "quantize", "compile", "check"]
+Pass = Literal[
+    "load", "transform", "export", "simplify", "quantize", "compile", "reference", "check"
+]
 PASSES: tuple[Pass, ...] = get_args(Pass)
 GRAPHS = ("vision", "language")
 
@@ -207,38 +210,58 @@ def build(
     if done("compile"):
         return stopped()
 
-    parts = (loaded, quantized, compiled)
-    draft = draft_of(plan, source, hashes, loaded, GRAPHS, _TOOLS)
     tokens = answer_length(sum(ref.nbytes for ref in index.values()))
     questions = _questions(plan, tokens)
+    asked = questions if recipe.checks.reference == "auto" else []
+    answered = workspace.step(
+        "reference",
+        lambda folder: (
+            write_answers(
+                Reference(source.folder, index, facts.images, family.plain_image, facts.deepstack),
+                asked,
+                tokens,
+                folder,
+            )
+            if asked
+            else None
+        ),
+        inputs=[metadata, json_digest(weights)],
+        options={
+            "questions": [question.name for question in asked],
+            "tokens": tokens,
+            "images": facts.images.model_dump(mode="json"),
+            "plain-image": family.plain_image,
+        },
+        libraries=("torch", "transformers", "tokenizers", "numpy", "pillow"),
+        code=["vlmc.passes.answers", "vlmc.passes.reference"],
+    )
+    if done("reference"):
+        return stopped()
+
+    parts = (loaded, quantized, compiled)
+    draft = draft_of(plan, source, hashes, loaded, GRAPHS, _TOOLS)
     exact = {storage.vision, storage.language, storage.head, storage.kv_cache} == {"fp32"}
-    compare = recipe.checks.reference == "auto"
 
     def run_check(folder: Path) -> None:
         trial = folder / "trial"
         trial.mkdir()
         lay_trial(trial, parts)
-        seal(trial, draft)
-        reference = (
-            Reference(source.folder, index, facts.images, family.plain_image, facts.deepstack)
-            if compare
-            else None
-        )
-        check(trial, questions, reference, _gates(recipe), tokens=tokens, exact=exact, out=folder)
+        seal(trial, draft, contents(parts))
+        expected = read_answers(answered.folder, asked)
+        check(trial, questions, expected, _gates(recipe), tokens=tokens, exact=exact, out=folder)
         shutil.rmtree(trial)
 
     checked = workspace.step(
         "check",
         run_check,
-        inputs=[*parts, json_digest(plain(draft)), json_digest(weights)],
+        inputs=[*parts, answered, json_digest(plain(draft))],
         options={
             "questions": [question.name for question in questions],
             "tokens": tokens,
             "gates": recipe.checks.model_dump(mode="json"),
-            "compare": compare,
         },
-        libraries=(*_RUNTIME, "torch", "transformers"),
-        code=["vlmc.passes.check", "vlmc.passes.reference", "vlmc.runtime.replay"],
+        libraries=_RUNTIME,
+        code=["vlmc.passes.check", "vlmc.runtime.replay"],
     )
     bundled = (*parts, checked)
     report = canonical_json(
@@ -272,7 +295,7 @@ def build(
         return draft
 
     there = find_published(out, recipe.name, draft, listed)
-    bundle = there or write_bundle(out, recipe.name, fill)
+    bundle = there or write_bundle(out, recipe.name, fill, listed)
     return Build(bundle.folder, bundle.manifest.version, workspace.records)
 
 

@@ -1,7 +1,11 @@
-"""Peak memory of a build: ``python -m tests.benchmarks.build_memory [--precision int4]``.
+"""Peak memory and time of a build: ``python -m tests.benchmarks.build_memory [--big]``.
 
 Makes a Qwen2-VL of about 1 GiB of random bfloat16 weights in four shards, builds it with a cache
-of its own, and prints the most memory that each process of the build held.
+of its own, and prints the most memory that each process of the build held, and each pass's time.
+
+With ``--big`` the checkpoint has Qwen2-VL-7B's sizes (16.6 GB; with cache and bundle 34 GB of
+disk); the time to read its shards and to write as much as the bundle has is printed beside, and
+then a second build is made that changes ctx-len only.
 """
 
 from __future__ import annotations
@@ -18,43 +22,92 @@ from pathlib import Path
 from typing import Any
 
 from tests import checkpoints
+from tests.benchmarks.big_checkpoint import make_big_checkpoint
 
 MIB = 1 << 20
+RAW = argparse.RawDescriptionHelpFormatter
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=RAW)
     parser.add_argument("--precision", default="int4")
+    parser.add_argument("--big", action="store_true", help="seven billion weights, 16.6 GB")
+    parser.add_argument("--folder", type=Path, help="keep the checkpoint and the cache here")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        print(json.dumps(measure(Path(name), options.precision), indent=2))
+        folder = options.folder or Path(name)
+        folder.mkdir(parents=True, exist_ok=True)
+        found = measure(folder, options.precision, big=options.big)
+        if options.big:
+            found |= yardstick(folder)
+            found["second build"] = measure(folder, options.precision, big=True, ctx_len=2048)
+        print(json.dumps(found, indent=2))
 
 
-def measure(folder: Path, precision: str) -> dict[str, Any]:
-    """Bytes of the checkpoint, and peak memory in MiB of the build and of its check's process."""
-    make_checkpoint(folder / "model")
+def measure(
+    folder: Path, precision: str, *, big: bool = False, ctx_len: int = 1024
+) -> dict[str, Any]:
+    """Bytes of the checkpoint, seconds of each pass, and what each process held at most, in MiB.
+
+    ``build`` and ``check`` count all pages of the build and of its check's process, mapped files
+    too; ``build anonymous`` and ``check anonymous`` what is theirs alone.
+    """
+    if not (folder / "model").exists():
+        (make_big_checkpoint if big else make_checkpoint)(folder / "model")
     recipe = folder / "recipe.yaml"
-    recipe.write_text(f"model: ./model\nprecision: {precision}\nctx-len: 1024\n")
+    recipe.write_text(f"model: ./model\nprecision: {precision}\nctx-len: {ctx_len}\n")
     command = [sys.executable, "-c", "from vlmc.cli import main; raise SystemExit(main())"]
-    command += ["build", str(recipe), "--out", str(folder / "artifacts")]
+    command += ["build", str(recipe), "--out", str(folder / "artifacts"), "--json"]
     environment = {**os.environ, "VLMC_CACHE": str(folder / "cache")}
     started = time.perf_counter()
-    with subprocess.Popen(command, env=environment) as process:
-        peaks: dict[int, int] = {}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as process:
+        peaks: dict[int, tuple[int, int]] = {}
         while process.poll() is None:
             for pid in family(process.pid):
-                peaks[pid] = max(peaks.get(pid, 0), high_water(pid))
+                before = peaks.get(pid, (0, 0))
+                whole, own = memory(pid)
+                peaks[pid] = max(before[0], whole), max(before[1], own)
             time.sleep(0.1)
+        assert process.stdout is not None
+        made = process.stdout.read()
     if process.returncode:
         raise SystemExit(process.returncode)
-    own = peaks.pop(process.pid)
+    seconds = time.perf_counter() - started
+    build = peaks.pop(process.pid)
+    check = max(peaks.values(), default=(0, 0))
+    passes = json.loads(made)["passes"]
     return {
         "checkpoint": sum(path.stat().st_size for path in (folder / "model").iterdir()),
         "precision": precision,
-        "build": own // MIB,
-        "check": max(peaks.values(), default=0) // MIB,
-        "seconds": round(time.perf_counter() - started, 1),
+        "build": build[0] // MIB,
+        "build anonymous": build[1] // MIB,
+        "check": check[0] // MIB,
+        "check anonymous": check[1] // MIB,
+        "seconds": round(seconds, 1),
+        "passes": {one["name"]: one["seconds"] for one in passes if not one["cache_hit"]},
     }
+
+
+def yardstick(folder: Path) -> dict[str, Any]:
+    """Seconds to read the shards, and to write as many bytes as the bundle has to the disk."""
+    block = bytearray(1 << 24)
+    started = time.perf_counter()
+    for path in sorted((folder / "model").glob("*.safetensors")):
+        with path.open("rb", buffering=0) as file:
+            while file.readinto(block):
+                pass
+    read = time.perf_counter() - started
+    bundle = next((folder / "artifacts").glob("*/latest")).resolve()
+    size = sum(path.stat().st_size for path in bundle.rglob("*") if path.is_file())
+    copy = folder / "yardstick"
+    started = time.perf_counter()
+    with copy.open("wb", buffering=0) as file:
+        for _ in range(size // len(block)):
+            file.write(block)
+        os.fsync(file.fileno())
+    written = time.perf_counter() - started
+    copy.unlink()
+    return {"bundle": size, "read shards": round(read, 1), "write bundle": round(written, 1)}
 
 
 def make_checkpoint(folder: Path) -> None:
@@ -110,14 +163,14 @@ def family(pid: int) -> list[int]:
     return found + [one for child in children for one in family(int(child))]
 
 
-def high_water(pid: int) -> int:
-    """The most memory a process held so far, in bytes; 0 when it is gone."""
+def memory(pid: int) -> tuple[int, int]:
+    """The most a process held so far, and what it holds alone now, in bytes; 0 when it is gone."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except OSError:
-        return 0
-    found = re.search(r"VmHWM:\s+(\d+) kB", status)
-    return int(found[1]) * 1024 if found else 0
+        return 0, 0
+    found = dict(re.findall(r"(VmHWM|RssAnon):\s+(\d+) kB", status))
+    return int(found.get("VmHWM", 0)) * 1024, int(found.get("RssAnon", 0)) * 1024
 
 
 if __name__ == "__main__":

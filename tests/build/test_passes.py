@@ -116,3 +116,14 @@ def test_the_check_reads_a_checkpoint_as_the_bundle_does(workshop, name, overrid
     figures = report["check"]["questions"]
     assert len(figures) == 3
     assert all(f["logit_error"] < 1e-4 and f["token_agreement"] == 1 for f in figures)
+
+
+def test_a_second_length_asks_transformers_nothing_again(workshop):
+    workshop.build("internvl", "checks.reference=auto", "images.max-tiles=2")
+    made = workshop.build(
+        "internvl", "checks.reference=auto", "images.max-tiles=2", "ctx-len=300", "split=single"
+    )
+    assert hits(made)["reference"]
+    assert not hits(made)["check"]
+    report = json.loads((made.bundle / "report/build.json").read_text(encoding="utf-8"))
+    assert all(figures["logit_error"] < 1e-4 for figures in report["check"]["questions"])

@@ -234,3 +234,14 @@ def test_a_staged_folder_can_be_opened_before_it_is_published(tmp_path):
     assert published.name != seen[0]
     verify_digests(read_bundle(published))
     assert time.time() - published.stat().st_mtime < 60
+
+
+def test_a_digest_that_is_known_is_believed_unless_the_size_differs(tmp_path):
+    folder = tiny_bundle(tmp_path)
+    there = read_bundle(folder).manifest
+    draft = {k: getattr(there, k) for k in type(there).model_fields}
+    name = next(iter(there.files))
+    claimed = there.files[name].model_copy(update={"sha256": "0" * 64})
+    assert seal(folder, draft, {name: claimed}).files[name] == claimed
+    other = claimed.model_copy(update={"size": claimed.size + 1})
+    assert seal(folder, draft, {name: other}).files == there.files

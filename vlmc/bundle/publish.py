@@ -27,7 +27,12 @@ _PARTIAL = ".partial-"
 Draft = Mapping[str, object]
 
 
-def write_bundle(out: Path, name: str, fill: Callable[[Path], Draft]) -> Bundle:
+def write_bundle(
+    out: Path,
+    name: str,
+    fill: Callable[[Path], Draft],
+    known: Mapping[str, FileEntry] | None = None,
+) -> Bundle:
     """Publishes ``out/NAME/VERSION/`` and points ``out/NAME/latest`` to it.
 
     Until the one rename nothing but a hidden partial folder exists; a partial folder left by a
@@ -39,6 +44,7 @@ def write_bundle(out: Path, name: str, fill: Callable[[Path], Draft]) -> Bundle:
         name: The recipe's name: one path component.
         fill: Lays the bundle's files in the folder it is given, and returns the fields of
             ``Manifest`` but ``files``, ``digest`` and ``version``.
+        known: See ``seal``.
 
     Raises:
         VlmcError: ``name`` is no file name, or ``latest`` is something other than a symlink.
@@ -54,7 +60,7 @@ def write_bundle(out: Path, name: str, fill: Callable[[Path], Draft]) -> Bundle:
     with _locked(home):
         _sweep(home)
     with _partial(home) as folder:
-        manifest = seal(folder, fill(folder))
+        manifest = seal(folder, fill(folder), known)
         _sync(folder)
         target = home / manifest.version
         with _locked(home):
@@ -65,10 +71,15 @@ def write_bundle(out: Path, name: str, fill: Callable[[Path], Draft]) -> Bundle:
     return read_bundle(target)
 
 
-def seal(folder: Path, draft: Draft) -> Manifest:
+def seal(folder: Path, draft: Draft, known: Mapping[str, FileEntry] | None = None) -> Manifest:
     """Hashes every file in ``folder`` and writes its ``manifest.json`` anew.
 
     A folder sealed this way opens with ``read_bundle``, before it is published too.
+
+    Args:
+        folder: The bundle's folder.
+        draft: The manifest's fields, but those that the files decide.
+        known: Files that the caller has hashed where they lie: not hashed again.
 
     Raises:
         VlmcError: A file's name or kind has no place in a bundle.
@@ -80,7 +91,9 @@ def seal(folder: Path, draft: Draft) -> Manifest:
             raise VlmcError(f"'{name}' is not a regular file", at=str(folder))
         if path.is_file() and name != MANIFEST:
             check_name(name)
-            files[name] = hash_file(path)
+            there = (known or {}).get(name)
+            same = there is not None and there.size == path.stat().st_size
+            files[name] = there if there is not None and same else hash_file(path)
     manifest = _manifest(draft, files)
     (folder / MANIFEST).write_bytes(manifest_bytes(manifest))
     return manifest

@@ -37,8 +37,8 @@ def build(
 ) -> None:
     """Build bundles from recipes.
 
-    Passes: load, transform, export, simplify, quantize, compile, check. Each is cached; a second
-    build of the same recipe takes seconds.
+    Passes: load, transform, export, simplify, quantize, compile, reference, check. Each is cached;
+    a second build of the same recipe takes seconds.
     """
     from vlmc.compiler import PASSES
     from vlmc.recipe import load_recipe

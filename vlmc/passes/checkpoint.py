@@ -100,8 +100,7 @@ def find_tensor(index: Mapping[str, TensorRef], name: str) -> TensorRef:
 def read_rows(ref: TensorRef, start: int, stop: int) -> NDArray[np.float32]:
     """Rows ``start:stop`` of a tensor as float32 ``[stop - start, ...]``.
 
-    Positional reads into one buffer, not a mapping: mapped pages would count as this process's
-    memory. Beside the answer, at most the block as it is stored is held.
+    Beside the answer, at most the block as it is stored is held.
 
     Args:
         ref: A tensor of ``F64``, ``F32``, ``F16`` or ``BF16``; a scalar counts as one row.
@@ -110,6 +109,30 @@ def read_rows(ref: TensorRef, start: int, stop: int) -> NDArray[np.float32]:
 
     Raises:
         VlmcError: The dtype is no weight vlmc reads, or the file ends early or cannot be read.
+    """
+    raw = read_stored(ref, start, stop)
+    if raw.dtype == np.float32:
+        return raw
+    out = np.empty(raw.shape, np.float32)
+    if ref.dtype == "BF16":
+        # bfloat16 is the upper half of a float32.
+        bits = out.view(np.uint32)
+        bits[...] = raw
+        np.left_shift(bits, 16, out=bits)
+    else:
+        with np.errstate(over="ignore"):  # a float64 beyond float32 becomes inf, refused later
+            out[...] = raw
+    return out
+
+
+def read_stored(ref: TensorRef, start: int, stop: int) -> NDArray[Any]:
+    """The same rows as they are stored; ``BF16`` as uint16.
+
+    Positional reads into one buffer, not a mapping: mapped pages would count as this process's
+    memory.
+
+    Raises:
+        VlmcError: As ``read_rows``.
     """
     if ref.dtype not in _STORED:
         raise VlmcError(
@@ -121,23 +144,10 @@ def read_rows(ref: TensorRef, start: int, stop: int) -> NDArray[np.float32]:
     rows, *rest = ref.shape or (1,)
     if not 0 <= start <= stop <= rows:
         raise ValueError(f"no rows {start}:{stop} in '{ref.name}' of shape {list(ref.shape)}")
-    width = math.prod(rest)
-    count = (stop - start) * width
-    out = np.empty(count, np.float32)
-    stored = np.dtype(_STORED[ref.dtype])
-    direct = stored == np.dtype(np.float32)
-    raw: NDArray[Any] = out if direct else np.empty(count, stored)
-    if count:
-        _read_into(ref, raw.data.cast("B"), start * width)
-    if ref.dtype == "BF16":
-        # bfloat16 is the upper half of a float32.
-        bits = out.view(np.uint32)
-        bits[:] = raw
-        np.left_shift(bits, 16, out=bits)
-    elif not direct:
-        with np.errstate(over="ignore"):  # a float64 beyond float32 becomes inf, refused later
-            out[:] = raw
-    return out.reshape(stop - start, *rest)
+    raw: NDArray[Any] = np.empty((stop - start, *rest), _STORED[ref.dtype])
+    if raw.size:
+        _read_into(ref, raw.reshape(-1).data.cast("B"), start * math.prod(rest))
+    return raw
 
 
 def _read_into(ref: TensorRef, buffer: memoryview, first: int) -> None:

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from vlmc.bundle.manifest import TensorSpec
 from vlmc.passes.checkpoint import TensorRef
+from vlmc.passes.fold import fold
 from vlmc.passes.parameters import canonical_names, parameter_sources
 from vlmc.passes.quiet import quiet
+from vlmc.passes.unfold import unfold
 from vlmc.schema import Json
 
 if TYPE_CHECKING:
@@ -123,11 +125,14 @@ def _export_one(spec: GraphSpec, module: nn.Module) -> ir.Model:
             traced = torch.export.export(
                 module, tuple(arguments), dynamic_shapes=tuple(shapes), strict=False
             )
+            folded = fold(traced)
             program = torch.onnx.export(
                 traced, optimize=False, verbose=False, dynamo=True, opset_version=OPSET
             )
     if program is None:
         raise RuntimeError("torch.onnx.export returned no program")
+    if folded:
+        unfold(program.model)
     return program.model
 
 

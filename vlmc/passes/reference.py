@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +13,18 @@ from numpy.typing import NDArray
 
 from vlmc.bundle.manifest import ImageSpec
 from vlmc.errors import VlmcError
-from vlmc.passes.checkpoint import TensorRef, read_rows
+from vlmc.passes.answers import Expected
+from vlmc.passes.checkpoint import TensorRef, read_stored
 from vlmc.passes.parameters import canonical_names, match_names, parameter_sources, untie_different
 from vlmc.passes.quiet import quiet
 from vlmc.passes.transform import build_module
+from vlmc.passes.weight_stream import keep_freed_memory
 from vlmc.runtime.images import image_tokens
 from vlmc.schema import Json
 
-# Rows of a large matrix are multiplied in pieces of this size.
-_PIECE_BYTES = 64 << 20
+# Rows of a large matrix are multiplied in pieces of this size, small enough for the allocator to
+# hand the same memory out again: fresh pages cost more than the products.
+_PIECE_BYTES = 8 << 20
 _LOGGER = "transformers"
 # What ``get_image_features`` may take of a processor's output.
 _IMAGE_INPUTS = (
@@ -32,23 +34,6 @@ _IMAGE_INPUTS = (
     "image_sizes",
     "batch_num_images",
 )
-
-
-@dataclass(frozen=True)
-class Expected:
-    """What transformers answers.
-
-    Attributes:
-        prompt_token_ids: Of its processor.
-        features: For each image, float32 [tokens, H].
-        token_ids: Greedy.
-        logits: float32 [len(token_ids), V], each the row its token was chosen from.
-    """
-
-    prompt_token_ids: list[int]
-    features: list[NDArray[np.float32]]
-    token_ids: list[int]
-    logits: NDArray[np.float32]
 
 
 class Reference:
@@ -71,6 +56,7 @@ class Reference:
         matched = match_names(model, index)
         untie_different(model, index, matched)
         model.tie_weights(recompute_mapping=False)
+        keep_freed_memory()
         _stream_weights(model, index, matched)
         self.model = model
         self.processor = _processor(folder, images.options)
@@ -272,8 +258,11 @@ def _has_parts(module: Any) -> bool:
 def _tensor(ref: TensorRef, start: int = 0, stop: int | None = None) -> Any:
     import torch
 
-    rows = read_rows(ref, start, ref.shape[0] if stop is None and ref.shape else stop or 1)
-    return torch.from_numpy(rows if ref.shape else rows.reshape(()))
+    rows = read_stored(ref, start, ref.shape[0] if stop is None and ref.shape else stop or 1)
+    rows = rows if ref.shape else rows.reshape(())
+    if ref.dtype == "BF16":  # torch widens them on all cores
+        return torch.from_numpy(rows).view(torch.bfloat16).float()
+    return torch.from_numpy(rows).float()
 
 
 def _piecewise(weight: TensorRef, bias: TensorRef | None) -> Any:

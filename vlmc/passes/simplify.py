@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vlmc.passes.fuse import fuse
 
@@ -33,7 +35,8 @@ def simplify(graphs: dict[str, Path], out: Path) -> None:
         model = ir.load(path)
         before = _interface(model)
         steps = {"exported": _count(model)}
-        onnxscript.optimizer.optimize(model)
+        with _quick_slices():
+            onnxscript.optimizer.optimize(model)
         steps["onnxscript"] = _count(model)
         proto = ir.to_proto(model)
         # Weights are inputs here, so the check by random inputs would need gigabytes: parity
@@ -53,6 +56,30 @@ def simplify(graphs: dict[str, Path], out: Path) -> None:
         del result.graph.value_info[:]
         onnx.save(result, out / f"{name}.onnx")
     (out / COUNTS).write_text(json.dumps(counts, indent=1), encoding="utf-8")
+
+
+@contextmanager
+def _quick_slices() -> Iterator[None]:
+    """Has the optimizer's rule for two slices of one value asked only where there are two.
+
+    By itself it walks the whole graph for every node, which takes most of the time on a deep
+    model; elsewhere it would find nothing.
+    """
+    from onnxscript.rewriter.rules.common import slice_split_rule as rule
+
+    ask = rule.try_rewrite
+
+    def try_rewrite(model: Any, graph: Any, node: ir.Node, **options: Any) -> Any:
+        cut = node.inputs[0] if node.op_type == "Slice" else None
+        if cut is None or sum(use.node.op_type == "Slice" for use in cut.uses()) < 2:
+            return None
+        return ask(model, graph, node, **options)
+
+    rule.try_rewrite = try_rewrite
+    try:
+        yield
+    finally:
+        del rule.try_rewrite
 
 
 def _count(model: ir.Model) -> int:

@@ -6,19 +6,24 @@ memory is not the compiler's.
 
 import json
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vlmc.bundle.store import read_bundle
 from vlmc.errors import VlmcError
 from vlmc.runtime.engine import Engine
 from vlmc.runtime.model import Model
+from vlmc.runtime.types import Array, PreparedImage
 
 USER_MISTAKE = 2
 # A larger bundle is run piece by piece, so that a check takes no more memory than the build.
 _WHOLE_BYTES = 512 << 20
+# No golden question has more.
+_PICTURES = 2
 
 
 def replay(bundle: Path, questions: Path, out: Path) -> None:
@@ -35,19 +40,23 @@ def replay(bundle: Path, questions: Path, out: Path) -> None:
     """
     opened = read_bundle(bundle)
     size = sum(entry.size for entry in opened.manifest.files.values())
-    model = Model(opened, Engine(opened, pieces=size > _WHOLE_BYTES), reuse=False)
+    engine = Engine(opened, pieces=size > _WHOLE_BYTES)
+    engine.encode = _once(engine.encode)  # type: ignore[method-assign, assignment]
+    model = Model(opened, engine, reuse=False)
     for question in json.loads(questions.read_text(encoding="utf-8")):
         pictures = [Path(path).read_bytes() for path in question["images"]]
         prompt = model.prompt(question["messages"], images=pictures)
-        forced = question["forced"]
+        forced, wanted = question["forced"], question["max_new_tokens"]
         logits = None if forced is None else model.logits(prompt, forced[:-1])
-        if logits is not None and logits.argmax(-1).tolist() == forced:
-            tokens, own = forced, logits  # its own greedy tokens, then: no need to run again
+        known = 0 if logits is None else _own_tokens(logits, forced)
+        if logits is not None and known >= wanted:
+            own = logits[:wanted]  # its own greedy tokens, then: no need to run again
+            tokens = own.argmax(-1).tolist()
         else:
             tokens = model.generate(
                 question["messages"],
                 images=pictures,
-                max_new_tokens=question["max_new_tokens"],
+                max_new_tokens=wanted,
                 ignore_eos=True,
             ).token_ids
             own = model.logits(prompt, tokens[:-1])
@@ -62,6 +71,30 @@ def replay(bundle: Path, questions: Path, out: Path) -> None:
             for name, tensor in image.tensors.items():
                 found[f"pixels_{at}_{name}"] = tensor
         np.savez(out / f"{question['name']}.npz", **found)
+
+
+def _own_tokens(logits: NDArray[np.float32], forced: Sequence[int]) -> int:
+    """How many rows of logits are those of the bundle's own greedy answer.
+
+    Up to the first token that is not the forced one, and the row of that token itself.
+    """
+    same = logits.argmax(-1) == np.array(forced)
+    return len(forced) if same.all() else int(same.argmin()) + 1
+
+
+def _once(encode: Callable[[PreparedImage], Array]) -> Callable[[PreparedImage], Array]:
+    """The same, with the features of the last few pictures remembered: towers are slow."""
+    known: list[tuple[PreparedImage, Array]] = []
+
+    def once(image: PreparedImage) -> Array:
+        for there, rows in known:
+            if there is image:
+                return rows
+        known.append((image, encode(image)))
+        del known[:-_PICTURES]
+        return known[-1][1]
+
+    return once
 
 
 if __name__ == "__main__":

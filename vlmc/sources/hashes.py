@@ -5,6 +5,7 @@ import json
 import os
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from vlmc.errors import VlmcError
@@ -25,7 +26,9 @@ def digests(source: SourceFolder, *, cache: Path | None = None) -> dict[str, str
     Raises:
         VlmcError: A file cannot be read.
     """
-    return {name: _digest(source.folder / name, cache) for name in source.files}
+    with ThreadPoolExecutor(2) as pool:  # a core cannot keep up with the disk
+        found = pool.map(lambda name: _digest(source.folder / name, cache), source.files)
+        return dict(zip(source.files, found, strict=True))
 
 
 def _digest(path: Path, cache: Path | None) -> str:

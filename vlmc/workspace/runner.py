@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,13 +146,18 @@ class Workspace:
         Raises:
             VlmcError: The disk is full, or does not give back what was written to it.
         """
-        for path, expected in artifact.files.items():
-            source, place = artifact.folder / path, target / path
-            if not _copied(source, place, expected):
-                self._sound.discard(artifact.key)
-                self._ensure(artifact)
-                if not _copied(source, place, expected):
-                    raise VlmcError("the disk gives back other bytes than were written to it")
+
+        def copied(path: str) -> bool:
+            return _copied(artifact.folder / path, target / path, artifact.files[path])
+
+        with ThreadPoolExecutor(2) as pool:  # one is hashed while the other is copied
+            right = list(pool.map(copied, artifact.files))
+        if not all(right):
+            self._sound.discard(artifact.key)
+            self._ensure(artifact)
+            wrong = [path for path, good in zip(artifact.files, right, strict=True) if not good]
+            if not all(copied(path) for path in wrong):
+                raise VlmcError("the disk gives back other bytes than were written to it")
         return artifact.files
 
     def _run(self, this: _Pass, *, thorough: bool = False) -> Result:

@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from vlmc.bundle.manifest import FileEntry, Sha256
-from vlmc.bundle.store import canonical_json, hash_file
+from vlmc.bundle.store import canonical_json, hash_files
 from vlmc.errors import VlmcError
 from vlmc.schema import Frozen, Json
 from vlmc.workspace.digests import files_digest
@@ -88,15 +88,15 @@ class Store:
         if _listing(entry / "files") != sorted(result.files):
             raise DamagedError("a file is missing or was added")
         for path, expected in result.files.items():
-            place = entry / "files" / path
-            try:
-                size = place.stat().st_size
-                same = size == expected.size and (
-                    (size > SMALL and not thorough) or hash_file(place) == expected
-                )
-            except OSError as error:
-                raise DamagedError(f"{path} cannot be read") from error
-            if not same:
+            if _size(entry / "files" / path) != expected.size:
+                raise DamagedError(f"{path} was altered")
+        read = [p for p, there in result.files.items() if thorough or there.size <= SMALL]
+        try:
+            hashed = hash_files([entry / "files" / path for path in read])
+        except OSError as error:
+            raise DamagedError(f"{error.filename} cannot be read") from error
+        for path, found in zip(read, hashed, strict=True):
+            if found != result.files[path]:
                 raise DamagedError(f"{path} was altered")
         return result
 
@@ -134,9 +134,9 @@ class Store:
         """Makes what was built the key's entry, once it is safely on disk."""
         partial, entry = self._partial / key, self._entries / key
         with writing(partial):
-            files = {
-                path: hash_file(partial / "files" / path) for path in _listing(partial / "files")
-            }
+            listed = _listing(partial / "files")
+            entries = hash_files([partial / "files" / path for path in listed])
+            files = dict(zip(listed, entries, strict=True))
             result = Result(
                 key=key,
                 made_from=made_from,
@@ -206,6 +206,13 @@ def writing(place: Path, errnos: tuple[int, ...] = (*_FULL, *_REFUSED)) -> Itera
 def filling(place: Path) -> AbstractContextManager[None]:
     """The same around other people's code, whose other errors are its own."""
     return writing(place, _FULL)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise DamagedError(f"{path.name} cannot be read") from error
 
 
 def _listing(root: Path) -> list[str]:

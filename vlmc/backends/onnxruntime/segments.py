@@ -94,11 +94,20 @@ class SegmentedSession:
         settings.intra_op_num_threads = self._threads
         settings.log_severity_level = 3
         settings.add_session_config_entry(_FOLDER, str(self._folder))
-        # Weights stay mapped: packed copies would double what a piece holds.
-        settings.add_session_config_entry("session.disable_prepacking", "1")
+        # A packed copy of a piece is affordable, and blocks of codes that are not packed would be
+        # unpacked to floats, eight times their size. Of one huge matrix of floats it is not.
+        if any(self._is_huge_float(name) for name in piece.weights):
+            settings.add_session_config_entry("session.disable_prepacking", "1")
         return ort.InferenceSession(
             model.SerializeToString(), settings, providers=["CPUExecutionProvider"]
         )
+
+    def _is_huge_float(self, name: str) -> bool:
+        import onnx
+
+        tensor = self._weights[name]
+        is_float = tensor.data_type == onnx.TensorProto.FLOAT
+        return is_float and _stored_bytes(tensor) > PIECE_BYTES
 
 
 def _cut(

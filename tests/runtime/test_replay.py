@@ -1,0 +1,59 @@
+"""A bundle that the build asks: the forced answer, its own, and each picture encoded once."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.tiny_bundle import tiny_bundle
+from vlmc.bundle.store import read_bundle
+from vlmc.runtime import replay
+from vlmc.runtime.engine import Engine
+from vlmc.runtime.model import Model
+
+CONTENT = [{"type": "image"}, {"type": "text", "text": "what is this?"}]
+
+
+def own_answer(bundle: Path, picture: bytes) -> list[int]:
+    model = Model(read_bundle(bundle), Engine(read_bundle(bundle)), reuse=False)
+    messages = [{"role": "user", "content": CONTENT}]
+    options = {"images": [picture], "max_new_tokens": 4, "ignore_eos": True}
+    return list(model.generate(messages, **options).token_ids)
+
+
+# The same tokens; another first one; another last one; none.
+@pytest.mark.parametrize("change", [None, 0, 3, "unforced"])
+def test_own_tokens_are_the_greedy_ones_whatever_is_forced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: object
+) -> None:
+    bundle = tiny_bundle(tmp_path / "bundle")
+    picture = tmp_path / "picture.png"
+    Image.new("RGB", (30, 20), (200, 30, 90)).save(picture)
+    own = own_answer(bundle, picture.read_bytes())
+    forced = None if change == "unforced" else list(own)
+    if isinstance(change, int):
+        forced[change] = (forced[change] + 1) % 50
+    question = {
+        "name": "q",
+        "messages": [{"role": "user", "content": CONTENT}],
+        "images": [str(picture)],
+        "forced": forced,
+        "max_new_tokens": 4,
+    }
+    (tmp_path / "questions.json").write_text(json.dumps([question]), encoding="utf-8")
+    encoded = []
+    encode = Engine.encode
+    monkeypatch.setattr(
+        Engine, "encode", lambda self, image: encoded.append(image) or encode(self, image)
+    )
+    replay.replay(bundle, tmp_path / "questions.json", tmp_path)
+    with np.load(tmp_path / "q.npz") as found:
+        assert found["token_ids"].tolist() == own
+        assert found["own_logits"].argmax(-1).tolist() == own
+        assert len(found["logits"]) == 4
+        same = 4 if not isinstance(change, int) else change + 1
+        np.testing.assert_allclose(found["logits"][:same], found["own_logits"][:same], atol=1e-5)
+    # Once for what was forced, and once more where an answer of its own had to be generated.
+    assert len(encoded) == (2 if change in (0, "unforced") else 1)

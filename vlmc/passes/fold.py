@@ -1,0 +1,312 @@
+"""Layers that are alike, folded in a traced program: one stays, the others become one call each.
+
+Translating a program to ONNX takes far longer than tracing it, and grows with every layer. So
+every layer is traced, which runs the model's own code with every index and window it has; then
+each is compared, node by node, with those before it. What is equal but for the tensors that come
+in (weights, caches, the layer before) is left out, and written again by ``unfold`` afterwards.
+Nothing is assumed of a model: a layer that differs in anything stays as it is.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import fx
+    from torch.export import ExportedProgram
+
+# The nodes around a layer that stays, and in the place of one that does not. Their attribute
+# ``kind`` says which of the layers that stay is meant.
+DOMAIN = "vlmc"
+ENTER, LEAVE, CALL = "Enter", "Leave", "Call"
+# Layers of fewer nodes are translated before they are folded.
+_FEW = 8
+
+
+@dataclass(eq=False)
+class _Layer:
+    """One layer of a list of modules.
+
+    Attributes:
+        nodes: All that is called, from its first node to the next layer's first.
+        outer: For each value that the layer's ``model`` reads from outside, in order, the one
+            that this layer reads in its place.
+        model: The first layer that equals this one; None: it stays as it is.
+    """
+
+    nodes: list[fx.Node] = field(default_factory=list)
+    outer: dict[fx.Node, fx.Node] = field(default_factory=dict)
+    model: _Layer | None = None
+
+
+@dataclass(eq=False)
+class _Kind:
+    """Layers that are equal: how the one that stays is entered and left.
+
+    Attributes:
+        number: Its number in the program.
+        inputs: Tensors that the layer which stays reads from outside.
+        live: Places of the nodes that something outside of a layer reads.
+        shapes: Sizes of those nodes' tensors, as arguments of a node.
+    """
+
+    number: int
+    inputs: list[fx.Node]
+    live: list[int]
+    shapes: list[list[Any]] = field(default_factory=list)
+
+
+def fold(program: ExportedProgram) -> int:
+    """Folds a program in place.
+
+    Returns:
+        How many layers were left out; with 0, the program is what it was.
+    """
+    graph = program.graph
+    layers = _layers(graph)
+    kinds = _kinds(layers)
+    replaced: dict[fx.Node, fx.Node] = {}
+    for layer in layers:
+        if layer.model is None or layer.model not in kinds:
+            continue
+        kind = kinds[layer.model]
+        if layer.model is layer:
+            _enclose(graph, layer, kind, replaced)
+        else:
+            _call(graph, layer, kind, replaced)
+    if kinds:
+        outputs = next(iter(reversed(graph.nodes))).args[0]
+        for spec, node in zip(program.graph_signature.output_specs, outputs, strict=True):
+            spec.arg.name = node.name
+        graph.lint()
+        program.graph_module.recompile()
+    return sum(layer.model in kinds and layer.model is not layer for layer in layers)
+
+
+def _layers(graph: fx.Graph) -> list[_Layer]:
+    """The layers of every list of modules, in order; none of a list that is run twice."""
+    layers: list[tuple[str, _Layer]] = []
+    seen: set[tuple[str, int]] = set()
+    here: tuple[str, int] | None = None
+    between: list[fx.Node] = []  # of no layer; it belongs to the one before if its list goes on
+    twice: set[str] = set()
+    for node in graph.nodes:
+        if node.op not in ("call_function", "get_attr") or _is_size_of_input(node):
+            continue
+        place = _place(node)
+        if place is None:
+            between.append(node)
+        elif place == here:
+            layers[-1][1].nodes += [*between, node]
+            between = []
+        else:
+            if here is not None and here[0] == place[0]:
+                layers[-1][1].nodes += between
+            if place in seen:
+                twice.add(place[0])
+            seen.add(place)
+            layers.append((place[0], _Layer([node])))
+            here, between = place, []
+    return [layer for name, layer in layers if name not in twice]
+
+
+def _is_size_of_input(node: fx.Node) -> bool:
+    """A size that stands in the first layer that needs it, and belongs to none."""
+    import torch
+
+    inputs = node.all_input_nodes
+    return node.target is torch.ops.aten.sym_size.int and inputs[0].op == "placeholder"
+
+
+def _place(node: fx.Node) -> tuple[str, int] | None:
+    """The list of modules whose member runs this node, and which: of nested ones the outermost."""
+    for path, _ in (node.meta.get("nn_module_stack") or {}).values():
+        parts = str(path).split(".")
+        for at, part in enumerate(parts):
+            if part.isdecimal():
+                return ".".join(parts[:at]), int(part)
+    return None
+
+
+def _kinds(layers: Sequence[_Layer]) -> dict[_Layer, _Kind]:
+    """Gives every layer its model; a kind for each model that others equal."""
+    models: list[_Layer] = []
+    for layer in layers:
+        for model in models:
+            outer = _match(model, layer)
+            if outer is not None:
+                layer.model, layer.outer = model, outer
+                break
+        else:
+            models.append(layer)
+            layer.model = layer
+    kinds: dict[_Layer, _Kind] = {}
+    for model in models:
+        equal = [layer for layer in layers if layer.model is model]
+        live = sorted(set().union(*map(_live, equal)))
+        inputs = [node for node in equal[-1].outer if _is_tensor(node)]
+        tensors = all(_is_tensor(layer.nodes[at]) for layer in equal for at in live)
+        worth = len(equal) > 1 and len(model.nodes) >= _FEW and live and inputs
+        if worth and tensors and not _mutates(model.nodes):
+            kinds[model] = _Kind(len(kinds), inputs, live)
+    return kinds
+
+
+def _match(model: _Layer, layer: _Layer) -> dict[fx.Node, fx.Node] | None:
+    """What the layer reads for each value the model reads from outside; None: they differ."""
+    if len(model.nodes) != len(layer.nodes):
+        return None
+    inside: dict[fx.Node, fx.Node] = {}
+    outer: dict[fx.Node, fx.Node] = {}
+    own = set(layer.nodes)
+
+    def same(a: Any, b: Any) -> bool:
+        from torch import fx
+
+        if isinstance(a, fx.Node) and isinstance(b, fx.Node):
+            if a in inside or b in own:
+                return inside.get(a) is b
+            if a not in outer and (a is b or _same_tensor(a, b)):
+                outer[a] = b
+            return outer.get(a) is b
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+        if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+            return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+        return type(a) is type(b) and bool(a == b)
+
+    for one, other in zip(model.nodes, layer.nodes, strict=True):
+        called = one.op == other.op and _same_target(one, other)
+        if not called or not same(one.args, other.args) or not same(one.kwargs, other.kwargs):
+            return None
+        inside[one] = other
+    return outer
+
+
+def _same_target(one: fx.Node, other: fx.Node) -> bool:
+    if one.op != "get_attr" or one.target == other.target:
+        return one.target == other.target
+    # Graphs inside the graph, as of a block without gradients: equal text, and no tensors.
+    root: Any = one.graph.owning_module
+    first, second = (getattr(root, str(node.target)) for node in (one, other))
+    text = getattr(first, "code", None)
+    return text is not None and text == getattr(second, "code", None) and not first.state_dict()
+
+
+def _is_tensor(node: fx.Node) -> bool:
+    import torch
+
+    return isinstance(node.meta.get("val"), torch.Tensor)
+
+
+def _same_tensor(one: fx.Node, other: fx.Node) -> bool:
+    """Whether one may stand for the other: both tensors of one dtype and size."""
+    if not (_is_tensor(one) and _is_tensor(other)):
+        return False
+    a, b = one.meta["val"], other.meta["val"]
+    return a.dtype == b.dtype and list(map(str, a.shape)) == list(map(str, b.shape))
+
+
+def _live(layer: _Layer) -> set[int]:
+    own = set(layer.nodes)
+    return {at for at, node in enumerate(layer.nodes) if not own.issuperset(node.users)}
+
+
+def _mutates(nodes: Iterable[fx.Node]) -> bool:
+    """Whether something is written in place: what enters a layer would then change outside."""
+    schemas = (getattr(node.target, "_schema", None) for node in nodes)
+    return any(schema is not None and schema.is_mutable for schema in schemas)
+
+
+def _enclose(graph: fx.Graph, layer: _Layer, kind: _Kind, replaced: dict[fx.Node, fx.Node]) -> None:
+    """Puts an Enter before the layer that stays and a Leave behind it."""
+    given = [_latest(node, replaced) for node in kind.inputs]
+    with graph.inserting_before(layer.nodes[0]):
+        entered = _node(graph, ENTER, kind.number, given, [_sizes(graph, v) for v in given], given)
+    inside = dict(zip(given, entered, strict=True))
+    for node in layer.nodes:
+        for old, new in inside.items():
+            node.replace_input_with(old, new)
+    values = [layer.nodes[at] for at in kind.live]
+    own = set(layer.nodes)
+    users = [[user for user in value.users if user not in own] for value in values]
+    with graph.inserting_before(layer.nodes[-1].next):
+        sizes = [_sizes(graph, value) for value in values]
+        left = _node(graph, LEAVE, kind.number, values, sizes, values)
+        kind.shapes = [_sizes(graph, value) for value in left]
+    for value, outside, new in zip(values, users, left, strict=True):
+        replaced[value] = new
+        for user in outside:
+            user.replace_input_with(value, new)
+
+
+def _call(graph: fx.Graph, layer: _Layer, kind: _Kind, replaced: dict[fx.Node, fx.Node]) -> None:
+    """Puts a Call in the place of a layer."""
+    given = [_latest(layer.outer[node], replaced) for node in kind.inputs]
+    values = [layer.nodes[at] for at in kind.live]
+    with graph.inserting_before(layer.nodes[0]):
+        made = _node(graph, CALL, kind.number, given, kind.shapes, values)
+    for value, new in zip(values, made, strict=True):
+        replaced[value] = new
+        value.replace_all_uses_with(new)
+    for node in reversed(layer.nodes):
+        graph.erase_node(node)
+
+
+def _latest(node: fx.Node, replaced: Mapping[fx.Node, fx.Node]) -> fx.Node:
+    return replaced.get(node, node)
+
+
+def _sizes(graph: fx.Graph, node: fx.Node) -> list[Any]:
+    """The sizes of a node's tensor; those that are free, as nodes."""
+    import torch
+
+    sizes: list[Any] = []
+    for axis, size in enumerate(node.meta["val"].shape):
+        if isinstance(size, torch.SymInt):
+            cut = graph.call_function(torch.ops.aten.sym_size.int, (node, axis))
+            cut.meta["val"] = size
+            size = cut
+        sizes.append(size)
+    return sizes
+
+
+def _node(
+    graph: fx.Graph,
+    op: str,
+    kind: int,
+    inputs: Sequence[fx.Node],
+    shapes: Sequence[Sequence[Any]],
+    like: Sequence[fx.Node],
+) -> list[fx.Node]:
+    """A node of our domain, as ``torch.onnx.ops.symbolic_multi_out`` makes them; its outputs."""
+    import torch
+    from onnx_ir.tensor_adapters import from_torch_dtype
+
+    node = graph.call_function(
+        torch.ops.onnx_symbolic._symbolic_multi_out.default,
+        (list(inputs), op, [int(from_torch_dtype(one.meta["val"].dtype)) for one in like]),
+        {
+            "shapes": [list(shape) for shape in shapes],
+            "attr_keys": ["kind"],
+            "attr_types": ["i"],
+            "attr_pos": [[0, 1]],
+            "attr_ints": [kind],
+            "attr_floats": [],
+            "attr_strs": [],
+            "metadata_props_keys": [],
+            "metadata_props_values": [],
+            "domain": DOMAIN,
+            "version": 1,
+        },
+    )
+    node.meta["val"] = [one.meta["val"] for one in like]
+    outputs = []
+    for at, one in enumerate(like):
+        output = graph.call_function(operator.getitem, (node, at))
+        output.meta["val"] = one.meta["val"]
+        outputs.append(output)
+    return outputs
