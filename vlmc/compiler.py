@@ -1,4 +1,4 @@
-"""The build: seven passes in one straight line. Start reading here."""
+"""The build: its passes in one straight line. Start reading here."""
 
 from __future__ import annotations
 
@@ -28,6 +28,9 @@ from vlmc.bundle.publish import Draft, find_published, seal, write_bundle
 from vlmc.bundle.store import canonical_json
 from vlmc.errors import need
 from vlmc.families.prompts import read_prompt
+from vlmc.passes.calibrate import calibrate
+from vlmc.passes.calibration import Asked, built_in, read_calibration
+from vlmc.passes.calibration import digests as question_digests
 from vlmc.passes.check import Gates, check
 from vlmc.passes.checkpoint import TensorRef
 from vlmc.passes.compile import compile_programs
@@ -36,6 +39,7 @@ from vlmc.passes.load import load, read_generation
 from vlmc.passes.quantize import Formats, quantize
 from vlmc.passes.questions import QUESTIONS, Question, answer_length
 from vlmc.passes.reference import Reference
+from vlmc.passes.scaling import FOLDS
 from vlmc.passes.simplify import simplify
 from vlmc.passes.transform import LENGTH_DEPENDENT_ROPE, transform
 from vlmc.plan import Plan, image_features, language_interface, resolve
@@ -99,7 +103,9 @@ def build(
     source = resolve_source(recipe, offline=offline, weights=True)
     checkpoint = read_checkpoint(source.folder)
     plan = resolve(recipe, checkpoint, recipe_at=at, model_at=source.name)
+    compare = recipe.checks.reference == "auto"
     index = check_weights(source.folder)
+    asked = _calibration(plan, sum(ref.nbytes for ref in index.values()))
     hashes = digests(source, cache=cache)
     metadata = json_digest({n: d for n, d in hashes.items() if not n.endswith(".safetensors")})
     weights = {n: d for n, d in hashes.items() if n.endswith(".safetensors")}
@@ -180,12 +186,48 @@ def build(
     formats = Formats(
         storage.vision, storage.language, storage.embedding, storage.head, recipe.quantize.block
     )
+    tokens = answer_length(sum(ref.nbytes for ref in index.values()))
+
+    def reference() -> Reference:
+        return Reference(source.folder, index, facts.images, family.plain_image)
+
+    calibrated = None
+    if asked:
+        forms = formats.calibrated()
+        calibrated = workspace.step(
+            "calibrate",
+            lambda folder: calibrate(
+                _graphs(simplified),
+                exported.folder,
+                index,
+                forms,
+                formats.block,
+                reference(),
+                asked,
+                folder,
+            ),
+            inputs=[simplified, exported, metadata, json_digest(weights)],
+            options={
+                "formats": forms,
+                "block": formats.block,
+                "images": facts.images.model_dump(mode="json"),
+                "questions": question_digests(asked),
+            },
+            libraries=("numpy", "onnx-ir", "torch", "transformers"),
+            code=["vlmc.passes.calibrate", "vlmc.passes.reference"],
+        )
+    folds = calibrated.folder / FOLDS if calibrated else None
     quantized = workspace.step(
         "quantize",
         lambda folder: quantize(
-            _graphs(simplified), exported.folder, index, formats, folder, bytes_done
+            _graphs(simplified), exported.folder, index, formats, folder, bytes_done, folds
         ),
-        inputs=[simplified, exported, json_digest(weights)],
+        inputs=[
+            simplified,
+            exported,
+            json_digest(weights),
+            *([calibrated] if calibrated else []),
+        ],
         options=asdict(formats),
         libraries=["numpy", "onnx-ir"],
         code=["vlmc.passes.quantize"],
@@ -209,20 +251,16 @@ def build(
 
     parts = (loaded, quantized, compiled)
     draft = draft_of(plan, source, hashes, loaded, GRAPHS, _TOOLS)
-    tokens = answer_length(sum(ref.nbytes for ref in index.values()))
     questions = _questions(plan, tokens)
     exact = {storage.vision, storage.language, storage.head, storage.kv_cache} == {"fp32"}
-    compare = recipe.checks.reference == "auto"
 
     def run_check(folder: Path) -> None:
         trial = folder / "trial"
         trial.mkdir()
         lay_trial(trial, parts)
         seal(trial, draft)
-        reference = (
-            Reference(source.folder, index, facts.images, family.plain_image) if compare else None
-        )
-        check(trial, questions, reference, _gates(recipe), tokens=tokens, exact=exact, out=folder)
+        oracle = reference() if compare else None
+        check(trial, questions, oracle, _gates(recipe), tokens=tokens, exact=exact, out=folder)
         shutil.rmtree(trial)
 
     checked = workspace.step(
@@ -248,7 +286,8 @@ def build(
                 "quantize": quantized,
                 "compile": compiled,
                 "check": checked,
-            }
+            },
+            folds,
         )
     )
     listed = {
@@ -309,6 +348,18 @@ def _tie_is_in_doubt(config: Json, index: Mapping[str, TensorRef]) -> bool:
     holders = [config, *([text] if isinstance(text, dict) else [])]
     untied = all(holder.get("tie_word_embeddings") is False for holder in holders)
     return not untied and any(name.endswith("lm_head.weight") for name in index)
+
+
+def _calibration(plan: Plan, checkpoint_bytes: int) -> tuple[Asked, ...]:
+    """The questions to calibrate with; none where no weight would gain, or the recipe says so."""
+    quantize, storage = plan.recipe.quantize, plan.storage
+    if quantize.questions is not None:
+        asked = read_calibration(quantize.questions)
+    elif quantize.calibration == "auto" and plan.recipe.checks.reference == "auto":
+        asked = built_in(checkpoint_bytes)
+    else:
+        asked = ()
+    return asked if {storage.vision, storage.language} & {"int8", "int4"} else ()
 
 
 def _graphs(artifact: Artifact) -> dict[str, Path]:
