@@ -30,6 +30,8 @@ Array = NDArray[Any]
 # Tokens kept of what a layer reads, at most, if all layers' take no more than so many bytes; and
 # rows of a matrix that factors are tried on.
 _TOKENS, _KEPT_BYTES, _ROWS = 96, 256 << 20, 256
+# Tokens that sums in float64 are made of at a time.
+_AT_ONCE = 128
 
 
 def calibrate(
@@ -100,10 +102,12 @@ class _Watch:
     def __call__(self, module: Any, inputs: tuple[Any, ...]) -> None:
         """A hook before the layer's forward; its input is float ``[..., K]``."""
         rows = inputs[0].detach().float().reshape(-1, inputs[0].shape[-1]).numpy()
-        size = np.sqrt(np.square(rows, dtype=np.float64).mean(axis=1, keepdims=True))
-        some = size[:, 0] > 0
-        self.level = self.level + (np.abs(rows[some]) / size[some]).sum(axis=0)
-        self.count += int(some.sum())
+        for start in range(0, len(rows), _AT_ONCE):
+            some = rows[start : start + _AT_ONCE]
+            size = np.sqrt(np.square(some, dtype=np.float64).mean(axis=1, keepdims=True))
+            heard = size[:, 0] > 0
+            self.level = self.level + (np.abs(some[heard]) / size[heard]).sum(axis=0)
+            self.count += int(heard.sum())
         places = np.linspace(0, len(rows) - 1, min(self.room, len(rows))).astype(int)
         self.kept.append(rows[places])
         self.room -= len(places)
