@@ -1,4 +1,4 @@
-"""The build: its passes in one straight line. Start reading here."""
+"""The build: seven passes in one straight line. Start reading here."""
 
 from __future__ import annotations
 
@@ -103,9 +103,8 @@ def build(
     source = resolve_source(recipe, offline=offline, weights=True)
     checkpoint = read_checkpoint(source.folder)
     plan = resolve(recipe, checkpoint, recipe_at=at, model_at=source.name)
-    compare = recipe.checks.reference == "auto"
     index = check_weights(source.folder)
-    asked = _calibration(plan, sum(ref.nbytes for ref in index.values()))
+    calibration = _calibration(plan, sum(ref.nbytes for ref in index.values()))
     hashes = digests(source, cache=cache)
     metadata = json_digest({n: d for n, d in hashes.items() if not n.endswith(".safetensors")})
     weights = {n: d for n, d in hashes.items() if n.endswith(".safetensors")}
@@ -186,13 +185,8 @@ def build(
     formats = Formats(
         storage.vision, storage.language, storage.embedding, storage.head, recipe.quantize.block
     )
-    tokens = answer_length(sum(ref.nbytes for ref in index.values()))
-
-    def reference() -> Reference:
-        return Reference(source.folder, index, facts.images, family.plain_image)
-
     calibrated = None
-    if asked:
+    if calibration:
         forms = formats.calibrated()
         calibrated = workspace.step(
             "calibrate",
@@ -202,8 +196,8 @@ def build(
                 index,
                 forms,
                 formats.block,
-                reference(),
-                asked,
+                Reference(source.folder, index, facts.images, family.plain_image),
+                calibration,
                 folder,
             ),
             inputs=[simplified, exported, metadata, json_digest(weights)],
@@ -211,7 +205,8 @@ def build(
                 "formats": forms,
                 "block": formats.block,
                 "images": facts.images.model_dump(mode="json"),
-                "questions": question_digests(asked),
+                "plain-image": family.plain_image,
+                "questions": question_digests(calibration),
             },
             libraries=("numpy", "onnx-ir", "torch", "transformers"),
             code=["vlmc.passes.calibrate", "vlmc.passes.reference"],
@@ -251,16 +246,20 @@ def build(
 
     parts = (loaded, quantized, compiled)
     draft = draft_of(plan, source, hashes, loaded, GRAPHS, _TOOLS)
+    tokens = answer_length(sum(ref.nbytes for ref in index.values()))
     questions = _questions(plan, tokens)
     exact = {storage.vision, storage.language, storage.head, storage.kv_cache} == {"fp32"}
+    compare = recipe.checks.reference == "auto"
 
     def run_check(folder: Path) -> None:
         trial = folder / "trial"
         trial.mkdir()
         lay_trial(trial, parts)
         seal(trial, draft)
-        oracle = reference() if compare else None
-        check(trial, questions, oracle, _gates(recipe), tokens=tokens, exact=exact, out=folder)
+        reference = (
+            Reference(source.folder, index, facts.images, family.plain_image) if compare else None
+        )
+        check(trial, questions, reference, _gates(recipe), tokens=tokens, exact=exact, out=folder)
         shutil.rmtree(trial)
 
     checked = workspace.step(

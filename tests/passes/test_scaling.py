@@ -42,7 +42,7 @@ def test_a_channel_read_by_several_heads_has_one_factor():
     assert (fold.channels, fold.columns) == (4, 12)
 
 
-def test_folds_come_back_as_written_and_add_up(tmp_path):
+def test_factors_come_back_as_written_and_add_up(tmp_path):
     first = Fold((Producer("norm", offset=1.0),), ("q", "v"), 1, 1, 4)
     second = Fold((Producer("v"), Producer("packed", start=2)), ("o",), 2, 2, 1)
     folds = [(first, np.array([0, 5, 0, -2])), (second, np.array([0, 3]))]

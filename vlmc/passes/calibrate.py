@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlmc.errors import VlmcError
+from vlmc.passes.channels import find_folds
 from vlmc.passes.checkpoint import TensorRef, read_rows
 from vlmc.passes.export import PARAMETERS
-from vlmc.passes.folding import find_folds
 from vlmc.passes.scaling import FOLDS, Fold, write_folds
 from vlmc.passes.smoothing import Seen, Smoothed, smooth
 

@@ -4,7 +4,7 @@ import onnx_ir as ir
 import pytest
 from onnx import parser
 
-from vlmc.passes.folding import find_folds
+from vlmc.passes.channels import find_folds
 from vlmc.passes.scaling import Fold, Producer
 
 HEAD = '<ir_version: 10, opset_import: ["" : 23, "vlmc" : 1]>\n'

@@ -10,10 +10,10 @@ import onnx_ir as ir
 import pytest
 
 from vlmc.backends import BACKENDS
+from vlmc.passes.channels import find_folds
 from vlmc.passes.checkpoint import read_index
 from vlmc.passes.compile import compile_programs
 from vlmc.passes.export import PARAMETERS
-from vlmc.passes.folding import find_folds
 from vlmc.passes.quantize import Formats, quantize
 from vlmc.passes.scaling import write_folds
 
