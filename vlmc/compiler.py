@@ -196,7 +196,7 @@ def build(
                 index,
                 forms,
                 formats.block,
-                Reference(source.folder, index, facts.images, family.plain_image),
+                Reference(source.folder, index, facts.images, prompt.plain_image),
                 calibration,
                 folder,
             ),
@@ -205,7 +205,7 @@ def build(
                 "formats": forms,
                 "block": formats.block,
                 "images": facts.images.model_dump(mode="json"),
-                "plain-image": family.plain_image,
+                "plain-image": prompt.plain_image,
                 "questions": question_digests(calibration),
             },
             libraries=("numpy", "onnx-ir", "torch", "transformers"),
@@ -355,7 +355,9 @@ def _calibration(plan: Plan, checkpoint_bytes: int) -> tuple[Asked, ...]:
     if quantize.questions is not None:
         asked = read_calibration(quantize.questions)
     elif quantize.calibration == "auto" and plan.recipe.checks.reference == "auto":
-        asked = built_in(checkpoint_bytes)
+        # Some models take no text alone; and pictures may not fit.
+        takes = {bool(question.sizes) for question in _questions(plan, 1)}
+        asked = tuple(a for a in built_in(checkpoint_bytes) if bool(a.pictures) in takes)
     else:
         asked = ()
     return asked if {storage.vision, storage.language} & {"int8", "int4"} else ()
