@@ -17,6 +17,7 @@ from vlmc.passes.check import FIGURES
 from vlmc.passes.compile import TARGET
 from vlmc.passes.load import GENERATION
 from vlmc.passes.quantize import WEIGHTS
+from vlmc.passes.scaling import read_facts
 from vlmc.passes.simplify import COUNTS
 from vlmc.plan import Plan
 from vlmc.recipe import Budgets, recorded
@@ -125,8 +126,13 @@ def lay_trial(folder: Path, parts: Sequence[Artifact]) -> None:
             os.link(part.folder / path, folder / path)
 
 
-def report_of(passes: Mapping[str, Artifact]) -> Json:
-    """What the build measured; no times, so that equal builds give equal bytes."""
+def report_of(passes: Mapping[str, Artifact], folds: Path | None) -> Json:
+    """What the build measured; no times, so that equal builds give equal bytes.
+
+    Args:
+        passes: Their results by name.
+        folds: What the calibration wrote, where there was one.
+    """
     simplified, quantized, checked = (passes[n] for n in ("simplify", "quantize", "check"))
     weights = json.loads((quantized.folder / WEIGHTS).read_text(encoding="utf-8"))
     formats: dict[str, dict[str, float]] = {}
@@ -145,6 +151,7 @@ def report_of(passes: Mapping[str, Artifact]) -> Json:
         },
         "nodes": json.loads((simplified.folder / COUNTS).read_text(encoding="utf-8")),
         "weights": formats,
+        **({"calibration": read_facts(folds)} if folds is not None else {}),
         "check": json.loads((checked.folder / FIGURES).read_text(encoding="utf-8")),
     }
 

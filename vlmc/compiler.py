@@ -30,6 +30,9 @@ from vlmc.bundle.store import canonical_json
 from vlmc.errors import need
 from vlmc.families.prompts import read_prompt
 from vlmc.passes.answers import read_answers, write_answers
+from vlmc.passes.calibrate import calibrate
+from vlmc.passes.calibration import Asked, built_in, read_calibration
+from vlmc.passes.calibration import digests as question_digests
 from vlmc.passes.check import Gates, check
 from vlmc.passes.checkpoint import TensorRef
 from vlmc.passes.compile import Target, compile_programs
@@ -38,6 +41,7 @@ from vlmc.passes.load import load, read_generation
 from vlmc.passes.quantize import Formats, quantize
 from vlmc.passes.questions import QUESTIONS, Question, answer_length
 from vlmc.passes.reference import Reference
+from vlmc.passes.scaling import FOLDS
 from vlmc.passes.simplify import simplify
 from vlmc.passes.transform import LENGTH_DEPENDENT_ROPE, transform
 from vlmc.plan import Plan, image_features, language_interface, resolve
@@ -106,6 +110,7 @@ def build(
     checkpoint = read_checkpoint(source.folder)
     plan = resolve(recipe, checkpoint, recipe_at=at, model_at=source.name)
     index = check_weights(source.folder)
+    calibration = _calibration(plan, sum(ref.nbytes for ref in index.values()))
     hashes = digests(source, cache=cache)
     metadata = json_digest({n: d for n, d in hashes.items() if not n.endswith(".safetensors")})
     weights = {n: d for n, d in hashes.items() if n.endswith(".safetensors")}
@@ -192,12 +197,44 @@ def build(
     formats = Formats(
         storage.vision, storage.language, storage.embedding, storage.head, recipe.quantize.block
     )
+    calibrated = None
+    if calibration:
+        forms = formats.calibrated()
+        calibrated = workspace.step(
+            "calibrate",
+            lambda folder: calibrate(
+                _graphs(simplified),
+                exported.folder,
+                index,
+                forms,
+                formats.block,
+                Reference(source.folder, index, facts.images, prompt.plain_image),
+                calibration,
+                folder,
+            ),
+            inputs=[simplified, exported, metadata, json_digest(weights)],
+            options={
+                "formats": forms,
+                "block": formats.block,
+                "images": facts.images.model_dump(mode="json"),
+                "plain-image": prompt.plain_image,
+                "questions": question_digests(calibration),
+            },
+            libraries=("numpy", "onnx-ir", "torch", "transformers"),
+            code=["vlmc.passes.calibrate", "vlmc.passes.reference"],
+        )
+    folds = calibrated.folder / FOLDS if calibrated else None
     quantized = workspace.step(
         "quantize",
         lambda folder: quantize(
-            _graphs(simplified), exported.folder, index, formats, folder, bytes_done
+            _graphs(simplified), exported.folder, index, formats, folder, bytes_done, folds
         ),
-        inputs=[simplified, exported, json_digest(weights)],
+        inputs=[
+            simplified,
+            exported,
+            json_digest(weights),
+            *([calibrated] if calibrated else []),
+        ],
         options=asdict(formats),
         libraries=["numpy", "onnx-ir"],
         code=["vlmc.passes.quantize"],
@@ -296,7 +333,8 @@ def build(
                 "quantize": quantized,
                 "compile": compiled,
                 "check": checked,
-            }
+            },
+            folds,
         )
     )
     listed = {
@@ -371,6 +409,20 @@ def _tie_is_in_doubt(config: Json, index: Mapping[str, TensorRef]) -> bool:
     holders = [config, *([text] if isinstance(text, dict) else [])]
     untied = all(holder.get("tie_word_embeddings") is False for holder in holders)
     return not untied and any(name.endswith("lm_head.weight") for name in index)
+
+
+def _calibration(plan: Plan, checkpoint_bytes: int) -> tuple[Asked, ...]:
+    """The questions to calibrate with; none where no weight would gain, or the recipe says so."""
+    quantize, storage = plan.recipe.quantize, plan.storage
+    if quantize.questions is not None:
+        asked = read_calibration(quantize.questions)
+    elif quantize.calibration == "auto" and plan.recipe.checks.reference == "auto":
+        # Some models take no text alone; and pictures may not fit.
+        takes = {bool(question.sizes) for question in _questions(plan, 1)}
+        asked = tuple(a for a in built_in(checkpoint_bytes) if bool(a.pictures) in takes)
+    else:
+        asked = ()
+    return asked if {storage.vision, storage.language} & {"int8", "int4"} else ()
 
 
 def _graphs(artifact: Artifact) -> dict[str, Path]:

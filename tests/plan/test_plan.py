@@ -36,7 +36,12 @@ def test_defaults_are_filled_in(tmp_path: Path) -> None:
     values = recorded(found.recipe)
     assert values["ctx-len"] == 4096
     assert values["prefill-seq-len"] == 128
-    assert values["quantize"] == {"block": 32, "embedding": "fp32", "head": "fp32"}
+    assert values["quantize"] == {
+        "block": 32,
+        "embedding": "fp32",
+        "head": "fp32",
+        "calibration": "auto",
+    }
     assert plan(LLAVA, tmp_path, "ctx-len=600").limits.prefill_seq_len == 128
     assert plan(QWEN, tmp_path, "ctx-len=64").limits.prefill_seq_len == 64
 

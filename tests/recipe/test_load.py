@@ -37,6 +37,7 @@ def test_only_the_model_is_required(tmp_path: Path) -> None:
         "kv_cache": "fp32",
     }
     assert recipe.quantize.block == 32
+    assert (recipe.quantize.calibration, recipe.quantize.questions) == ("auto", None)
     assert recipe.compile.backend == "onnxruntime"
 
 
@@ -52,7 +53,7 @@ recipe: 1
 name: mine-v1.2
 revision: 0a1b2c3
 images: {max-per-prompt: 2, min-pixels: 3136, max-pixels: 100352, max-tiles: 6}
-quantize: {block: 64, embedding: fp16, head: int8}
+quantize: {block: 64, embedding: fp16, head: int8, calibration: off}
 compile: {backend: onnxruntime, threads: 4}
 checks: {max-logit-error: 0.5, max-feature-error: 1, min-token-agreement: 0.99, reference: off}
 budgets: {max-bundle-size: 4GiB, max-build-memory: 2.5 GB, max-build-seconds: 900}
@@ -65,7 +66,12 @@ budgets: {max-bundle-size: 4GiB, max-build-memory: 2.5 GB, max-build-seconds: 90
     assert recipe.images.max_tiles == 6
     values = recorded(recipe)
     assert values["precision"] == {"vision": "int8", "language": "int4", "kv-cache": "fp16"}
-    assert values["quantize"] == {"block": 64, "embedding": "fp16", "head": "int8"}
+    assert values["quantize"] == {
+        "block": 64,
+        "embedding": "fp16",
+        "head": "int8",
+        "calibration": "off",
+    }
     assert load_recipe(write(tmp_path, text)) == recipe
 
 
@@ -243,6 +249,19 @@ def test_folders_resolve_against_the_recipe(tmp_path: Path) -> None:
     (tmp_path / "recipes" / "owner" / "name").mkdir(parents=True)
     near = load_recipe(write(tmp_path / "recipes", MINIMAL))
     assert near.folder == (tmp_path / "recipes" / "owner" / "name").resolve()
+
+
+def test_questions_lie_beside_the_recipe(tmp_path: Path) -> None:
+    (tmp_path / "mine.jsonl").write_text("[]", encoding="utf-8")
+    for text in ("mine.jsonl", "./mine.jsonl", str(tmp_path / "mine.jsonl")):
+        recipe = load_recipe(write(tmp_path, MINIMAL + f"quantize: {{calibration: {text}}}\n"))
+        assert recipe.quantize.questions == tmp_path / "mine.jsonl"
+        values = recorded(recipe)["quantize"]
+        assert isinstance(values, dict)
+        assert values["calibration"] == "mine.jsonl"
+    text = refused(tmp_path, MINIMAL + "quantize: {calibration: atuo}\n")
+    assert "r.yaml:2: quantize.calibration: there is no file 'atuo'" in text
+    assert "did you mean 'auto'?" in text
 
 
 @pytest.mark.parametrize(

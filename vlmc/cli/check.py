@@ -44,6 +44,10 @@ def check(
         return
     checkpoint = read_checkpoint(source.folder, tokenizer=False)
     plan = resolve_plan(loaded, checkpoint, recipe_at=str(recipe), model_at=source.name)
+    if loaded.quantize.questions is not None:
+        from vlmc.passes.calibration import read_calibration
+
+        read_calibration(loaded.quantize.questions)
     counted = {text: _count(plan, width, height) for text, width, height in sizes}
     if as_json:
         print(json.dumps(_plan_json(plan, source, counted), indent=2))

@@ -13,6 +13,7 @@ from vlmc.backends.spec import StoredPart, StoredWeight
 from vlmc.errors import VlmcError
 from vlmc.passes.checkpoint import TensorRef
 from vlmc.passes.export import PARAMETERS
+from vlmc.passes.scaling import read_folds, scalings
 from vlmc.passes.weights import WeightJob, write_weights
 from vlmc.quantizers import QUANTIZERS
 
@@ -23,6 +24,8 @@ FOLDER = "weights"
 # looked up or read by few tokens only (embedding, head), where exactness costs no time.
 _MATRIX = {"fp32": "fp32", "fp16": "fp16", "int8": "int8_channel", "int4": "int4_block"}
 _TABLE = {"fp32": "fp32", "fp16": "fp16", "int8": "int8_block", "int4": "int4_block"}
+# Words for which calibrating pays.
+_CALIBRATED = ("int8", "int4")
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,11 @@ class Formats:
     head: str
     block: int
 
+    def calibrated(self) -> dict[str, str]:
+        """The graphs whose matrices are read with 8-bit activations, and their format."""
+        words = {"vision": self.vision, "language": self.language}
+        return {name: _MATRIX[word] for name, word in words.items() if word in _CALIBRATED}
+
 
 def quantize(
     graphs: Mapping[str, Path],
@@ -43,6 +51,7 @@ def quantize(
     formats: Formats,
     out: Path,
     progress: Callable[[int, int], None] | None = None,
+    folds: Path | None = None,
 ) -> None:
     """Writes ``weights/NAME.bin`` for each graph and ``weights.json``, which says what is where.
 
@@ -53,6 +62,7 @@ def quantize(
         formats: Precision of each kind of weight.
         out: The folder to write to.
         progress: Called with bytes done and in all.
+        folds: What the calibration found to move between weights, if there was one.
 
     Raises:
         VlmcError: A weight cannot be read, or does not fit its format; two formats for one table.
@@ -68,6 +78,8 @@ def quantize(
             at="quantize.embedding",
             hint="give quantize.embedding and quantize.head the same value",
         )
+    sizes = {name: (index[key].shape or (1,))[0] for name, key in parameters["sources"].items()}
+    moved = scalings(read_folds(folds), sizes) if folds is not None else {}
     (out / FOLDER).mkdir()
     described: dict[str, Any] = {}
     for name, path in graphs.items():
@@ -87,7 +99,8 @@ def quantize(
                 form = "fp16"  # convolutions and position tables
             else:
                 form = "fp32"
-            jobs.append(WeightJob(weight, (source,), form, formats.block))
+            scaling = moved.get(weight)
+            jobs.append(WeightJob(weight, (source,), form, formats.block, scaling=scaling))
         stored = write_weights(jobs, index, out / FOLDER / f"{name}.bin", progress=progress)
         for job in jobs:
             shape = index[job.sources[0]].shape

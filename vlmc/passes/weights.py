@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from vlmc.errors import VlmcError
 from vlmc.passes.checkpoint import TensorRef, find_tensor, read_rows
+from vlmc.passes.scaling import Scaling
 from vlmc.passes.weight_stream import PlacedWeight, Progress, part_bytes, stream_weights
 from vlmc.quantizers import QUANTIZERS, Part, Quantizer
 from vlmc.schema import lookup
@@ -36,6 +37,7 @@ class WeightJob:
         transpose: Store ``[K, N]``, as a plain ``MatMul`` reads it; ``fp32``, ``fp16`` only.
         value: A tensor computed by the compiler, instead of ``sources``. One of float32 goes
             through ``format`` like a weight; one of any other dtype is stored as it is.
+        scaling: What is done to it first; None: nothing.
     """
 
     name: str
@@ -45,6 +47,7 @@ class WeightJob:
     reshape: tuple[int, ...] | None = None
     transpose: bool = False
     value: Array | None = None
+    scaling: Scaling | None = None
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,8 @@ def write_weights(
     for job in jobs:
         if job.name in owners:
             raise ValueError(f"two jobs are named '{job.name}'")
-        key = (job.sources, job.format, job.block, job.transpose) if job.sources else job.name
+        shares = job.sources and job.scaling is None
+        key = (job.sources, job.format, job.block, job.transpose) if shares else job.name
         if key not in shared:
             shared[key] = len(weights)
             weights.append(_place(job, index, end))
@@ -143,6 +147,8 @@ def _figure(value: float) -> float:
 def _place(job: WeightJob, index: Mapping[str, TensorRef], end: int) -> PlacedWeight:
     """The job's weight, placed behind ``end``."""
     shape, read = _source(job, index)
+    if job.scaling is not None:
+        read = _scaled(read, job.scaling)
     rows, columns = (shape[0], math.prod(shape[1:])) if shape else (1, 1)
     row = lookup(QUANTIZERS, job.format, kind="weight format", at=job.name)
     quantizer: Quantizer | None = row
@@ -202,6 +208,10 @@ def _source(
                 hint="is this the checkpoint of another model?",
             )
     return (sum(ref.shape[0] for ref in refs), *tail), _joined_rows(refs)
+
+
+def _scaled(read: Callable[[int, int], Array], scaling: Scaling) -> Callable[[int, int], Array]:
+    return lambda start, stop: scaling.apply(read(start, stop), start)
 
 
 def _value_rows(value: Array) -> Callable[[int, int], Array]:

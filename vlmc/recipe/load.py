@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from vlmc.errors import VlmcError
 from vlmc.recipe.mistakes import explain, show
-from vlmc.recipe.schema import Recipe
+from vlmc.recipe.schema import Quantize, Recipe
 from vlmc.recipe.text import Keys, Parsed, parse, read_text
 
 # As the hub's client has it: owner/name, no doubled or outer '-' and '.', 96 characters in all.
@@ -52,7 +52,8 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     _check_lengths(recipe, place(("prefill-seq-len",)))
     _check_pixels(recipe, place(("images", "min-pixels")))
     model = _locate(recipe.model, path.parent, place(("model",)))
-    located = recipe.model_copy(update={"model": model})
+    quantize = _locate_questions(recipe.quantize, path.parent, place(("quantize", "calibration")))
+    located = recipe.model_copy(update={"model": model, "quantize": quantize})
     if located.folder is not None and located.revision is not None:
         message = "a revision is a hub commit; this model is a local folder"
         raise VlmcError(message, at=place(("revision",)), hint="leave 'revision' out")
@@ -112,6 +113,23 @@ def _check_pixels(recipe: Recipe, at: str) -> None:
     low, high = recipe.images.min_pixels, recipe.images.max_pixels
     if low is not None and high is not None and low > high:
         raise VlmcError(f"min-pixels {low} is more than max-pixels {high}", at=at)
+
+
+def _locate_questions(quantize: Quantize, base: Path, at: str) -> Quantize:
+    """With the absolute path of its file of questions, if it names one."""
+    if quantize.questions is None:
+        return quantize
+    if "\0" in quantize.calibration:
+        raise VlmcError("a path cannot hold a NUL character", at=at)
+    path = (base / quantize.questions.expanduser()).absolute()
+    if not path.is_file():
+        raise VlmcError(
+            f"there is no file {show(quantize.calibration)}",
+            at=at,
+            allowed=("auto", "off", "a file of questions beside the recipe"),
+            got=quantize.calibration,
+        )
+    return quantize.model_copy(update={"calibration": str(path)})
 
 
 def _locate(model: str, base: Path, at: str) -> str:

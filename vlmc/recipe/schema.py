@@ -72,11 +72,19 @@ class Quantize(Kebab):
     """How weights are stored in fewer bits.
 
     ``embedding`` and ``head`` left out follow ``precision.language``, but never below int8.
+    ``calibration`` is ``auto``, ``off``, or a file of questions: its path relative to the recipe
+    as written, absolute once loaded.
     """
 
     block: Literal[16, 32, 64, 128] = 32
     embedding: LanguagePrecision | None = None
     head: LanguagePrecision | None = None
+    calibration: Annotated[str, Field(min_length=1, max_length=4096)] = "auto"
+
+    @property
+    def questions(self) -> Path | None:
+        """The file to calibrate with, or None when it is a word."""
+        return None if self.calibration in ("auto", "off") else Path(self.calibration)
 
 
 class Compile(Kebab):
@@ -147,6 +155,9 @@ def recorded(recipe: Recipe) -> Json:
     values: Json = recipe.model_dump(mode="json", by_alias=True)
     if recipe.folder is not None:
         values["model"] = "local"
+    if recipe.quantize.questions is not None:
+        kept = recipe.quantize.model_copy(update={"calibration": recipe.quantize.questions.name})
+        values["quantize"] = kept.model_dump(mode="json", by_alias=True)
     return values
 
 

@@ -1,0 +1,178 @@
+"""calibrate: the float model asked a few questions; then factors that make its layers lose less.
+
+The model is transformers', its weights streamed as in the check, so neither is ever whole in
+memory. Kept of what layers read: sums for each channel, and a few tokens.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlmc.errors import VlmcError
+from vlmc.passes.channels import find_folds
+from vlmc.passes.checkpoint import TensorRef, read_rows
+from vlmc.passes.export import PARAMETERS
+from vlmc.passes.scaling import FOLDS, Fold, write_folds
+from vlmc.passes.smoothing import Seen, Smoothed, smooth
+
+if TYPE_CHECKING:
+    from vlmc.passes.calibration import Asked
+    from vlmc.passes.reference import Reference
+
+Array = NDArray[Any]
+
+# Tokens kept of what a layer reads, at most, if all layers' take no more than so many bytes; and
+# rows of a matrix that factors are tried on.
+_TOKENS, _KEPT_BYTES, _ROWS = 96, 256 << 20, 256
+# Tokens that sums in float64 are made of at a time.
+_AT_ONCE = 128
+
+
+def calibrate(
+    graphs: Mapping[str, Path],
+    exported: Path,
+    index: Mapping[str, TensorRef],
+    forms: Mapping[str, str],
+    block: int,
+    reference: Reference,
+    questions: Sequence[Asked],
+    out: Path,
+) -> None:
+    """Writes ``folds.json``: which factors move between which weights.
+
+    Args:
+        graphs: Simplified neutral graphs by name.
+        exported: The export pass's folder (``parameters.json``).
+        index: The checkpoint's tensors.
+        forms: Storage format of the matrices of each graph to calibrate.
+        block: Columns per block, for formats that have blocks.
+        reference: transformers over the same checkpoint.
+        questions: What it is asked.
+        out: The folder to write to.
+
+    Raises:
+        VlmcError: The model's chat template refuses a question.
+    """
+    import onnx_ir as ir
+
+    parameters: dict[str, Any] = json.loads((exported / PARAMETERS).read_text(encoding="utf-8"))
+    sources: dict[str, str] = parameters["sources"]
+    # Tables keep their format; a parameter of two programs is one to its checkpoint.
+    kept = {parameters["embedding"], parameters["head"]}
+    programs = [set(names) for names in parameters["programs"].values()]
+    kept |= set.intersection(*programs) if len(programs) > 1 else set()
+    folds = [
+        (fold, forms[name])
+        for name, path in graphs.items()
+        if name in forms
+        for fold in find_folds(ir.load(path).graph, kept)
+    ]
+    wide = sum(4 * fold.columns for fold, _ in folds)
+    room = min(_TOKENS, _KEPT_BYTES // max(1, wide)) // len(questions)
+    watched = [fold.consumers[0] for fold, _ in folds]
+    seen = _observe(reference, watched, questions, max(1, room))
+    found: list[tuple[Fold, Smoothed]] = []
+    for fold, form in folds:
+        if fold.consumers[0] not in seen:
+            continue
+        weights = [_some_rows(index[sources[name]]) for name in fold.consumers]
+        found.append((fold, smooth(fold, seen.pop(fold.consumers[0]), weights, form, block)))
+    write_folds(
+        out / FOLDS,
+        [(fold, made.exponents) for fold, made in found if made.exponents.any()],
+        {"questions": len(questions), **_facts([made for _, made in found])},
+    )
+
+
+class _Watch:
+    """What one layer reads, call by call; ``room`` more tokens are kept as they are."""
+
+    def __init__(self) -> None:
+        self.level: Any = 0.0
+        self.count = 0
+        self.kept: list[Array] = []
+        self.room = 0
+
+    def __call__(self, module: Any, inputs: tuple[Any, ...]) -> None:
+        """A hook before the layer's forward; its input is float ``[..., K]``."""
+        rows = inputs[0].detach().float().reshape(-1, inputs[0].shape[-1]).numpy()
+        for start in range(0, len(rows), _AT_ONCE):
+            some = rows[start : start + _AT_ONCE]
+            size = np.sqrt(np.square(some, dtype=np.float64).mean(axis=1, keepdims=True))
+            heard = size[:, 0] > 0
+            self.level = self.level + (np.abs(some[heard]) / size[heard]).sum(axis=0)
+            self.count += int(heard.sum())
+        places = np.linspace(0, len(rows) - 1, min(self.room, len(rows))).astype(int)
+        self.kept.append(rows[places])
+        self.room -= len(places)
+
+    def seen(self) -> Seen:
+        """All of it together."""
+        return Seen(self.level / max(1, self.count), np.concatenate(self.kept))
+
+
+def _observe(
+    reference: Reference,
+    weights: Sequence[str],
+    questions: Sequence[Asked],
+    room: int,
+) -> dict[str, Seen]:
+    """What the linear layers of these weights read; a layer that is never called is left out."""
+    import torch
+    from jinja2 import TemplateError
+
+    modules = dict(reference.model.named_modules())
+    watches: dict[str, _Watch] = {}
+    hooks = []
+    for name in weights:
+        module = modules.get(name.removesuffix(".weight"))
+        if isinstance(module, torch.nn.Linear):
+            watches[name] = _Watch()
+            hooks.append(module.register_forward_pre_hook(watches[name]))
+    for number, asked in enumerate(questions, start=1):
+        for watch in watches.values():
+            watch.room = room
+        try:
+            reference.answer(asked.messages, asked.pictures, max_new_tokens=1)
+        except TemplateError as error:
+            raise VlmcError(
+                f"the model's chat template refuses question {number}: {error}",
+                at="quantize.calibration",
+            ) from error
+    for hook in hooks:
+        hook.remove()
+    return {name: watch.seen() for name, watch in watches.items() if watch.count}
+
+
+def _some_rows(ref: TensorRef) -> Array:
+    """Rows spread over a matrix: all, or ``_ROWS`` in runs of eight."""
+    rows = ref.shape[0]
+    if rows <= _ROWS:
+        return read_rows(ref, 0, rows)
+    starts = np.linspace(0, rows - 8, _ROWS // 8).astype(int)
+    return np.concatenate([read_rows(ref, int(at), int(at) + 8) for at in starts])
+
+
+def _facts(found: Sequence[Smoothed]) -> dict[str, object]:
+    """For the report; errors are means over folds, to two digits."""
+    moved = [made for made in found if made.exponents.any()]
+    largest = max((int(np.abs(made.exponents).max()) for made in moved), default=0)
+    return {
+        "folds": len(found),
+        "folds-used": len(moved),
+        "channels": sum(len(made.exponents) for made in found),
+        "channels-scaled": sum(int(np.count_nonzero(made.exponents)) for made in moved),
+        "largest-factor": 2**largest,
+        "layer-error-before": _mean([made.before for made in found]),
+        "layer-error-after": _mean([made.after for made in found]),
+    }
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(f"{np.mean(values):.2g}") if values else 0.0
