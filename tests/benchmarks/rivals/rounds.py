@@ -1,0 +1,110 @@
+"""Interleaved rounds: every engine is asked the same question, one after the other."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tests.benchmarks.rivals.client import EngineError, Worker
+from tests.benchmarks.rivals.quiet import Quiet
+from tests.benchmarks.rivals.variants import ROWS, Place, Variant
+from tests.benchmarks.rivals.workload import Workload
+
+Note = Callable[[str, str, dict[str, Any]], None]  # engine, kind of figure, figures
+WARM_UP = 1_000_000  # a round that is not counted
+PAUSE = 0.3  # seconds for the threads of the engine before to fall asleep
+
+
+def living(
+    variants: Mapping[str, Variant],
+    place: Place,
+    workload: Workload,
+    rounds: range,
+    quiet: Quiet,
+    log: Path,
+    note: Note,
+) -> None:
+    """Opens every engine in a process of its own, warms it up, and asks all of them in turns."""
+    workers: dict[str, Worker] = {}
+
+    def drop(name: str, error: EngineError) -> None:
+        note(name, "error", {"reason": str(error)})
+        workers.pop(name).close()
+
+    try:
+        with quiet:
+            for name, variant in variants.items():
+                workers[name] = Worker(
+                    variant.launch(place, ROWS), threads=place.threads, rows=ROWS, log=log
+                )
+                try:
+                    workers[name].open()
+                    workers[name].answer(workload.question(WARM_UP))
+                except EngineError as error:
+                    drop(name, error)
+                quiet.turn()
+        for number in rounds:
+            names = list(workers)
+            turn = number % len(names)
+            with quiet:
+                for name in names[turn:] + names[:turn]:
+                    idle = {other: workers[other].cpu() for other in workers if other != name}
+                    time.sleep(PAUSE)
+                    try:
+                        found = _turn(workers[name], workload, number, quiet)
+                    except EngineError as error:
+                        drop(name, error)
+                        continue
+                    woken = sum(workers[other].cpu() - spent for other, spent in idle.items())
+                    if not quiet.kept:
+                        print(f"{name}: round {number} was disturbed", file=sys.stderr)
+                    else:
+                        note(name, "rounds", {"round": number, "others_cpu": woken, **found})
+                    quiet.turn()
+    finally:
+        for worker in workers.values():
+            worker.close()
+
+
+def _turn(worker: Worker, workload: Workload, number: int, quiet: Quiet) -> dict[str, Any]:
+    found = worker.answer(workload.question(number))
+    try:
+        shared = worker.together(workload.rows(number, ROWS))
+        found |= {"rows_tokens": shared["tokens"], "rows_seconds": shared["seconds"]}
+    except EngineError as error:
+        found["rows_error"] = str(error)
+    return found
+
+
+def fresh(
+    variants: Mapping[str, Variant],
+    place: Place,
+    workload: Workload,
+    rounds: range,
+    quiet: Quiet,
+    log: Path,
+    note: Note,
+) -> None:
+    """Cold starts: a new process for one answer; its first token and its peak memory."""
+    failed: set[str] = set()
+    for number in rounds:
+        with quiet:
+            for name, variant in variants.items():
+                if name in failed:
+                    continue
+                worker = Worker(variant.launch(place, 1), threads=place.threads, rows=1, log=log)
+                try:
+                    worker.open()
+                    found = worker.answer(workload.question(number))
+                    cold = found["first_at"] - worker.started
+                    if quiet.kept:
+                        note(name, "cold", {"round": number, "start": cold, "peak": found["peak"]})
+                except EngineError as error:
+                    failed.add(name)
+                    note(name, "error", {"reason": str(error)})
+                finally:
+                    worker.close()
+                quiet.turn()
