@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.rivals.session import Question
+from tests.build.oracle import make_processor
 
 
 def rendered(tokenizer: Any, text: str, images: int) -> str:
@@ -19,9 +21,7 @@ def rendered(tokenizer: Any, text: str, images: int) -> str:
 
 @cache
 def _processor(folder: str) -> Any:
-    import transformers as hf
-
-    return hf.AutoProcessor.from_pretrained(folder, backend="pil")
+    return make_processor(Path(folder))
 
 
 def model_inputs(folder: str, question: Question, dtype: Any) -> Any:
