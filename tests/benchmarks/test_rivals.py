@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.benchmarks.rivals.results import Results
+from tests.benchmarks.rivals.rounds import groups
 from tests.benchmarks.rivals.table import DECODE, FIGURES, PREFILL, Decoder, ratio, shares, table
 
 ROOT = Path(__file__).parents[2]
@@ -95,7 +96,7 @@ def test_rows_peaks_sizes_and_builds_are_shown() -> None:
     figures["cold"] = [{"round": 1, "start": 3.0, "peak": 300 << 20}]
     figures |= {"size": 5 << 20, "build": {"wall": 61.2, "cpu": 70.0, "peak": 900 << 20}}
     found = cells(table({"vlmc int8": figures}, "vlmc int8"), "vlmc int8")
-    assert found[5:] == ["80.0", "3.00", "3.0", "300", "5", "61", "900"]
+    assert found[5:] == ["80.0", "3.00", "3.0", "300", "5", "70", "900"]
 
 
 def test_a_decoders_weights_are_counted_as_transformers_makes_them() -> None:
@@ -130,6 +131,14 @@ def test_a_later_run_adds_rounds_and_forgets_an_error_that_is_over(tmp_path: Pat
     found = json.loads((tmp_path / "one.json").read_text())["engines"]
     assert [one["round"] for one in found["a"]["rounds"]] == [0]
     assert "error" not in found["b"]
+
+
+def test_engines_that_do_not_fit_together_are_grouped_around_the_reference() -> None:
+    memory = {"vlmc int8": 1.0, "a": 3.0, "b": 4.0, "c": 2.0, "huge": 50.0, "d": 1.0}
+    found = groups(memory, 8.0, "vlmc int8")
+    assert [group[1:] for group in found] == [["a", "b"], ["c"], ["huge"], ["d"]]
+    assert all(group[0] == "vlmc int8" for group in found)
+    assert groups({"vlmc int8": 9.0}, 8.0, "vlmc int8") == [["vlmc int8"]]
 
 
 @pytest.mark.slow

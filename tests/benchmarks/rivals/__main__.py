@@ -19,6 +19,8 @@ from tests.benchmarks.rivals.workload import Workload
 
 REFERENCE = "vlmc int8"
 STEPS = ("build", "cold", "rounds")
+BASE_MEMORY = 400e6  # of an engine's process, whatever the model
+ROOM = 0.7  # of the memory that is free
 
 
 def main() -> None:
@@ -106,10 +108,16 @@ def _measure(
     first = results.next_round
     if "rounds" in options.steps and options.rounds:
         _limits(options, quiet, results)
-        numbers = range(first, first + options.rounds)
-        rounds.living(ready, place, workload, numbers, quiet, log, results.note)
-        _limits(options, quiet, results)
-        first += options.rounds
+        memory = {
+            name: BASE_MEMORY + one.memory * results.engine(name)["size"]
+            for name, one in ready.items()
+        }
+        for group in rounds.groups(memory, ROOM * preparation.available(), REFERENCE):
+            some = {name: ready[name] for name in group}
+            numbers = range(first, first + options.rounds)
+            rounds.living(some, place, workload, numbers, quiet, log, results.note)
+            _limits(options, quiet, results)
+            first += options.rounds
     if "cold" in options.steps and options.cold:
         numbers = range(first, first + options.cold)
         rounds.fresh(ready, place, workload, numbers, quiet, log, results.note)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -60,6 +61,12 @@ def size(variant: Variant, place: Place) -> int:
         files: Sequence[Path] = [path] if path.is_file() else list(path.rglob("*"))
         total += sum(one.stat().st_size for one in files if one.is_file())
     return total
+
+
+def available() -> int:
+    """Bytes of memory nobody uses."""
+    found = re.search(r"MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text())
+    return int(found[1]) * 1024 if found else 0
 
 
 def _run(command: list[str], log: Path) -> dict[str, Any]:

@@ -18,6 +18,28 @@ WARM_UP = 1_000_000  # a round that is not counted
 PAUSE = 0.3  # seconds for the threads of the engine before to fall asleep
 
 
+def groups(memory: Mapping[str, float], room: float, reference: str) -> list[list[str]]:
+    """Engines that fit in memory side by side; the reference is in every group.
+
+    Args:
+        memory: Bytes each one takes.
+        room: Bytes there are; an engine that is larger is tried in a group of its own.
+        reference: What the others are compared with.
+    """
+    made: list[list[str]] = []
+    base = memory.get(reference, 0.0)
+    left = 0.0
+    for name, size in memory.items():
+        if name == reference:
+            continue
+        if not made or size > left:
+            made.append([reference] if reference in memory else [])
+            left = room - base
+        made[-1].append(name)
+        left -= size
+    return made or [[reference]]
+
+
 def living(
     variants: Mapping[str, Variant],
     place: Place,

@@ -68,14 +68,20 @@ def table(engines: Mapping[str, Mapping[str, Any]], reference: str) -> str:
     The ratio is the median over the rounds in which both were measured; above 1, ``reference``
     is better. An engine without figures keeps its row, with the reason.
     """
-    heads = ["engine", *(figure.title for figure in FIGURES), "size, MiB", "build, s", "build, MiB"]
+    heads = [
+        "engine",
+        *(figure.title for figure in FIGURES),
+        "size, MiB",
+        "build, CPU s",
+        "build, MiB",
+    ]
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     reasons = []
     for name, engine in engines.items():
         cells = [_cell(figure, engine, engines.get(reference)) for figure in FIGURES]
         built = engine.get("build") or {}
         cells.append(f"{engine['size'] / MIB:.0f}" if "size" in engine else "-")
-        cells.append(f"{built['wall']:.0f}" if built else "-")
+        cells.append(f"{built['cpu']:.0f}" if built else "-")
         cells.append(f"{built['peak'] / MIB:.0f}" if built else "-")
         if "error" in engine:
             reasons.append(f"- {name}: {_short(engine['error'])}")

@@ -50,6 +50,7 @@ class Variant:
         commands: Make it.
         options: For ``open_session``, by number of rows.
         package: Of the rivals' environment; None: it runs where this benchmark runs.
+        memory: What it takes once open, as a multiple of its files: a guess, to fit engines in.
     """
 
     engine: str
@@ -57,6 +58,7 @@ class Variant:
     commands: Callable[[Place], list[list[str]]]
     options: Callable[[Place, int], dict[str, Any]]
     package: str | None = None
+    memory: float = 1.5
 
     def launch(self, place: Place, rows: int) -> Launch:
         python = sys.executable if self.package is None else str(place.rivals)
@@ -88,7 +90,8 @@ def _transformers(dtype: str, compiled: bool) -> Variant:
     def options(place: Place, rows: int) -> dict[str, Any]:
         return {"folder": str(place.checkpoint), "dtype": dtype, "compiled": compiled}
 
-    return Variant("transformers", ("checkpoint",), lambda place: [], options)
+    memory = 3.0 if dtype == "float32" else 1.5
+    return Variant("transformers", ("checkpoint",), lambda place: [], options, memory=memory)
 
 
 def _openvino(*words: str) -> Variant:
@@ -183,8 +186,8 @@ VARIANTS: dict[str, Variant] = {
     "transformers bf16 compiled": _transformers("bfloat16", True),
     "openvino int8": _openvino("int8"),
     "openvino int4": _openvino("int4", "--group-size", "32"),
+    "onnxruntime-genai int8": _ortgenai("int8"),
     "onnxruntime-genai int4": _ortgenai("int4"),
-    "onnxruntime-genai fp32": _ortgenai("fp32"),
     "llama.cpp Q8_0": _llamacpp("Q8_0"),
     "llama.cpp Q4_0": _llamacpp("Q4_0"),
     "llama.cpp Q4_K_M": _llamacpp("Q4_K_M"),
