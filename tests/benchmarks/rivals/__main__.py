@@ -29,8 +29,9 @@ def main() -> None:
     cache = options.cache.resolve()
     cache.mkdir(parents=True, exist_ok=True)
     rivals, failed = None, {}
-    if any(variant.package for variant in chosen.values()):
-        rivals, failed = environment.prepare(options.rivals_env or cache / "rivals-env")
+    if packages := {one.package for one in chosen.values() if one.package is not None}:
+        folder = options.rivals_env or cache / "rivals-env"
+        rivals, failed = environment.prepare(folder.absolute(), packages)
     sections = []
     for model in options.models.split(","):
         folder = cache / model

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import tarfile
+from collections.abc import Collection
 from pathlib import Path
 
 REQUIREMENTS = Path(__file__).with_name("requirements.txt")
 LLAMA = "llama-cpp-python==0.3.36"
-PACKAGES = ("openvino", "openvino-genai", "optimum-intel", "onnxruntime-genai", "llama-cpp-python")
 
 
-def prepare(folder: Path) -> tuple[Path, dict[str, str]]:
-    """The environment's Python, and what could not be installed with its reason, by package."""
+def prepare(folder: Path, packages: Collection[str]) -> tuple[Path, dict[str, str]]:
+    """The environment's Python, and which of the packages could not be installed, and why."""
     python = folder / "bin" / "python"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
     failed = {}
     have = versions(python)
-    wanted = [name for name in PACKAGES if name not in have]
-    if set(wanted) - {"llama-cpp-python"} and (reason := _pip(python, "-r", str(REQUIREMENTS))):
-        failed |= dict.fromkeys(wanted, reason)
-    subprocess.run([python, "-m", "pip", "uninstall", "-qy", "torchvision"], capture_output=True)
-    if "llama-cpp-python" in wanted and (reason := _pip(python, LLAMA)):
+    wanted = [name for name in packages if name not in have]
+    if wanted:
+        if reason := _pip(python, "-r", str(REQUIREMENTS)):
+            failed = dict.fromkeys(wanted, reason)
+        remove = [python, "-m", "pip", "uninstall", "-qy", "torchvision"]
+        subprocess.run(remove, capture_output=True)
+    if "llama-cpp-python" in wanted and not failed and (reason := _pip(python, LLAMA)):
         failed["llama-cpp-python"] = reason
     return python, failed
 
@@ -35,8 +38,6 @@ def versions(python: Path) -> dict[str, str]:
         "print(json.dumps({d.metadata['Name'].lower().replace('_', '-'): d.version"
         " for d in m.distributions()}))"
     )
-    import json
-
     output = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
     found: dict[str, str] = json.loads(output.stdout)
     return found
