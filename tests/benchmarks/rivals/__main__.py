@@ -94,7 +94,7 @@ def _measure(
             continue
         if "build" in options.steps:
             try:
-                if cost := preparation.built(variant, place, log):
+                if cost := preparation.built(variant, place, quiet, log):
                     results.note(name, "build", cost)
             except preparation.BuildError as error:
                 results.note(name, "error", {"reason": f"build: {error}"})
