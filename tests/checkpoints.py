@@ -238,6 +238,60 @@ def internvl(
     return _save_parts(model, images, words, folder)
 
 
+AYA_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}<|START_OF_TURN_TOKEN|>{{ message['role'] }}:"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}<image>"
+    "{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}<|END_OF_TURN_TOKEN|>"
+    "{% endfor %}{% if add_generation_prompt %}<|START_OF_TURN_TOKEN|>assistant:{% endif %}"
+)
+COHERE_SPECIALS = ["<PAD>", "<UNK>", "<BOS_TOKEN>", "<|START_OF_TURN_TOKEN|>"]
+COHERE_SPECIALS += ["<|END_OF_TURN_TOKEN|>", "<|START_OF_IMG|>", "<|END_OF_IMG|>"]
+COHERE_SPECIALS += ["<|IMG_PATCH|>", "<|IMG_LINE_BREAK|>"]
+
+
+def aya_vision(
+    folder: Path,
+    *,
+    text: str = "cohere2",
+    seed: int = 1,
+    tower: dict[str, Any] | None = None,
+    marks: tuple[str, ...] = ("TILE_GLOBAL", *(f"TILE_{number}" for number in range(1, 5))),
+    feature_layer: int | list[int] = -1,
+    adapter: int | None = None,
+    **values: Any,
+) -> Path:
+    """An Aya Vision of up to six tiles, four tokens each; the names of some are no tokens."""
+    import transformers as hf
+
+    specials = [*COHERE_SPECIALS, *marks]
+    words = tokenizer(specials, bos="<BOS_TOKEN>", eos="<|END_OF_TURN_TOKEN|>", template=None)
+    values.setdefault("vocab_size", len(words))
+    if text == "cohere2":
+        layers = ["sliding_attention", "full_attention"]
+        values = {"sliding_window": 24, "layer_types": layers, **values}
+    config = hf.AyaVisionConfig(
+        vision_config=_tower("siglip") | (tower or {}),
+        text_config=text_config(text, **{"eos_token_id": 4, **values}),
+        image_token_index=specials.index("<|IMG_PATCH|>"),
+        vision_feature_layer=feature_layer,
+    )
+    if adapter is not None:
+        config.alignment_intermediate_size = adapter
+    processor = hf.AyaVisionProcessor(
+        image_processor=hf.GotOcr2ImageProcessorPil(
+            size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}, max_patches=6
+        ),
+        tokenizer=words,
+        patch_size=PATCH,
+        downsample_factor=2,
+        img_size=IMAGE_SIZE,
+        chat_template=AYA_TEMPLATE,
+    )
+    model = randomize(hf.AyaVisionForConditionalGeneration(config), seed)
+    return _save(model, processor, folder)
+
+
 PINPOINTS = [[28, 56], [56, 28], [56, 56], [84, 28], [28, 84]]
 
 
@@ -410,6 +464,47 @@ def qwen2_5_vl(folder: Path, *, seed: int = 1, window: int = 4) -> Path:
     return _save_parts(model, images, words, folder)
 
 
+def qwen3_vl(
+    folder: Path, *, seed: int = 1, tied: bool = False, deepstack: tuple[int, ...] = (0, 2)
+) -> Path:
+    """A Qwen3-VL whose decoder adds features in two of its three layers."""
+    import transformers as hf
+
+    words = tokenizer(QWEN_SPECIALS, bos=None, eos="<|im_end|>", template=CHATML)
+    rotary = {
+        "rope_type": "default",
+        "rope_theta": 10000.0,
+        "mrope_section": [4, 3, 3],
+        "mrope_interleaved": True,
+    }
+    text = text_config(
+        "qwen3_vl_text", len(words), rope_parameters=rotary, num_hidden_layers=3, head_dim=20
+    )
+    config = hf.Qwen3VLConfig(
+        vision_config={
+            "depth": 3,
+            "hidden_size": 48,
+            "out_hidden_size": 64,
+            "intermediate_size": 72,
+            "num_heads": 3,
+            "patch_size": PATCH,
+            "num_position_embeddings": 25,
+            "deepstack_visual_indexes": list(deepstack),
+        },
+        text_config=text,
+        image_token_id=QWEN_SPECIALS.index("<|image_pad|>"),
+        video_token_id=QWEN_SPECIALS.index("<|video_pad|>"),
+        vision_start_token_id=QWEN_SPECIALS.index("<|vision_start|>"),
+        vision_end_token_id=QWEN_SPECIALS.index("<|vision_end|>"),
+        tie_word_embeddings=tied,
+    )
+    images = hf.Qwen2VLImageProcessorPil(
+        patch_size=PATCH, size={"shortest_edge": 4 * 14 * 14, "longest_edge": 40 * 14 * 14}
+    )
+    model = randomize(hf.Qwen3VLForConditionalGeneration(config), seed)
+    return _save_parts(model, images, words, folder)
+
+
 def _save(model: Any, processor: Any, folder: Path) -> Path:
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
@@ -434,5 +529,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "internvl": internvl,
     "qwen2-vl": qwen2_vl,
     "qwen2.5-vl": qwen2_5_vl,
+    "qwen3-vl": qwen3_vl,
     "idefics3": idefics3,
+    "aya-vision": aya_vision,
 }

@@ -63,12 +63,21 @@ def test_every_data_file_is_packaged() -> None:
     data = [
         path.relative_to(PACKAGE).as_posix()
         for path in PACKAGE.rglob("*")
-        if path.is_file() and path.suffix not in {".py", ".pyc"}
+        if path.is_file() and path.suffix not in {".py", ".pyc", ".cpp", ".h", ".so"}
     ]
     assert [name for name in data if not any(fnmatch(name, p) for p in patterns)] == []
     assert {"py.typed", "demo/model/config.json", "demo/samples/questions.json"} <= set(data)
     [(_, [recipe])] = PROJECT["tool"]["setuptools"]["data-files"].items()
     assert (ROOT / recipe).is_file()
+
+
+def test_every_source_of_the_kernels_is_compiled_and_packaged() -> None:
+    [module] = PROJECT["tool"]["setuptools"]["ext-modules"]
+    for key, suffix in (("sources", ".cpp"), ("depends", ".h")):
+        there = sorted(path.relative_to(ROOT).as_posix() for path in PACKAGE.rglob(f"*{suffix}"))
+        assert module[key] == there
+        assert there
+    assert module["optional"]
 
 
 def test_the_readme_has_one_command_for_each_purpose() -> None:

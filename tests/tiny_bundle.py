@@ -61,9 +61,13 @@ def tiny_bundle(
                 folder,
                 weights,
                 "model",
-                _choice() + _language(mrope, features="used_features"),
+                _choice() + _language(mrope, features="present_features"),
                 (*language_inputs, run, pixels, *states),
-                (*outputs[:1], features.model_copy(update={"name": "used_features"}), *outputs[1:]),
+                (
+                    *outputs[:1],
+                    features.model_copy(update={"name": "present_features"}),
+                    *outputs[1:],
+                ),
             )
         weights.close()
         write_processor(folder)
@@ -174,7 +178,7 @@ def _choice():
     )
     return [
         _node("Squeeze", "run_vision", "run"),
-        _node("If", "run", "used_features", then_branch=see, else_branch=keep),
+        _node("If", "run", "present_features", then_branch=see, else_branch=keep),
     ]
 
 

@@ -119,7 +119,7 @@ def build(
         facts.image_token_id,
         facts.text.vocab,
         plain_image=family.plain_image,
-        image_layout=family.image_layout,
+        image_layout=facts.image_layout,
         image_frame=family.image_frame,
     )
     generation = read_generation(checkpoint.config, checkpoint.generation)
@@ -139,7 +139,7 @@ def build(
 
     transformed = workspace.lazy(
         "transform",
-        lambda: transform(source.folder, family, index, plan.limits.ctx_len),
+        lambda: transform(source.folder, family, facts, index, plan.limits.ctx_len),
         inputs=[metadata, tensors],
         options={
             "family": family.name,
@@ -280,7 +280,7 @@ def graph_specs(plan: Plan) -> tuple[GraphSpec, GraphSpec]:
     vision = GraphSpec(
         "vision",
         facts.vision_inputs,
-        (image_features(facts),),
+        image_features(facts),
         plan.family.example,
         facts.multiples,
     )

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, replace
 
 from vlmc.backends import BACKENDS
-from vlmc.bundle.manifest import ElementType, Limits, TensorSpec
+from vlmc.bundle.manifest import ElementType, Limits, TensorSpec, present_name
 from vlmc.errors import VlmcError
 from vlmc.families import by_model_type
 from vlmc.families.spec import Checkpoint, Family, ModelFacts, WeightCounts
@@ -198,28 +198,37 @@ def _storage(recipe: Recipe, facts: ModelFacts) -> Storage:
 def _programs(
     recipe: Recipe, facts: ModelFacts, limits: Limits, storage: Storage
 ) -> tuple[ProgramPlan, ...]:
-    hidden = facts.text.hidden
     features = image_features(facts)
     inputs, outputs = language_interface(facts, limits.ctx_len, storage)
     if recipe.split == "dual":
         return (
-            ProgramPlan("vision", facts.vision_inputs, (features,)),
+            ProgramPlan("vision", facts.vision_inputs, features),
             ProgramPlan("language", inputs, outputs),
         )
     # In one program the features read and the features made need two names.
     switch = _spec("run_vision", "bool", (1,))
-    made = _spec("present_features", "float32", ("features", hidden))
+    made = [
+        _spec(present_name(spec.name), "float32", ("features", *spec.shape[1:]))
+        for spec in features
+    ]
     logits, *present = outputs
     return (
-        ProgramPlan("model", (*facts.vision_inputs, switch, *inputs), (logits, made, *present)),
+        ProgramPlan("model", (*facts.vision_inputs, switch, *inputs), (logits, *made, *present)),
     )
 
 
-def image_features(facts: ModelFacts) -> TensorSpec:
-    """What the vision program gives for one image."""
+def image_features(facts: ModelFacts) -> tuple[TensorSpec, ...]:
+    """What the vision program gives for one image: its features, and deep-stack ones if any."""
     fixed = all(isinstance(size, int) for spec in facts.vision_inputs for size in spec.shape)
-    rows = facts.min_image_tokens if fixed else "image_tokens"
-    return _spec("image_features", "float32", (rows, facts.text.hidden))
+    return _feature_specs(facts, facts.min_image_tokens if fixed else "image_tokens")
+
+
+def _feature_specs(facts: ModelFacts, rows: int | str) -> tuple[TensorSpec, ...]:
+    hidden, deep = facts.text.hidden, len(facts.deepstack)
+    features = _spec("image_features", "float32", (rows, hidden))
+    if not deep:
+        return (features,)
+    return features, _spec("deepstack_features", "float32", (rows, deep, hidden))
 
 
 def language_interface(
@@ -231,13 +240,15 @@ def language_interface(
     axes = facts.positions.scheme == "mrope"
     cache: ElementType = "float16" if storage.kv_cache == "fp16" else "float32"
     block: Shape = ("batch", text.kv_heads, ctx_len, storage.cache_width)
+    features, *deep = _feature_specs(facts, "features")
     inputs = [
         _spec("input_ids", "int64", step),
-        _spec("image_features", "float32", ("features", text.hidden)),
+        features,
         _spec("feature_index", "int64", step),
         _spec("position_ids", "int64", (3, *step) if axes else step),
         _spec("sequence_lengths", "int32", ("batch",)),
         _spec("total_length", "int32", ()),
+        *deep,
     ]
     outputs = [_spec("logits", "float32", ("batch", text.vocab))]
     for layer in range(text.layers):

@@ -59,14 +59,15 @@ class Oracle:
         )
         return self.continue_(inputs, pictures, torch)
 
-    def by_picture(self, found: Any, pictures: list[Any], torch: Any) -> Any:
-        """Idefics3 gives the rows of all pictures in one: cut by their tiles."""
-        if len(found) == len(pictures):
-            return found
-        process = self.processor.image_processor
-        tiles = [process(one, return_tensors="np")["pixel_values"].shape[1] for one in pictures]
-        rows = torch.cat(tuple(found))
-        return rows.split([count * (len(rows) // sum(tiles)) for count in tiles])
+    def rows(self, found: Any, pictures: list[Any]) -> list[np.ndarray]:
+        """The features of each picture, which transformers may give in one, or tile by tile."""
+        counts = []
+        for one in pictures:
+            alone = self.processor(text=[self.processor.image_token], images=[one])
+            counts.append(list(alone["input_ids"][0]).count(self.model.config.image_token_id))
+        together = np.concatenate([part.numpy() for part in found])
+        assert sum(counts) == len(together)
+        return np.split(together, np.cumsum(counts)[:-1])
 
     def continue_(self, inputs: Any, pictures: list[Any], torch: Any) -> Expected:
         length = inputs["input_ids"].shape[1]
@@ -76,14 +77,8 @@ class Oracle:
             if pictures:
                 wanted = ("pixel_values", "pixel_attention_mask", "image_grid_thw", "image_sizes")
                 given = {key: inputs[key] for key in wanted if key in inputs}
-                found = self.model.get_image_features(**given, return_dict=True).pooler_output
-                apart = len(found) >= len(pictures)
-                token = self.model.config.image_token_id
-                features = (
-                    split(inputs["input_ids"][0], token, found)
-                    if apart
-                    else [rows.numpy() for rows in self.by_picture(found, pictures, torch)]
-                )
+                found = feature_rows(self.model.get_image_features(**given, return_dict=True))
+                features = self.rows(found, pictures)
             tokens = self.model.generate(**inputs, **own)[0, length:].tolist()
             ends = self.model.generation_config.eos_token_id
             ends = ends if isinstance(ends, list) else [ends]
@@ -104,17 +99,14 @@ class Oracle:
         )
 
 
-def split(ids: Any, image_token: int, found: Any) -> list[np.ndarray]:
-    """Rows picture by picture, where transformers gives them tile by tile.
+def feature_rows(made: Any) -> Any:
+    """What ``get_image_features`` gives for each picture, deep-stack features beside the rest."""
+    import torch
 
-    Placeholders of two pictures are apart, or each picture is one tensor.
-    """
-    rows = [part.numpy() for part in found]
-    here = (ids == image_token).numpy().astype(int)
-    starts, ends = (np.flatnonzero(np.diff(here, prepend=0, append=0) == s) for s in (1, -1))
-    if len(rows) <= len(starts):
-        return rows
-    return np.split(np.concatenate(rows), np.cumsum(ends - starts)[:-1])
+    deep = getattr(made, "deepstack_features", None)
+    if not deep:
+        return made.pooler_output
+    return [torch.cat(parts, dim=-1) for parts in zip(made.pooler_output, *deep, strict=True)]
 
 
 def make_processor(folder: Path) -> Any:

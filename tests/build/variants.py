@@ -11,7 +11,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.checkpoints import idefics3, internvl, llava, llava_next, qwen2_5_vl, qwen2_vl
+from tests.checkpoints import (
+    aya_vision,
+    idefics3,
+    internvl,
+    llava,
+    llava_next,
+    qwen2_5_vl,
+    qwen2_vl,
+)
 
 Json = dict[str, Any]
 
@@ -237,6 +245,10 @@ VARIANTS: dict[str, Callable[[Path], Path]] = {
         folder, kind="smolvlm", split=False, tie_word_embeddings=True
     ),
     "hub-internvl": hub_internvl,
+    # An untied Qwen2, marks that are words, a wider projector, several layers back.
+    "aya-vision-qwen2": lambda folder: aya_vision(
+        folder, text="qwen2", marks=(), adapter=40, feature_layer=-2, tie_word_embeddings=False
+    ),
     "internvl-qwen3": lambda folder: internvl(
         folder,
         text="qwen3",

@@ -420,6 +420,8 @@ def test_qwen2_5_vl_vision_is_that_of_transformers(attention: str, tmp_path: Pat
         ("smolvlm-256m", 5 * 64 + 13, 3, 64),
         ("qwen2-vl-7b", 4, 4, 128),
         ("qwen2.5-vl-3b", 4, 2, 128),
+        ("aya-vision-8b", 169 + 3, 8, 128),
+        ("qwen3-vl-2b", 64, 8, 128),
     ],
 )
 def test_published_models(name: str, tokens: int, kv_heads: int, head_dim: int) -> None:
@@ -446,7 +448,9 @@ def test_published_models(name: str, tokens: int, kv_heads: int, head_dim: int) 
         "internvl3-1b",
         "qwen2-vl-7b",
         "qwen2.5-vl-3b",
+        "qwen3-vl-2b",
         "smolvlm-256m",
+        "aya-vision-8b",
     ],
 )
 def test_published_text_sizes_are_those_transformers_reads(name: str) -> None:

@@ -28,7 +28,7 @@ def oracle(name):
 
 
 def read(settings, **options):
-    if "Qwen2VL" in json.dumps(settings):
+    if any(name in json.dumps(settings) for name in NATIVE_GRID_CLASSES):
         return native_grid_spec(settings, **options)
     if settings.get("image_processor_type", "").startswith(tuple(SPLIT_CLASSES)):
         return split_spec(settings, 5, image_size=364, **options)
@@ -151,7 +151,8 @@ def refused_rightly(text, processor, picture):
     return "different sizes" in text and len(sizes) > 1
 
 
-def test_random_native_grids_as_saved_by_transformers(tmp_path):
+@pytest.mark.parametrize("name", NATIVE_GRID_CLASSES)
+def test_random_native_grids_as_saved_by_transformers(tmp_path, name):
     rng = random.Random(0)
     for _ in range(80):
         settings = random_colors(rng)
@@ -166,7 +167,7 @@ def test_random_native_grids_as_saved_by_transformers(tmp_path):
             if rng.random() < 0.4:
                 settings[key] = rng.choice(values)
         least, most = sorted((rng.randint(1, 30_000), rng.randint(1, 30_000)))
-        kind = rng.randrange(4)
+        kind = rng.randrange(4) if name == "Qwen2VLImageProcessor" else rng.choice([0, 3])
         if kind == 0:
             settings["size"] = {"shortest_edge": least, "longest_edge": most}
         elif kind == 1:
@@ -174,10 +175,10 @@ def test_random_native_grids_as_saved_by_transformers(tmp_path):
         elif kind == 2:
             settings |= {"min_pixels": 3136, "max_pixels": most + 3136}
             settings["size"] = {"min_pixels": least, "max_pixels": most}
-        written, processor = saved(oracle("Qwen2VLImageProcessor")(**settings), tmp_path)
+        written, processor = saved(oracle(name)(**settings), tmp_path)
         picture = noise(rng)
         theirs = processor(picture, return_tensors="np")
-        for form in (written, {"image_processor_type": "Qwen2VLImageProcessor", **settings}):
+        for form in (written, {"image_processor_type": name, **settings}):
             ours = prepare(picture, read(form))
             assert np.array_equal(ours.tensors["pixel_values"], theirs["pixel_values"]), settings
 

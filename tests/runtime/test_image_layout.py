@@ -8,6 +8,7 @@ from tokenizers import AddedToken
 
 from tests.chat_checkpoints import TOKENIZERS
 from tests.checkpoints import SMOLVLM_TEMPLATE
+from vlmc.bundle.manifest import ImageLayout
 from vlmc.errors import VlmcError
 from vlmc.families.idefics3 import LAYOUT
 from vlmc.families.prompts import read_prompt
@@ -67,7 +68,7 @@ def build(folder, processor, layout=LAYOUT):
         folder, None, processor.image_token_id, 5000, plain_image="<image>", image_layout=layout
     )
     bundle = folder / "bundle"
-    (bundle / "processor").mkdir(parents=True)
+    (bundle / "processor").mkdir(parents=True, exist_ok=True)
     for name, data in files.items():
         (bundle / "processor" / name).write_bytes(data)
     (bundle / "processor/prompt.json").write_text(spec.model_dump_json())
@@ -97,12 +98,10 @@ def test_ids_equal_the_processors(tmp_path, kind, split):
             range(sum(image.tokens for image in prepared))
         )
         assert (rows[ids != processor.image_token_id] == -1).all()
-        edge = builder.spec.image_layout.edge
-        edge_id = processor.tokenizer.convert_tokens_to_ids(edge)
         for span, image in zip(prompt.spans, prepared, strict=True):
             inside = rows[span.start : span.start + span.length]
             assert (inside >= 0).sum() == image.tokens
-            assert ids[span.start] == ids[span.start + span.length - 1] == edge_id
+            assert inside[0] >= 0 <= inside[-1]
 
 
 def test_a_text_that_spells_the_marks_is_text(tmp_path):
@@ -114,8 +113,35 @@ def test_a_text_that_spells_the_marks_is_text(tmp_path):
         assert text in builder.decode(ids.tolist())
 
 
-def test_marks_the_tokenizer_does_not_know_are_refused(tmp_path):
+def test_marks_may_be_named_as_the_tokenizer_names_them(tmp_path):
     processor = save(tmp_path, "byte-level")
-    unknown = LAYOUT.model_copy(update={"edge": "<fake>"})
-    with pytest.raises(VlmcError, match="'<fake>' is not an added token"):
-        build(tmp_path, processor, unknown)
+    named = ImageLayout(start="a{bos_token}{row}", end="{eos_token}")
+    builder, _ = build(tmp_path, processor, named)
+    assert builder.spec.image_layout == ImageLayout(start="a<s>{row}", end="</s>")
+    with pytest.raises(VlmcError, match="the tokenizer has no 'boi_token'"):
+        build(tmp_path, processor, ImageLayout(start="{boi_token}"))
+
+
+def test_a_placeholder_that_is_no_token_is_text_where_a_user_writes_it(tmp_path):
+    processor = save(tmp_path, "byte-level")
+    layout = ImageLayout(placeholder="[pic]", start="<s>", whole="1:", end="</s>")
+    template = SMOLVLM_TEMPLATE.replace("<image>", "[pic]")
+    (tmp_path / "chat_template.jinja").write_text(template)
+    builder, images = build(tmp_path, processor, layout)
+    picture = prepare(Image.new("RGB", (20, 20)), images).__class__({}, 4, (1, 1, 4))
+
+    def ids(*content):
+        return builder.build(
+            [{"role": "user", "content": list(content)}], [picture]
+        ).token_ids.tolist()
+
+    def decoded(*content):
+        return builder.decode(ids(*content), skip_special_tokens=False)
+
+    shown = "<s>1:<image><image><image><image></s>"
+    assert f"User: a {shown}b [pic]<end" in decoded(words("a "), IMAGE, words("b [pic]"))
+    assert f"User:{shown}b [pi<end" in decoded(IMAGE, words("b [pi"))
+    # Nor does half of it, with what comes next.
+    assert f"User: [pi{shown}c]<end" in decoded(words("[pi"), IMAGE, words("c]"))
+    with pytest.raises(VlmcError, match="1 places for images, for 0 images"):
+        builder.build([{"role": "user", "content": [IMAGE]}], [])

@@ -36,15 +36,15 @@ def make(*pieces: int | tuple[int, int]) -> Prompt:
     )
 
 
-def expected(prompt: Prompt, later: bool = False) -> tuple[np.ndarray, int]:
-    """transformers' ``get_rope_index`` of Qwen2-VL, on an object with only its configuration.
+MODELS = ("Qwen2VLModel", "Qwen2_5_VLModel", "Qwen3VLModel", "Glm4vModel")
 
-    ``later``: that of Qwen2.5-VL.
-    """
+
+def expected(prompt: Prompt, model_class: str = MODELS[0]) -> tuple[np.ndarray, int]:
+    """transformers' ``get_rope_index``, on an object with only its configuration."""
     import torch
-    from transformers import Qwen2_5_VLModel, Qwen2VLModel
+    import transformers
 
-    kind = Qwen2_5_VLModel if later else Qwen2VLModel
+    kind = getattr(transformers, model_class)
     tower = SimpleNamespace(spatial_merge_size=2, tokens_per_second=4)
     model = SimpleNamespace(config=SimpleNamespace(vision_config=tower))
     model.get_vision_position_ids = kind.get_vision_position_ids.__get__(model)
@@ -71,8 +71,8 @@ def test_mrope_is_transformers(start, rest):
         return
     positions, following = prompt_positions(prompt, MROPE)
     assert positions.dtype == np.int64
-    for later in (False, True):
-        wanted, wanted_following = expected(prompt, later)
+    for model_class in MODELS:
+        wanted, wanted_following = expected(prompt, model_class)
         np.testing.assert_array_equal(positions, wanted)
         assert following == wanted_following
 

@@ -29,6 +29,11 @@ class ProgramSpec(Frozen):
     outputs: tuple[TensorSpec, ...]
 
 
+def present_name(features: str) -> str:
+    """What the single split calls the features it made: an output cannot have an input's name."""
+    return f"present_{features.removeprefix('image_')}"
+
+
 class Limits(Frozen):
     """The envelope the bundle was compiled for; requests outside it are refused."""
 
@@ -49,18 +54,21 @@ class ImageSpec(Frozen):
 
 
 class ImageLayout(Frozen):
-    """What an image's placeholder becomes where pictures are cut into tiles.
+    """The text that an image becomes, where that is more than its image tokens.
 
-    Every tile is ``edge``, ``tile`` and its image tokens; ``row_end`` ends a row of tiles. Then
-    come ``before_whole`` (where there are tiles), ``edge``, ``whole``, the image tokens of the
-    whole picture and ``edge``. ``tile`` knows ``{row}`` and ``{column}``, from 1.
+    ``start``; every tile as ``tile``, its image tokens and ``tile_end``, with ``row_end`` after a
+    row of tiles; ``before_whole`` where there are tiles; ``whole``, the image tokens of the whole
+    picture, and ``end``. ``tile`` knows ``{row}``, ``{column}`` and ``{number}``, from 1.
     """
 
-    edge: str
-    tile: str
-    row_end: str
-    before_whole: str
-    whole: str
+    placeholder: str | None = None  # what the template writes; None: the image token
+    start: str = ""
+    tile: str = ""
+    tile_end: str = ""
+    row_end: str = ""
+    before_whole: str = ""
+    whole: str = ""
+    end: str = ""
 
 
 class PromptSpec(Frozen):

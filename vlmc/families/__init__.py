@@ -1,12 +1,14 @@
 """The model families: one row each."""
 
 from vlmc.families import (
+    aya_vision,
     idefics3,
     internvl,
     llava,
     llava_next,
     qwen2_5_vl,
     qwen2_vl,
+    qwen3_vl,
     vipllava,
 )
 from vlmc.families.spec import Family
@@ -19,7 +21,9 @@ _ROWS = (
     internvl.FAMILY,
     qwen2_vl.FAMILY,
     qwen2_5_vl.FAMILY,
+    qwen3_vl.FAMILY,
     idefics3.FAMILY,
+    aya_vision.FAMILY,
 )
 FAMILIES: dict[str, Family] = {row.name: row for row in _ROWS}
 

@@ -23,12 +23,13 @@ if TYPE_CHECKING:
 
 _AT = "config.json"
 
+_EDGE = "<fake_token_around_image>"
 LAYOUT = ImageLayout(
-    edge="<fake_token_around_image>",
-    tile="<row_{row}_col_{column}>",
+    tile=_EDGE + "<row_{row}_col_{column}>",
     row_end="\n",
     before_whole="\n",
-    whole="<global-img>",
+    whole=_EDGE + "<global-img>",
+    end=_EDGE,
 )
 """As ``Idefics3Processor.replace_image_token`` and ``SmolVLMProcessor`` write it."""
 
@@ -76,6 +77,7 @@ def facts(checkpoint: Checkpoint) -> ModelFacts:
         # A point, or a line of the longest edge.
         min_image_tokens=min(image_tokens(1, 1), image_tokens(1, split.MAX_EDGE)),
         weights=_count(config, decoder, tower, text),
+        image_layout=LAYOUT,
     )
 
 
@@ -125,5 +127,4 @@ FAMILY = Family(
     decoder=decoder,
     example={"tiles": 13},
     plain_image="<image>",
-    image_layout=LAYOUT,
 )

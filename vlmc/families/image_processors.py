@@ -45,6 +45,7 @@ FIXED_CLASSES: dict[str, Json] = {
         "default_to_square": True,
     },
 }
+_GLM4V = "Glm4vImageProcessor"
 NATIVE_GRID_CLASSES: dict[str, Json] = {
     "Qwen2VLImageProcessor": {
         **_COMMON,
@@ -53,7 +54,15 @@ NATIVE_GRID_CLASSES: dict[str, Json] = {
         "patch_size": 14,
         "temporal_patch_size": 2,
         "merge_size": 2,
-    }
+    },
+    _GLM4V: {
+        **_COMMON,
+        **_CLIP_COLORS,
+        "size": {"shortest_edge": 112 * 112, "longest_edge": 28 * 28 * 15000},
+        "patch_size": 14,
+        "temporal_patch_size": 2,
+        "merge_size": 2,
+    },
 }
 _SQUARE: Json = {"size": {"height": 384, "width": 384}, "default_to_square": True}
 _TILED: Json = {**_COMMON, **_CLIP_COLORS, **_SQUARE, "min_patches": 1, "max_patches": 12}
@@ -121,8 +130,9 @@ def native_grid_spec(
     min_pixels: int | None = None,
     max_pixels: int | None = None,
     window: int | None = None,
+    table: Json | None = None,
 ) -> ImageSpec:
-    """The ``native_grid`` geometry of a Qwen2-VL image processor.
+    """The ``native_grid`` geometry of a Qwen2-VL or GLM-4V image processor.
 
     Args:
         image_processor_json: As for ``fixed_spec``.
@@ -130,11 +140,14 @@ def native_grid_spec(
         min_pixels: The recipe's own bound, in the place of the processor's.
         max_pixels: The same.
         window: The side, in patches, of the tower's attention windows, where it has them.
+        table: The tower's learned positions (``PositionTable``), where it has them.
 
     Raises:
         VlmcError: Another class, a value its class cannot use, or bounds that exclude each other.
     """
-    _, values = _settings(image_processor_json, NATIVE_GRID_CLASSES, at)
+    name, values = _settings(image_processor_json, NATIVE_GRID_CLASSES, at)
+    if name == _GLM4V:  # its class reads the sizes alone
+        values = {key: values[key] for key in values.keys() - {"min_pixels", "max_pixels"}}
     least, most = _pixel_bounds(values, at)
     least = least if min_pixels is None else min_pixels
     most = most if max_pixels is None else max_pixels
@@ -155,8 +168,12 @@ def native_grid_spec(
         "on_white": _flag(values, "do_convert_rgb", at),
         "values": _values(values, at),
     }
+    if name == _GLM4V:
+        options |= {"frames": options["temporal_patch_size"], "enlarge": True}
     if window is not None:
         options["window"] = window
+    if table is not None:
+        options["table"] = table
     return check_spec(ImageSpec(geometry="native_grid", options=options), at=at)
 
 

@@ -1,5 +1,6 @@
 """A checkpoint's tokenizer and chat template, resolved to what a bundle ships."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from vlmc.families.tokenizer_files import load_tokenizer
 from vlmc.schema import Json
 
 TEMPLATE_PATH = "processor/chat_template.jinja"
+_NAME = re.compile(r"\{(\w+_token)\}")
 _TEMPLATE_FOLDER = "additional_chat_templates"
 
 
@@ -33,7 +35,8 @@ def read_prompt(
         image_token_id: Its id, from ``config.json``.
         vocab_size: Rows of the embedding.
         plain_image: What an image becomes where there is no chat template.
-        image_layout: What stands around an image's tiles.
+        image_layout: What stands around an image's tokens; ``{name}`` in it is the special token
+            of that name.
         image_frame: Names of the special tokens before and after an image's placeholders.
 
     Returns:
@@ -64,9 +67,19 @@ def read_prompt(
         image_prefix=_framing(variables, before, at),
         image_suffix=_framing(variables, after, at),
         clean_up_tokenization_spaces=loaded.clean_up_tokenization_spaces,
-        image_layout=image_layout,
+        image_layout=None if image_layout is None else _named(image_layout, variables, at),
     )
     return spec, files
+
+
+def _named(layout: ImageLayout, tokens: Mapping[str, str | list[str]], at: str) -> ImageLayout:
+    """The layout with special tokens in the place of their names."""
+
+    def fill(match: re.Match[str]) -> str:
+        return _framing(tokens, match[1], at)[0]
+
+    texts = layout.model_dump(exclude_none=True)
+    return ImageLayout(**{key: _NAME.sub(fill, text) for key, text in texts.items()})
 
 
 def _framing(tokens: Mapping[str, str | list[str]], name: str | None, at: str) -> tuple[str, ...]:

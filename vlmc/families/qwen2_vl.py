@@ -40,6 +40,10 @@ def grid_facts(
     width_key: str,
     count: Callable[[Json, int], int],
     window: int | None = None,
+    table: Json | None = None,
+    deepstack: int = 0,
+    patch: int = 14,
+    image_token: int = 151655,
 ) -> ModelFacts:
     """What a plan needs of a Qwen2-VL or one of its successors.
 
@@ -49,6 +53,10 @@ def grid_facts(
         width_key: What the tower's configuration calls the width of its features.
         count: Numbers in the tower's weights, from its configuration and that width.
         window: The side, in patches, of the tower's attention windows, where it has them.
+        table: The tower's learned positions (``PositionTable``), where it has them.
+        deepstack: Rows that the decoder's first layers add to, one each.
+        patch: The tower's default of ``patch_size``.
+        image_token: The default of ``image_token_id``.
 
     Raises:
         VlmcError: Tower and processor cut pictures differently, or a size makes no sense.
@@ -72,9 +80,10 @@ def grid_facts(
         min_pixels=bounds.get("min_pixels"),
         max_pixels=bounds.get("max_pixels"),
         window=window,
+        table=table,
     )
     for key, default, option in (
-        ("patch_size", 14, "patch_size"),
+        ("patch_size", patch, "patch_size"),
         ("temporal_patch_size", 2, "temporal_patch_size"),
         ("spatial_merge_size", 2, "merge_size"),
     ):
@@ -86,7 +95,7 @@ def grid_facts(
     weights = WeightCounts(count(tower, text.hidden), *text_weights(decoder, text, tied=tied))
     return ModelFacts(
         text=text,
-        image_token_id=whole(config, "image_token_id", 151655, at=_AT, least=0),
+        image_token_id=whole(config, "image_token_id", image_token, at=_AT, least=0),
         images=images,
         positions=PositionSpec(scheme="mrope"),
         vision_inputs=vision_inputs(images),
@@ -94,6 +103,7 @@ def grid_facts(
         min_image_tokens=_least_tokens(images),
         weights=weights,
         multiples={"patches": whole(tower, "spatial_merge_size", 2, at=at) ** 2},
+        deepstack=tuple(range(1, min(deepstack, text.layers) + 1)),
     )
 
 
@@ -101,7 +111,7 @@ def _least_tokens(images: ImageSpec) -> int:
     """Tokens of the smallest picture: none is resized to fewer pixels than ``min_pixels``."""
     # As text: there a list may stand for a tuple.
     options = native_grid.Options.model_validate_json(json.dumps(images.options))
-    area = (options.patch_size * options.merge_size) ** 2
+    area = options.frames * (options.patch_size * options.merge_size) ** 2
     return -(-options.min_pixels // area) if options.resize else 1
 
 

@@ -54,6 +54,12 @@ class ModelFacts:
     weights: WeightCounts | None = None  # for estimates; None where the sizes are not known
     # Free dimensions of vision_inputs that are always a multiple of a number.
     multiples: Mapping[str, int] = field(default_factory=dict)
+    # What the processor puts around an image's tokens; ``{boi_token}`` and the like stand for the
+    # tokenizer's special token of that name. None: nothing.
+    image_layout: ImageLayout | None = None
+    # Deep-stack features: for each further row of an image token, how many of the decoder's
+    # layers have run when it is added to the token's hidden state.
+    deepstack: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -83,12 +89,12 @@ class Family:
         facts: Reads a checkpoint's JSON; raises ``VlmcError`` for a variant it cannot serve.
         vision: Wraps the loaded module for export: an ``nn.Module`` whose ``forward`` takes
             the tensors of ``ModelFacts.vision_inputs`` (one image) in order, and returns
-            ``image_features [tokens, hidden]``.
+            ``image_features [tokens, hidden]``; with them, where ``ModelFacts.deepstack`` is not
+            empty, ``deepstack_features [tokens, len(deepstack), hidden]``.
         decoder: The module that takes ``inputs_embeds``, ``position_ids`` and
             ``past_key_values``.
         example: Sizes for the free dimensions of ``vision_inputs`` when tracing.
         plain_image: What an image becomes in a prompt where there is no chat template.
-        image_layout: What stands around an image's tiles in the prompt; None: nothing.
         image_frame: The tokenizer's names of the special tokens before and after an image's
             placeholders, where the processor puts them there and not the chat template.
     """
@@ -101,5 +107,4 @@ class Family:
     decoder: Callable[[nn.Module], nn.Module]
     example: dict[str, int]
     plain_image: str
-    image_layout: ImageLayout | None = None
     image_frame: tuple[str, str] | None = None

@@ -34,6 +34,7 @@ class TextDefaults:
 
 TEXT_DEFAULTS = {
     "cohere": TextDefaults(40, 8192, 64, 256000, 8192, 22528, tied=True),
+    "cohere2": TextDefaults(40, 8192, 64, 256000, 8192, 22528, tied=True),
     "gemma": TextDefaults(28, 3072, 16, 256000, 8192, 24576, 16, 256, tied=True),
     "gemma2": TextDefaults(26, 2304, 8, 256000, 8192, 9216, 4, 256, tied=True),
     "granite": TextDefaults(32, 4096, 32, 32000, 2048, 11008),
@@ -45,6 +46,7 @@ TEXT_DEFAULTS = {
     "qwen2_5_vl_text": TextDefaults(80, 8192, 64, 152064, 32768, 29568, 8),
     "qwen2_vl_text": TextDefaults(80, 8192, 64, 152064, 32768, 29568, 8),
     "qwen3": TextDefaults(32, 4096, 32, 151936, 32768, 22016, 32, 128),
+    "qwen3_vl_text": TextDefaults(32, 4096, 32, 151936, 128000, 22016, 32, 128),
     "smollm3": TextDefaults(36, 2048, 16, 128256, 32768, 11008, 4, tied=True),
 }
 

@@ -143,6 +143,42 @@ class GridImageFeatures(nn.Module):
         return features
 
 
+class TableGridImageFeatures(nn.Module):
+    """As ``GridImageFeatures``, for a tower of learned positions, with or without deep-stack.
+
+    Args:
+        visual: The tower.
+        deepstack: How many of the tower's deep-stack features are read.
+    """
+
+    def __init__(self, visual: nn.Module, deepstack: int) -> None:
+        super().__init__()
+        self.visual = visual
+        self.deepstack = deepstack
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        patch_positions: Tensor,
+        table_rows: Tensor,
+        table_weights: Tensor,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """image_features [tokens, hidden], and deepstack_features [tokens, deepstack, hidden]."""
+        out = self.visual(
+            pixel_values,
+            grid_thw=None,
+            position_ids=patch_positions,
+            interp_indices=table_rows,
+            interp_weights=table_weights,
+            cu_seqlens=OneSegment(pixel_values.shape[0]),
+            max_seqlen=None,
+        )
+        features: Tensor = out.pooler_output
+        if not self.deepstack:
+            return features
+        return features, torch.stack(out.deepstack_features[: self.deepstack], dim=1)
+
+
 def windowed_attention(
     module: nn.Module,
     query: Tensor,

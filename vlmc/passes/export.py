@@ -112,11 +112,13 @@ def _export_one(spec: GraphSpec, module: nn.Module) -> ir.Model:
             shape = [sizes[d] if isinstance(d, str) else d for d in tensor.shape]
             arguments.append(torch.zeros(shape, dtype=getattr(torch, tensor.dtype)))
             shapes.append({i: dims[d] for i, d in enumerate(tensor.shape) if isinstance(d, str)})
-        # The cache's tensors are one list to the module.
-        past = [i for i, tensor in enumerate(spec.inputs) if tensor.name.startswith("past_")]
-        if past:
-            arguments[past[0] :] = [arguments[past[0] :]]
-            shapes[past[0] :] = [shapes[past[0] :]]
+        # The extras are one list to the module, and the cache's tensors another.
+        names = [tensor.name for tensor in spec.inputs]
+        if "total_length" in names:
+            extras = names.index("total_length") + 1
+            past = next(i for i, name in enumerate(names) if name.startswith("past_"))
+            arguments[extras:] = [arguments[extras:past], arguments[past:]]
+            shapes[extras:] = [shapes[extras:past], shapes[past:]]
         with quiet(_LOGGER):
             traced = torch.export.export(
                 module, tuple(arguments), dynamic_shapes=tuple(shapes), strict=False

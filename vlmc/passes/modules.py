@@ -6,7 +6,7 @@ The only file that imports torch at its top; it is imported lazily by ``transfor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -207,14 +207,40 @@ def neutral_linear(module: nn.Linear) -> Callable[[Tensor], Tensor]:
     return forward
 
 
-class LanguageProgram(nn.Module):
-    """The language program of design.md section 4 around a decoder and its head."""
+@contextmanager
+def _adding(decoder: Any, rows: Mapping[int, Tensor]) -> Iterator[None]:
+    """Adds to the hidden states, once so many layers have run, rows [B, S, H] (deep-stack)."""
 
-    def __init__(self, decoder: nn.Module, embed: nn.Module, head: nn.Module) -> None:
+    def adder(added: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
+        return lambda _, inputs: (inputs[0] + added, *inputs[1:])
+
+    after = [*decoder.layers, decoder.norm] if rows else []
+    handles = [after[at].register_forward_pre_hook(adder(added)) for at, added in rows.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class LanguageProgram(nn.Module):
+    """The language program of design.md section 4 around a decoder and its head.
+
+    Args:
+        decoder: The stack of layers, its ``layers`` and then its ``norm``.
+        embed: The table of token embeddings.
+        head: The output projection.
+        deepstack: See ``ModelFacts.deepstack``.
+    """
+
+    def __init__(
+        self, decoder: nn.Module, embed: nn.Module, head: nn.Module, deepstack: tuple[int, ...] = ()
+    ) -> None:
         super().__init__()
         self.decoder = decoder
         self.embed = embed
         self.head = head
+        self.deepstack = deepstack
 
     def forward(
         self,
@@ -224,15 +250,27 @@ class LanguageProgram(nn.Module):
         position_ids: Tensor,
         sequence_lengths: Tensor,
         total_length: Tensor,
+        extras: list[Tensor],
         past: list[Tensor],
     ) -> tuple[Tensor, ...]:
-        """Logits [B, V] of each row's last token, then the present keys and values."""
+        """Logits [B, V] of each row's last token, then the present keys and values.
+
+        ``extras`` holds ``deepstack_features`` [F, len(deepstack), H], where there are any.
+        """
         is_image = feature_index >= 0
         # A placeholder's id may lie outside the embedding table; its row is never used.
         text = self.embed(torch.where(is_image, 0, input_ids))
         rows = image_features[feature_index.clamp(min=0)]
         embeds = torch.where(is_image.unsqueeze(-1), rows, text)
-        with step_cache(StepCache(past, sequence_lengths, total_length)) as cache:
+        added: list[Tensor] = []
+        if self.deepstack:
+            deep = extras[0][feature_index.clamp(min=0)]
+            deep = torch.where(is_image[..., None, None], deep, 0.0)
+            added = [deep[:, :, at] for at in range(len(self.deepstack))]
+        with (
+            step_cache(StepCache(past, sequence_lengths, total_length)) as cache,
+            _adding(self.decoder, dict(zip(self.deepstack, added, strict=True))),
+        ):
             hidden = self.decoder(
                 inputs_embeds=embeds,
                 position_ids=position_ids,

@@ -121,9 +121,11 @@ class Reference:
     def _features(self, inputs: Any, pictures: Sequence[Any]) -> list[NDArray[np.float32]]:
         wanted = ("pixel_values", "pixel_attention_mask", "image_grid_thw", "image_sizes")
         given = {key: inputs[key] for key in wanted if key in inputs}
-        found = self.model.get_image_features(**given, return_dict=True).pooler_output
-        # One tensor for each picture, for each of its tiles, or for all.
-        rows = np.concatenate([part.float().numpy() for part in found])
+        made = self.model.get_image_features(**given, return_dict=True)
+        # One tensor for each picture, for each of its tiles, or for all; deep-stack ones beside.
+        found = [made.pooler_output, *(getattr(made, "deepstack_features", None) or ())]
+        columns = [np.concatenate([part.float().numpy() for part in parts]) for parts in found]
+        rows = np.concatenate(columns, axis=-1)
         counts = [image_tokens(one.height, one.width, self.images) for one in pictures]
         return np.split(rows, np.cumsum(counts)[:-1])
 

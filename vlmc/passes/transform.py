@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from vlmc.families.spec import Family
+    from vlmc.families.spec import Family, ModelFacts
 
 # Rotary variants whose frequencies depend on the length of the prompt; up to the length they
 # were trained for they equal this one.
@@ -76,13 +76,14 @@ def build_module(folder: Path, attention: str) -> nn.Module:
 
 
 def transform(
-    folder: Path, family: Family, index: Mapping[str, TensorRef], ctx_len: int
+    folder: Path, family: Family, facts: ModelFacts, index: Mapping[str, TensorRef], ctx_len: int
 ) -> TransformedModel:
     """Builds the module and prepares it: fake parameters, neutral linears, fixed rotary.
 
     Args:
         folder: The checkpoint's folder; its JSON files are read.
         family: The row of ``FAMILIES`` that serves it.
+        facts: What its JSON files say.
         index: The checkpoint's tensors.
         ctx_len: Length of the cache, in tokens.
 
@@ -120,7 +121,9 @@ def transform(
         if type(module) is torch.nn.Linear:
             module.forward = neutral_linear(module)  # type: ignore[method-assign, assignment]
     decoder = family.decoder(model)
-    language = LanguageProgram(decoder, model.get_input_embeddings(), model.get_output_embeddings())
+    language = LanguageProgram(
+        decoder, model.get_input_embeddings(), model.get_output_embeddings(), facts.deepstack
+    )
     return TransformedModel(model, family.vision(model), language, matched)
 
 

@@ -1,5 +1,6 @@
 """The programs of one bundle and their cache: encode an image, prefill a slot, decode all."""
 
+import math
 import time
 from dataclasses import dataclass, field
 
@@ -8,7 +9,7 @@ from numpy.typing import NDArray
 
 from vlmc.backends import BACKENDS, OpenOptions, Session
 from vlmc.backends.threads import default_threads
-from vlmc.bundle.manifest import ProgramSpec
+from vlmc.bundle.manifest import ProgramSpec, TensorSpec, present_name
 from vlmc.bundle.store import Bundle
 from vlmc.errors import VlmcError
 from vlmc.runtime.cache import Cache
@@ -25,6 +26,7 @@ _FED = {
     "total_length",
     "run_vision",
 }
+_FEATURES = ("image_features", "deepstack_features")  # gathered by the same index
 
 
 @dataclass
@@ -32,7 +34,7 @@ class Features:
     """Image features of one prompt, filled as its chunks need them.
 
     Attributes:
-        rows: ``[tokens, H]`` by image.
+        rows: ``[tokens, W]`` by image, see ``Engine.encode``.
         seconds: Spent encoding, so far; 0 in the single split, where it is part of prefill.
     """
 
@@ -71,15 +73,16 @@ class Engine:
         self.program = bundle.manifest.programs[name]
         self._inputs = {spec.name: spec for spec in self.program.inputs}
         self._vision_names = self._check_inputs()
-        self._used = self._features_output()
+        self._features = [self._inputs[name] for name in _FEATURES if name in self._inputs]
+        self._check_outputs()
         self._session = self._open(self.program, shrink=False)
         self._vision: Session | None = None
         self.cache = Cache(self.program, self.limits)
-        features = self._inputs["image_features"]
-        self._blank = np.zeros((1, int(features.shape[1])), features.dtype)
+        width = sum(_width(spec) for spec in self._features)
+        self._blank = np.zeros((1, width), self._features[0].dtype)
 
     def encode(self, image: PreparedImage) -> Array:
-        """Image features ``[tokens, H]`` of one image.
+        """Image features ``[tokens, W]`` of one image, deep-stack ones beside the first ``H``.
 
         The single split has no program of its own for this: a throw-away token is prefilled
         into slot 0 with it, so no answer may be under way there.
@@ -90,14 +93,12 @@ class Engine:
         if self.single:
             lengths = np.ones(1, np.int32)
             feeds = self._token_feeds(np.zeros((1, 1), np.int64), np.full((1, 1), -1), 0, lengths)
-            feeds |= self._vision_feeds(image)
-            feeds["image_features"] = self._blank
+            feeds |= self._vision_feeds(image) | self._feature_feeds(self._blank)
             self.cache.forget(0, 0)
-            return self._checked(self._run(0, 1, feeds)[self._used], image)
+            return self._made(self._run(0, 1, feeds), image)
         if self._vision is None:
             self._vision = self._open(self.bundle.manifest.programs["vision"], shrink=True)
-        (rows,) = self._vision.run(image.tensors).values()
-        return self._checked(rows, image)
+        return self._made(self._vision.run(image.tensors), image)
 
     def prefill(
         self,
@@ -135,15 +136,14 @@ class Engine:
                         self._encode_into(features, image, prompt)
             rows, local = gather(prompt, chunk, features.rows, self._blank)
         feeds = self._token_feeds(tokens, local[None], here, lengths)
-        feeds["image_features"] = rows
         current = None if chunk.image is None else prompt.images[chunk.image]
-        feeds |= self._vision_feeds(current)
+        feeds |= self._feature_feeds(rows) | self._vision_feeds(current)
         self.cache.forget(slot, chunk.start)
         outputs = self._run(slot, slot + 1, feeds)
         if key is not None:
             self.cache.remember(slot, chunk.stop, key)
         if chunk.image is not None and current is not None:
-            features.rows[chunk.image] = self._checked(outputs[self._used], current)
+            features.rows[chunk.image] = self._made(outputs, current)
         return np.asarray(outputs["logits"][0])
 
     def decode(self, tokens: list[int], positions: list[int], lengths: list[int]) -> Array:
@@ -162,8 +162,7 @@ class Engine:
         feeds = self._token_feeds(
             ids, np.full(ids.shape, -1), np.array(positions, np.int64)[:, None], ends
         )
-        feeds["image_features"] = self._blank
-        feeds |= self._vision_feeds(None)
+        feeds |= self._feature_feeds(self._blank) | self._vision_feeds(None)
         return self._run(0, len(tokens), feeds)["logits"]
 
     def _token_feeds(
@@ -177,6 +176,15 @@ class Engine:
             "position_ids": np.ascontiguousarray(np.broadcast_to(positions, shape), np.int64),
             "sequence_lengths": ends,
             "total_length": np.array(ends.max(), np.int32),
+        }
+
+    def _feature_feeds(self, rows: Array) -> dict[str, Array]:
+        """Rows ``[F, W]`` as the language program takes them."""
+        ends = np.cumsum([_width(spec) for spec in self._features])
+        parts = np.split(rows, ends[:-1], axis=1)
+        return {
+            spec.name: np.ascontiguousarray(part).reshape(len(rows), *_row(spec))
+            for spec, part in zip(self._features, parts, strict=True)
         }
 
     def _vision_feeds(self, image: PreparedImage | None) -> dict[str, Array]:
@@ -204,7 +212,11 @@ class Engine:
         opening = self.load_seconds - loaded
         features.seconds += time.perf_counter() - started - opening
 
-    def _checked(self, rows: Array, image: PreparedImage) -> Array:
+    def _made(self, outputs: dict[str, Array], image: PreparedImage) -> Array:
+        """Rows ``[tokens, W]`` of an image from what a program gave."""
+        names = [present_name(s.name) if self.single else s.name for s in self._features]
+        parts = [outputs[name].reshape(len(outputs[name]), -1) for name in names]
+        rows = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
         if rows.shape != (image.tokens, self._blank.shape[1]):
             raise VlmcError(
                 f"the vision program gave features {list(rows.shape)} "
@@ -229,11 +241,12 @@ class Engine:
         """The names of vision inputs, once every input is known to be one that can be fed."""
         needed = _FED - ({"run_vision"} if not self.single else set())
         states = {name for name in self._inputs if name.startswith(("past_key.", "past_value."))}
-        others = self._inputs.keys() - _FED - states
+        others = self._inputs.keys() - _FED - states - set(_FEATURES)
         odd = (needed - self._inputs.keys()) | (set() if self.single else others)
-        features = self._inputs.get("image_features")
-        if features is not None and [type(size) for size in features.shape] != [str, int]:
-            odd.add("image_features")
+        for name in self._inputs.keys() & set(_FEATURES):
+            rows, *sizes = self._inputs[name].shape
+            if not isinstance(rows, str) or not sizes or any(isinstance(n, str) for n in sizes):
+                odd.add(name)
         if odd:
             raise VlmcError(
                 f"the program's inputs are not those this vlmc feeds: {', '.join(sorted(odd))}",
@@ -242,18 +255,22 @@ class Engine:
             )
         return tuple(spec.name for spec in self.program.inputs if spec.name in others)
 
-    def _features_output(self) -> str:
-        """The single split's output with the features it used; "" in the dual split.
-
-        A graph cannot give an output the name of its input, so this one is known by what it is.
-        """
+    def _check_outputs(self) -> None:
+        """Every output must be known; the single split gives the features it used too."""
         states = ("present_key.", "present_value.")
-        names = [spec.name for spec in self.program.outputs if not spec.name.startswith(states)]
-        others = [name for name in names if name != "logits"]
-        if "logits" not in names or len(others) != int(self.single):
+        names = {spec.name for spec in self.program.outputs if not spec.name.startswith(states)}
+        used = {present_name(spec.name) for spec in self._features} if self.single else set()
+        if names != {"logits"} | used:
             raise VlmcError(
-                f"the program's outputs are not those this vlmc reads: {', '.join(names)}",
+                f"the program's outputs are not those this vlmc reads: {', '.join(sorted(names))}",
                 at=str(self.bundle.folder),
                 hint="update vlmc, or rebuild the bundle",
             )
-        return others[0] if others else ""
+
+
+def _row(spec: TensorSpec) -> tuple[int, ...]:
+    return tuple(int(size) for size in spec.shape[1:])
+
+
+def _width(spec: TensorSpec) -> int:
+    return math.prod(_row(spec))

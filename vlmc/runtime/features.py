@@ -75,11 +75,11 @@ def gather(
     Args:
         prompt: The whole prompt.
         chunk: The step.
-        features: ``[tokens, H]`` of every image in ``needed_images``.
-        blank: ``[1, H]``, returned when the chunk is text only.
+        features: ``[tokens, W]`` of every image in ``needed_images``.
+        blank: ``[1, W]``, returned when the chunk is text only.
 
     Returns:
-        Rows ``[F, H]`` in the order of the prompt, and int64 ``[S]``, -1 for text.
+        Rows ``[F, W]`` in the order of the prompt, and int64 ``[S]``, -1 for text.
     """
     index = prompt.feature_index[chunk.start : chunk.stop]
     wanted = np.unique(index[index >= 0])

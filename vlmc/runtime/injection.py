@@ -60,12 +60,16 @@ class Guard:
     Args:
         tokenizer: The model's own.
         controls: What ``find_controls`` says.
+        texts: Other words that only the template may write, such as an image's placeholder.
     """
 
-    def __init__(self, tokenizer: Tokenizer, controls: Sequence[Control]) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, controls: Sequence[Control], texts: Iterable[str] = ()
+    ) -> None:
         self._tokenizer = tokenizer
         self._controls = {control.id: control for control in controls if control.content}
-        spelled = sorted({c.content for c in self._controls.values()}, key=len, reverse=True)
+        contents = {*(c.content for c in self._controls.values()), *texts}
+        spelled = sorted(contents, key=len, reverse=True)
         first = "".join(map(re.escape, sorted({content[0] for content in spelled})))
         alternatives = "|".join(map(re.escape, spelled))
         # The first characters alone decide at most places; there may be a thousand tokens.

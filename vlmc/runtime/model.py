@@ -149,7 +149,7 @@ class Model:
         return self._prompt(Request(messages=messages, prompt=prompt, images=images))
 
     def image_features(self, image: PreparedImage) -> Array:
-        """``[tokens, H]`` of one prepared image.
+        """``[tokens, W]`` of one prepared image, deep-stack features beside the first ``H``.
 
         Raises:
             VlmcError: An answer is under way.

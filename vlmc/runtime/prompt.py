@@ -1,6 +1,7 @@
 """Messages and prepared images to the prompt a language program reads."""
 
 from collections.abc import Callable, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from pydantic import ValidationError
 from vlmc.bundle.manifest import ImageLayout, PromptSpec
 from vlmc.bundle.store import check_name
 from vlmc.errors import VlmcError
+from vlmc.runtime.injection import BREAK
 from vlmc.runtime.template import ChatTemplate
 from vlmc.runtime.tokenizer import StreamDecoder, TextTokenizer
 from vlmc.runtime.types import ImageSpan, PreparedImage, Prompt
@@ -30,7 +32,7 @@ class PromptBuilder:
             tokens as it does by default.
 
     Raises:
-        VlmcError: The image token is not the tokenizer's, or what stands around an image is none.
+        VlmcError: The image token is not the tokenizer's, or what frames an image is none.
     """
 
     def __init__(
@@ -52,14 +54,15 @@ class PromptBuilder:
         bos = spec.special_tokens.get("bos_token")
         self._bos = bos if isinstance(bos, str) else None
         named = [value for value in spec.special_tokens.values() if isinstance(value, str)]
-        if spec.image_layout is not None:
-            # At an added token texts are split: what is between two is tokenized by itself.
-            if not tokenizer.is_added(spec.image_layout.edge):
-                problem = f"'{spec.image_layout.edge}' is not an added token of the tokenizer"
-                raise VlmcError(problem, at=PROMPT_FILE)
-            named += [spec.image_layout.edge, spec.image_layout.whole]
         literals = spec.plain_image if template is None else template.literals()
-        self._guard = tokenizer.guard([spec.image_token, *named], literals)
+        placeholder = None
+        if spec.image_layout is not None:
+            literals += "".join(spec.image_layout.model_dump(exclude_none=True).values())
+            placeholder = spec.image_layout.placeholder
+        self._placeholder = placeholder or spec.image_token
+        self._guard = tokenizer.guard(
+            [spec.image_token, *named], literals, texts=[self._placeholder]
+        )
 
     @classmethod
     def load(cls, bundle: Path) -> "PromptBuilder":
@@ -106,11 +109,15 @@ class PromptBuilder:
         marked = self._render(broken)
         plain = marked if broken == list(messages) else self._render(messages)
         self._check_dropped(messages, plain)
+        rendered, runs = marked, [1] * len(images)
+        if self.spec.image_layout is not None:
+            plain, marked = self._laid_out(plain, marked, images, self.spec.image_layout)
+            runs = [1 + image.tiles[0] * image.tiles[1] for image in images]
         # The processor's rule: a template that writes bos leaves nothing for the tokenizer to add.
         bos = self._bos if self._template is not None else None
-        has_bos = bos is not None and marked.startswith(bos)
+        has_bos = bos is not None and rendered.startswith(bos)
         ids = self._guard.ids(plain, marked, add_special_tokens=not has_bos)
-        return self._expand(np.asarray(ids, dtype=np.int64), images)
+        return self._expand(np.asarray(ids, dtype=np.int64), images, runs)
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """The text of token ids, as transformers' ``tokenizer.decode``."""
@@ -149,20 +156,45 @@ class PromptBuilder:
                     hint='write it as [{"type": "text", "text": "..."}]',
                 )
 
-    def _expand(self, ids: NDArray[np.int64], images: Sequence[PreparedImage]) -> Prompt:
-        places = np.flatnonzero(ids == self.spec.image_token_id)
-        if len(places) != len(images):
+    def _laid_out(
+        self, plain: str, marked: str, images: Sequence[PreparedImage], layout: ImageLayout
+    ) -> tuple[str, str]:
+        """Both renderings with each image's whole text, one image token a tile, in its place."""
+        pieces = marked.split(self._placeholder)
+        self._check_places(len(pieces) - 1, len(images))
+        texts = [_image_text(layout, *image.tiles, self.spec.image_token) for image in images]
+        marked = pieces[0] + "".join(
+            text + piece for text, piece in zip(texts, pieces[1:], strict=True)
+        )
+        apart = plain.split(self._placeholder)
+        if len(apart) != len(pieces):  # a text spells the placeholder
+            return marked.replace(BREAK, ""), marked
+        joined = (text + piece for text, piece in zip(texts, apart[1:], strict=True))
+        return apart[0] + "".join(joined), marked
+
+    def _check_places(self, places: int, images: int) -> None:
+        if places != images:
             raise VlmcError(
-                f"the prompt has {len(places)} places for images, for {len(images)} images",
+                f"the prompt has {places} places for images, for {images} images",
                 at="messages",
                 hint="the model's chat template decides where an image is taken",
             )
-        runs = [self._image_ids(image) for image in images]
+
+    def _expand(
+        self, ids: NDArray[np.int64], images: Sequence[PreparedImage], runs: Sequence[int]
+    ) -> Prompt:
+        """Repeats image tokens; ``runs`` says how many stand for each image."""
+        places = np.flatnonzero(ids == self.spec.image_token_id)
+        self._check_places(len(places), sum(runs))
         texts = np.split(ids, places)
         pieces, spans, length = [texts[0]], [], len(texts[0])
-        for index, (run, text) in enumerate(zip(runs, texts[1:], strict=True)):
-            spans.append(ImageSpan(length + len(self._prefix), len(run), index))
-            framed = [self._prefix, run, self._suffix, text[1:]]
+        rest = iter(texts[1:])
+        for index, (image, count) in enumerate(zip(images, runs, strict=True)):
+            run = np.full(image.tokens // count, self.spec.image_token_id, dtype=np.int64)
+            spread = [part for text in islice(rest, count) for part in (run, text[1:])]
+            framed = [self._prefix, *spread[:-1], self._suffix, spread[-1]]
+            inside = sum(map(len, spread[:-1]))
+            spans.append(ImageSpan(length + len(self._prefix), inside, index))
             pieces += framed
             length += sum(map(len, framed))
         expanded = np.concatenate(pieces)
@@ -174,27 +206,19 @@ class PromptBuilder:
         feature_index[rows] = np.arange(int(rows.sum()))
         return Prompt(expanded, feature_index, tuple(spans), tuple(images))
 
-    def _image_ids(self, image: PreparedImage) -> NDArray[np.int64]:
-        """What an image's placeholder becomes: image tokens, and the marks around its tiles."""
-        token, layout = self.spec.image_token_id, self.spec.image_layout
-        if layout is None:
-            return np.full(image.tokens, token, dtype=np.int64)
-        text = _laid_out(layout, *image.tiles, self.spec.image_token)
-        ids = np.asarray(self._tokenizer.encode(text), dtype=np.int64)
-        each = image.tokens // (image.tiles[0] * image.tiles[1] + 1)
-        return np.repeat(ids, np.where(ids == token, each, 1))
 
-
-def _laid_out(layout: ImageLayout, rows: int, columns: int, token: str) -> str:
+def _image_text(layout: ImageLayout, rows: int, columns: int, token: str) -> str:
     """The text of one image, with one image token for each tile."""
-    text = ""
+    text, number = layout.start, 0
     for row in range(1, rows + 1):
         for column in range(1, columns + 1):
-            text += layout.edge + layout.tile.format(row=row, column=column) + token
+            number += 1
+            text += layout.tile.format(row=row, column=column, number=number)
+            text += token + layout.tile_end
         text += layout.row_end
     if rows:
         text += layout.before_whole
-    return text + layout.edge + layout.whole + token + layout.edge
+    return text + layout.whole + token + layout.end
 
 
 def _added_ids(tokens: Sequence[str], tokenizer: TextTokenizer) -> NDArray[np.int64]:

@@ -4,7 +4,8 @@ import pytest
 from vlmc.errors import VlmcError
 from vlmc.families.image_processors import native_grid_spec
 from vlmc.runtime.images import image_tokens, open_image, prepare, vision_inputs
-from vlmc.runtime.images.native_grid import positions, windows
+from vlmc.runtime.images.patches import positions, windows
+from vlmc.runtime.images.position_table import PositionTable, table_rows
 
 SHAPES = [
     (336, 336), (400, 300), (300, 401), (28, 28), (29, 27), (1, 1), (1, 200), (200, 1), (3, 2),
@@ -100,6 +101,53 @@ def test_a_picture_for_a_tower_with_windows(draw):
     assert "window" not in without.options
     with pytest.raises(VlmcError, match="a window of 7 patches cuts merged patches of 2"):
         native_grid_spec({"image_processor_type": "Qwen2VLImageProcessor"}, window=7)
+
+
+TABLES = {
+    "corners": ({"taps": 2, "centers": "corners"}, {"mode": "bilinear", "align_corners": True}),
+    "halves": ({"taps": 2, "centers": "halves"}, {"mode": "bilinear"}),
+    "cubic": ({"taps": 4, "centers": "halves"}, {"mode": "bicubic"}),
+}
+
+
+@pytest.mark.parametrize("side", [1, 5, 48])
+@pytest.mark.parametrize("case", TABLES)
+def test_learned_positions_are_those_of_transformers(case, side):
+    import torch
+    from transformers.vision_utils import get_vision_interpolation_indices_and_weights
+
+    ours, theirs = TABLES[case]
+    table = PositionTable(side=side, **ours)
+    for rows, columns in [(2, 2), (2, 30), (64, 2), (6, 10), (50, 46)]:
+        wanted = get_vision_interpolation_indices_and_weights(
+            torch.tensor([[1, rows, columns]]), side, spatial_merge_size=2, **theirs
+        )
+        indices, weights = table_rows(positions(rows, columns, 2), rows, columns, table)
+        assert (indices.dtype, weights.dtype) == (np.int64, np.float32)
+        np.testing.assert_array_equal(indices, wanted[0].numpy())
+        np.testing.assert_array_equal(weights, wanted[1].numpy())
+
+
+@pytest.mark.parametrize("side", [1, 5, 24])
+def test_sampled_positions_are_those_of_grid_sample(side):
+    import torch
+    from transformers import Glm4vVisionConfig
+    from transformers.models.glm4v.modeling_glm4v import Glm4vVisionEmbeddings
+
+    made = Glm4vVisionEmbeddings(Glm4vVisionConfig(hidden_size=8, image_size=14 * side))
+    for rows, columns in [(2, 2), (2, 30), (64, 2), (6, 10), (50, 46)]:
+        places = positions(rows, columns, 2)
+        with torch.no_grad():
+            wanted = made(
+                torch.zeros(rows * columns, 8),
+                torch.tensor([rows * columns]),
+                torch.tensor([[1, rows, columns]]),
+                *torch.from_numpy(places).T,
+            ).numpy()
+        table = PositionTable(side=side, taps=4, centers="sampled")
+        indices, weights = table_rows(places, rows, columns, table)
+        found = (made.position_embedding.weight.detach().numpy()[indices].T * weights.T).sum(1).T
+        np.testing.assert_allclose(found, wanted, atol=2e-5)
 
 
 def test_token_counts_equal_transformers_on_every_size():

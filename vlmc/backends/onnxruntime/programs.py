@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from vlmc.backends.onnxruntime.lower import lower_graph
 from vlmc.backends.spec import StoredWeight
+from vlmc.bundle.manifest import present_name
 from vlmc.schema import Split
 
 if TYPE_CHECKING:
@@ -54,8 +55,8 @@ def _join(vision: ir.Model, language: ir.Model) -> ir.Model:
 
     graph = language.graph
     run = ir.Value(name="run_vision", shape=ir.Shape([1]), type=ir.TensorType(ir.DataType.BOOL))
-    given = next(value for value in graph.inputs if value.name == "image_features")
-    features = vision.graph.outputs[0]
+    made = list(vision.graph.outputs)
+    given = [next(value for value in graph.inputs if value.name == one.name) for one in made]
     pixels = list(vision.graph.inputs)
     for value in (*vision.graph.initializers.values(), *_values(vision.graph)):
         value.name = f"vision.{value.name}"
@@ -68,29 +69,30 @@ def _join(vision: ir.Model, language: ir.Model) -> ir.Model:
     for value in initializers:
         graph.initializers[str(value.name)] = value
     vision.graph.name = "vision"
-    passed = ir.Node("", "Identity", [given], name="given_features")
-    passed.outputs[0].name = "given_features_out"
-    keep = ir.Graph([], [passed.outputs[0]], nodes=[passed], name="given")
+    passed = [ir.Node("", "Identity", [one], name=f"given_{one.name}") for one in given]
+    for node in passed:
+        node.outputs[0].name = f"{node.name}_out"
+    keep = ir.Graph([], [node.outputs[0] for node in passed], nodes=passed, name="given")
     branch = ir.Node(
         "",
         "If",
         [run],
         [ir.AttrGraph("then_branch", vision.graph), ir.AttrGraph("else_branch", keep)],
         name="features",
+        num_outputs=len(made),
     )
-    chosen = branch.outputs[0]
-    chosen.name = "present_features"
-    chosen.type = features.type
-    chosen.shape = given.shape
-    convenience.replace_all_uses_with([given], [chosen])
-    passed.replace_input_with(0, given)
+    for chosen, one, node in zip(branch.outputs, given, passed, strict=True):
+        chosen.name = present_name(str(one.name))
+        chosen.type, chosen.shape = one.type, one.shape
+        convenience.replace_all_uses_with([one], [chosen])
+        node.replace_input_with(0, one)
     graph.insert_before(graph[0], branch)
     language_inputs = list(graph.inputs)
     graph.inputs.clear()
     graph.inputs.extend([*pixels, run, *language_inputs])
     outputs = list(graph.outputs)
     graph.outputs.clear()
-    graph.outputs.extend([outputs[0], chosen, *outputs[1:]])
+    graph.outputs.extend([outputs[0], *branch.outputs, *outputs[1:]])
     return language
 
 

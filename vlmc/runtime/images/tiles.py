@@ -113,7 +113,8 @@ def prepare(image: Image.Image, options: Options) -> PreparedImage:
     for channel, table in enumerate(pixels.table(options.values)):
         values[:, channel] = table[levels[..., channel]]
     made = tiles * options.tokens
-    return PreparedImage({"pixel_values": values}, made, (1, 1, made))
+    cuts = (rows, columns) if tiles > 1 else (0, 0)
+    return PreparedImage({"pixel_values": values}, made, (1, 1, made), tiles=cuts)
 
 
 def inputs(options: Options) -> tuple[TensorSpec, ...]:

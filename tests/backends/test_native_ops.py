@@ -1,0 +1,262 @@
+"""Our kernels through onnxruntime and alone, against numpy in float64."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+from tests.backends.kernels import KERNELS, call, dequantize, linear8, with_kernels
+from vlmc.backends.onnxruntime import native
+
+# Of the largest value expected: sums of float32.
+TOLERANCE = 2e-6
+STATUS = Path("/proc/self/status")
+ROOT = "session.model_external_initializers_file_folder_path"
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(7)
+
+
+def near(y, expected):
+    assert y.shape == expected.shape
+    assert y.dtype == np.float32
+    np.testing.assert_allclose(
+        y, expected, rtol=0, atol=TOLERANCE * np.abs(expected).max(initial=1)
+    )
+
+
+def channels(rng, k, n):
+    return {
+        "w": rng.integers(-127, 128, (k, n)).astype(np.int8),
+        "scales": rng.uniform(0.001, 0.1, n).astype(np.float32),
+        "bias": rng.standard_normal(n).astype(np.float32),
+    }
+
+
+def blocks(rng, k, n, bits, block):
+    count = k // block
+    parts = {
+        "w": rng.integers(0, 256, (n, count, block * bits // 8)).astype(np.uint8),
+        "scales": rng.uniform(0.001, 0.1, (n, count)).astype(np.float32),
+        "bias": rng.standard_normal(n).astype(np.float32),
+    }
+    if bits == 4:
+        parts["zero_points"] = rng.integers(0, 256, (n, (count + 1) // 2)).astype(np.uint8)
+    return parts
+
+
+def program(op, inputs, parts, shape, external=None, **attributes):
+    """One node with x as input; weights beside it in the folder ``external``, or inside."""
+    node = helper.make_node(op, inputs, ["y"], domain=native.DOMAIN, **attributes)
+    # Its output is not the graph's: what is known of y's shape was inferred.
+    after = helper.make_node("Identity", ["y"], ["z"])
+    initializers = []
+    for name in dict.fromkeys(inputs[1:]):
+        if not name:
+            continue
+        tensor = numpy_helper.from_array(parts[name], name)
+        if external:
+            (external / name).write_bytes(tensor.raw_data)
+            tensor.ClearField("raw_data")
+            tensor.data_location = TensorProto.EXTERNAL
+            tensor.external_data.add(key="location", value=name)
+        initializers.append(tensor)
+    graph = helper.make_graph(
+        [node, after],
+        op,
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("z", TensorProto.FLOAT, None)],
+        initializers,
+    )
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid(native.DOMAIN, 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=10)
+
+
+def opened(model: onnx.ModelProto, folder=None, threads=2):
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4
+    options.add_session_config_entry(native.THREADS, str(threads))
+    if folder:
+        options.add_session_config_entry(ROOT, str(folder))
+    options.register_custom_ops_library(str(KERNELS))
+    providers = ["CPUExecutionProvider"]
+    return ort.InferenceSession(model.SerializeToString(), options, providers=providers)
+
+
+@with_kernels
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("external", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("lead", [(1,), (5,), (2, 3), (0,), (2, 0), (1, 1, 1)])
+def test_linear8(rng, tmp_path, lead, bias, external, threads):
+    parts = channels(rng, 96, 80)
+    inputs = ["x", "w", "scales", "bias"][: 4 if bias else 3]
+    folder = tmp_path if external else None
+    model = program("Linear8", inputs, parts, [f"d{i}" for i in range(len(lead))] + [96], folder)
+    x = rng.standard_normal((*lead, 96)).astype(np.float32)
+    [y] = opened(model, folder, threads).run(None, {"x": x})
+    near(y, linear8(x, parts["w"], parts["scales"], parts["bias"] if bias else None))
+
+
+@with_kernels
+@pytest.mark.parametrize("external", [False, True])
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("optional", [(), ("bias",), ("zero_points",), ("zero_points", "bias")])
+@pytest.mark.parametrize("lead", [(1,), (2, 3), (0,)])
+def test_linear_blocks(rng, tmp_path, lead, optional, bits, external):
+    parts = blocks(rng, 96, 40, bits, 32)  # three blocks: half a byte of zero points is unused
+    given = [name if name in optional and name in parts else "" for name in ("zero_points", "bias")]
+    inputs = ["x", "w", "scales", *given]
+    while not inputs[-1]:
+        inputs.pop()
+    folder = tmp_path if external else None
+    shape = [f"d{i}" for i in range(len(lead))] + [96]
+    settings = {"K": 96, "N": 40, "bits": bits, "block_size": 32}
+    model = program("LinearBlocks", inputs, parts, shape, folder, **settings)
+    x = rng.standard_normal((*lead, 96)).astype(np.float32)
+    [y] = opened(model, folder).run(None, {"x": x})
+    zero_points = parts["zero_points"] if "zero_points" in inputs else None
+    expected = x.astype(np.float64) @ dequantize(parts["w"], parts["scales"], zero_points, bits).T
+    near(y, expected + parts["bias"] if "bias" in inputs else expected)
+
+
+@with_kernels
+@pytest.mark.parametrize(
+    ("shape", "inferred"),
+    [
+        (["B", "S", 64], ["B", "S", 48]),
+        ([3, "S", 64], [3, "S", 48]),
+        ([7, 64], [7, 48]),
+        (["B", None], None),
+        ([None, 64], None),
+    ],
+)
+def test_the_shape_of_y_is_inferred(rng, shape, inferred):
+    parts = channels(rng, 64, 48)
+    model = program("Linear8", ["x", "w", "scales"], parts, shape)
+    [y] = opened(model).get_outputs()
+    assert y.type == "tensor(float)"
+    # None: K is fixed by w alone, or y's rows have no name and none is made up.
+    assert y.shape == (inferred or ([*shape[:-1], 48] if shape[0] else []))
+
+
+@with_kernels
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x": (2, 63)}, r"x is \[2, 63\], the weights are for 64 -> 48"),
+        ({"scales": (47,)}, r"w_scales is \[47\], not \[48\]"),
+        ({"bias": (1,)}, r"bias is \[1\], not \[48\]"),
+        ({"w": (64,)}, r"w is \[64\], not \[K, N\]"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused(rng, change, message):
+    parts = channels(rng, 64, 48)
+    for name, shape in change.items():
+        if name in parts:
+            parts[name] = np.ones(shape, parts[name].dtype)
+    model = program("Linear8", ["x", "w", "scales", "bias"], parts, ["M", "K"])
+    session = opened(model)
+    with pytest.raises(state.InvalidArgument, match=message):
+        session.run(None, {"x": np.ones(change.get("x", (2, 64)), np.float32)})
+
+
+@with_kernels
+@pytest.mark.parametrize(
+    "change",
+    [{"bits": 3}, {"block_size": 0}, {"block_size": 48}, {"K": -64}, {"K": None}, {"N": None}],
+)
+def test_attributes_that_make_no_sense_are_refused(rng, change):
+    settings = {"K": 64, "N": 48, "bits": 4, "block_size": 32} | change
+    given = {name: value for name, value in settings.items() if value is not None}
+    model = program(
+        "LinearBlocks", ["x", "w", "scales"], blocks(rng, 64, 48, 4, 32), ["M", 64], **given
+    )
+    with pytest.raises(state.RuntimeException, match=r"fill K|attribute"):
+        opened(model)
+
+
+@with_kernels
+def test_a_node_inside_a_branch_reads_the_weights_outside(rng):
+    parts = blocks(rng, 64, 48, 4, 32)
+    settings = {"K": 64, "N": 48, "bits": 4, "block_size": 32}
+    model = program("LinearBlocks", ["x", "w", "scales", "", "bias"], parts, ["M", 64], **settings)
+    graph = model.graph
+    inner = helper.make_graph(list(graph.node), "inner", [], list(graph.output))
+    other = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["o"])],
+        "other",
+        [],
+        [helper.make_tensor_value_info("o", TensorProto.FLOAT, None)],
+    )
+    del graph.node[:]
+    graph.node.append(helper.make_node("If", ["yes"], ["z"], then_branch=inner, else_branch=other))
+    graph.input.append(helper.make_tensor_value_info("yes", TensorProto.BOOL, []))
+    x = rng.standard_normal((3, 64)).astype(np.float32)
+    session = opened(model)
+    [y] = session.run(None, {"x": x, "yes": np.array(True)})
+    near(y, x @ dequantize(parts["w"], parts["scales"], None, 4).T + parts["bias"])
+    [y] = session.run(None, {"x": x, "yes": np.array(False)})
+    assert np.array_equal(y, x)
+
+
+@with_kernels
+def test_weights_stay_in_their_file(tmp_path):
+    k, n = 2048, 16384  # 32 MiB
+    parts = {"w": np.full((k, n), 3, np.int8), "scales": np.ones(n, np.float32)}
+    model = program("Linear8", ["x", "w", "scales"], parts, ["M", k], tmp_path)
+    parts.clear()
+    before = anonymous_memory()
+    session = opened(model, tmp_path)
+    [y] = session.run(None, {"x": np.ones((1, k), np.float32)})
+    grown = anonymous_memory() - before
+    assert y[0, 0] == pytest.approx(3 * k)
+    assert grown < k * n // 4
+    mapped = Path("/proc/self/maps").read_text(encoding="utf-8")
+    assert str(tmp_path / "w") in mapped
+
+
+def anonymous_memory() -> int:
+    """Bytes of this process that are no file's."""
+    [line] = [x for x in STATUS.read_text(encoding="utf-8").splitlines() if "RssAnon" in x]
+    return int(line.split()[1]) * 1024
+
+
+@with_kernels
+@pytest.mark.parametrize(
+    ("m", "k", "n"),
+    [(1, 1, 1), (1, 64, 16), (1, 64, 17), (3, 63, 33), (17, 130, 100), (64, 256, 48), (0, 8, 8)],
+)
+def test_linear8_alone(rng, m, k, n):
+    parts = channels(rng, k, n)
+    x = rng.standard_normal((m, k)).astype(np.float32)
+    x[m // 2 : m // 2 + 1] = 0
+    for bias in (None, parts["bias"]):
+        y = np.full((m, n), np.nan, np.float32)
+        call("vlmc_linear8", x, m, k, n, parts["w"], parts["scales"], bias, y)
+        near(y, linear8(x, parts["w"], parts["scales"], bias))
+
+
+@with_kernels
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("block", [16, 32, 64, 128])
+@pytest.mark.parametrize(("m", "n"), [(1, 1), (1, 16), (3, 17), (17, 33), (0, 8)])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_linear_blocks_alone(rng, m, n, block, count, bits):
+    k = block * count
+    parts = blocks(rng, k, n, bits, block)
+    x = rng.standard_normal((m, k)).astype(np.float32)
+    for zeros in {id(zeros): zeros for zeros in (None, parts.get("zero_points"))}.values():
+        expected = x.astype(np.float64) @ dequantize(parts["w"], parts["scales"], zeros, bits).T
+        for bias in (None, parts["bias"]):
+            y = np.full((m, n), np.nan, np.float32)
+            w, scales = parts["w"], parts["scales"]
+            call("vlmc_linear_blocks", x, m, k, n, bits, block, w, scales, zeros, bias, y)
+            near(y, expected if bias is None else expected + bias)

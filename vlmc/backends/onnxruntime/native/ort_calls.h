@@ -1,0 +1,108 @@
+// What the operators ask of onnxruntime: tensors, attributes, threads; errors as exceptions.
+#pragma once
+
+#include <cstdlib>
+#include <exception>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "ort_abi.h"
+
+namespace ort {
+
+inline const Api* api = nullptr;  // one table for the process, set by RegisterCustomOps
+
+// What onnxruntime reports travels as an exception, so that a sequence of calls reads as one.
+struct Failed {
+  Status* status;
+};
+
+inline void check(Status* status) {
+  if (status) throw Failed{status};
+}
+
+// Runs at the border to onnxruntime, which takes a status and no exception.
+template <class Function>
+Status* guarded(Function function) {
+  try {
+    function();
+    return nullptr;
+  } catch (const Failed& failed) {
+    return failed.status;
+  } catch (const std::invalid_argument& error) {
+    return api->CreateStatus(kInvalidArgument, error.what());
+  } catch (const std::exception& error) {
+    return api->CreateStatus(kFail, error.what());
+  }
+}
+
+using Shape = std::vector<int64_t>;
+
+inline std::string text(const Shape& shape) {
+  std::string out = "[";
+  for (size_t i = 0; i < shape.size(); ++i) out += (i ? ", " : "") + std::to_string(shape[i]);
+  return out + "]";
+}
+
+// A tensor that a kernel is given; no data where an optional one is left out.
+struct Tensor {
+  void* data = nullptr;
+  Shape shape;
+
+  template <class T>
+  T* as() const {
+    return static_cast<T*>(data);
+  }
+};
+
+struct Info {
+  TypeShape* it = nullptr;
+  ~Info() {
+    if (it) api->ReleaseTensorTypeAndShapeInfo(it);
+  }
+};
+
+inline Tensor input(const KernelContext* context, size_t index) {
+  size_t count = 0;
+  check(api->KernelContext_GetInputCount(context, &count));
+  const Value* value = nullptr;
+  if (index < count) check(api->KernelContext_GetInput(context, index, &value));
+  if (!value) return {};
+  Tensor tensor;
+  Info info;
+  check(api->GetTensorTypeAndShape(value, &info.it));
+  size_t rank = 0;
+  check(api->GetDimensionsCount(info.it, &rank));
+  tensor.shape.resize(rank);
+  check(api->GetDimensions(info.it, tensor.shape.data(), rank));
+  check(api->GetTensorMutableData(const_cast<Value*>(value), &tensor.data));
+  return tensor;
+}
+
+inline void expect(const char* name, const Tensor& tensor, const Shape& shape) {
+  if (tensor.shape != shape) {
+    throw std::invalid_argument(std::string(name) + " is " + text(tensor.shape) + ", not " +
+                                text(shape));
+  }
+}
+
+inline int64_t attribute(const KernelInfo* info, const char* name) {
+  int64_t value = 0;
+  check(api->KernelInfoGetAttribute_int64(info, name, &value));
+  return value;
+}
+
+// The session's number of threads is told by its entry vlmc.threads: no function gives it.
+inline size_t threads(const KernelInfo* info) {
+  KeyValuePairs* pairs = nullptr;
+  check(api->KernelInfo_GetConfigEntries(info, &pairs));
+  const char* value = api->GetKeyValue(pairs, "vlmc.threads");
+  size_t count = value ? std::strtoul(value, nullptr, 10) : 0;
+  api->ReleaseKeyValuePairs(pairs);
+  if (!count) count = std::thread::hardware_concurrency();
+  return count ? count : 1;
+}
+
+}  // namespace ort
