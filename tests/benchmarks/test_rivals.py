@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.benchmarks.rivals import disturbance
 from tests.benchmarks.rivals.results import Results
 from tests.benchmarks.rivals.rounds import groups
 from tests.benchmarks.rivals.table import DECODE, FIGURES, PREFILL, Decoder, ratio, shares, table
@@ -131,6 +133,27 @@ def test_a_later_run_adds_rounds_and_forgets_an_error_that_is_over(tmp_path: Pat
     found = json.loads((tmp_path / "one.json").read_text())["engines"]
     assert [one["round"] for one in found["a"]["rounds"]] == [0]
     assert "error" not in found["b"]
+
+
+def test_a_disturbed_measurement_is_taken_again_and_the_quietest_counts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cores = os.cpu_count() or 1
+    foreign = iter([0.9, 0.5, 0.7])
+    spent = {"clock": 0.0, "machine": 0.0, "own": 0.0}
+
+    def measure(number: int) -> dict[str, Any]:
+        spent["clock"] += 10.0
+        spent["own"] += 3.0
+        spent["machine"] += 3.0 + 10.0 * cores * next(foreign)
+        return {"try": number}
+
+    monkeypatch.setattr(disturbance.time, "perf_counter", lambda: spent["clock"])
+    monkeypatch.setattr(disturbance, "busy", lambda: spent["machine"])
+    found = disturbance.least_disturbed(measure, lambda: spent["own"])
+    assert found == {"try": 1, "others": pytest.approx(0.5)}
+    foreign = iter([0.05])
+    assert disturbance.least_disturbed(measure, lambda: spent["own"])["try"] == 0
 
 
 def test_engines_that_do_not_fit_together_are_grouped_around_the_reference() -> None:

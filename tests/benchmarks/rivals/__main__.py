@@ -48,7 +48,9 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.rivals", description=__doc__)
     parser.add_argument("--models", default="llava05", help=f"of {', '.join(MODELS)}")
-    parser.add_argument("--engines", default="", help="parts of names, as 'vlmc,openvino int8'")
+    parser.add_argument(
+        "--engines", default="", help="names, or parts of names: 'vlmc,openvino int8'"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--cold", type=int, default=2, help="fresh processes per engine")
     parser.add_argument("--steps", default=",".join(STEPS), help="what to do of build,cold,rounds")
@@ -70,7 +72,8 @@ def _options() -> argparse.Namespace:
 
 
 def _wanted(name: str, parts: str) -> bool:
-    return not parts or any(part.strip() in name for part in parts.split(","))
+    given = [part.strip() for part in parts.split(",")]
+    return name in given or any(part in name for part in given if part not in VARIANTS)
 
 
 def _measure(

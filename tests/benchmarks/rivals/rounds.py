@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.rivals.client import EngineError, Worker
+from tests.benchmarks.rivals.disturbance import least_disturbed
 from tests.benchmarks.rivals.quiet import Quiet
 from tests.benchmarks.rivals.variants import ROWS, Place, Variant
 from tests.benchmarks.rivals.workload import Workload
@@ -64,7 +65,7 @@ def living(
                 )
                 try:
                     workers[name].open()
-                    workers[name].answer(workload.question(WARM_UP))
+                    workers[name].answer(workload.question(WARM_UP - 1))
                 except EngineError as error:
                     drop(name, error)
                 quiet.turn()
@@ -73,32 +74,35 @@ def living(
             turn = number % len(names)
             with quiet:
                 for name in names[turn:] + names[:turn]:
-                    idle = {other: workers[other].cpu() for other in workers if other != name}
                     time.sleep(PAUSE)
                     try:
-                        found = _turn(workers[name], workload, number, quiet)
+                        found = _turn(workers[name], workload, number)
                     except EngineError as error:
                         drop(name, error)
                         continue
-                    woken = sum(workers[other].cpu() - spent for other, spent in idle.items())
                     if not quiet.kept:
                         print(f"{name}: round {number} was disturbed", file=sys.stderr)
                     else:
-                        note(name, "rounds", {"round": number, "others_cpu": woken, **found})
+                        note(name, "rounds", {"round": number, **found})
                     quiet.turn()
     finally:
         for worker in workers.values():
             worker.close()
 
 
-def _turn(worker: Worker, workload: Workload, number: int, quiet: Quiet) -> dict[str, Any]:
-    found = worker.answer(workload.question(number))
-    try:
-        shared = worker.together(workload.rows(number, ROWS))
-        found |= {"rows_tokens": shared["tokens"], "rows_seconds": shared["seconds"]}
-    except EngineError as error:
-        found["rows_error"] = str(error)
-    return found
+def _turn(worker: Worker, workload: Workload, number: int) -> dict[str, Any]:
+    def measure(again: int) -> dict[str, Any]:
+        # Another question each time, for engines that keep what they computed.
+        seed = number + again * WARM_UP
+        found = worker.answer(workload.question(seed))
+        try:
+            shared = worker.together(workload.rows(seed, ROWS))
+            found |= {"rows_tokens": shared["tokens"], "rows_seconds": shared["seconds"]}
+        except EngineError as error:
+            found["rows_error"] = str(error)
+        return found
+
+    return least_disturbed(measure, worker.cpu)
 
 
 def fresh(

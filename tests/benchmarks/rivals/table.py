@@ -87,6 +87,9 @@ def table(engines: Mapping[str, Mapping[str, Any]], reference: str) -> str:
             reasons.append(f"- {name}: {_short(engine['error'])}")
             name += " (failed, see below)"
         lines.append("| " + " | ".join([name, *cells]) + " |")
+    taken = [row["others"] for one in engines.values() for row in one["rounds"] if "others" in row]
+    if taken:
+        reasons.insert(0, f"Others took {median(taken):.0%} of the machine meanwhile (median).\n")
     return "\n".join([*lines, *(["", *reasons] if reasons else [])])
 
 
