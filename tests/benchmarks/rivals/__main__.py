@@ -105,6 +105,8 @@ def _measure(
         if all((place.folder / one).exists() for one in variant.out):
             ready[name] = variant
             results.engine(name)["size"] = preparation.size(variant, place)
+        else:
+            results.note(name, "error", {"reason": "its files were not built"})
     results.save()
     if not ready:
         return

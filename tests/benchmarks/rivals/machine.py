@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.rivals import environment
+from vlmc.backends.onnxruntime.native import why_not
 
 HERE = ("onnxruntime", "torch", "transformers", "numpy")
 THERE = ("openvino-genai", "optimum-intel", "onnxruntime-genai", "llama-cpp-python")
@@ -23,6 +24,7 @@ def described(rivals: Path | None, threads: int) -> dict[str, Any]:
     found = {name: importlib.metadata.version(name) for name in HERE}
     others = environment.versions(rivals) if rivals is not None else {}
     found |= {name: others[name] for name in THERE if name in others}
+    off = why_not()
     wanted = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_int8")
     return {
         "cpu": names[0] if names else platform.processor(),
@@ -33,6 +35,7 @@ def described(rivals: Path | None, threads: int) -> dict[str, Any]:
         "system": platform.platform(),
         "python": platform.python_version(),
         "versions": found,
+        "kernels": f"vlmc's kernels are off ({off})" if off else "vlmc's kernels are on",
     }
 
 
@@ -42,5 +45,6 @@ def sentence(about: dict[str, Any]) -> str:
     threads, python = about["threads"], about["python"]
     return (
         f"{about['cpu']}, {about['cores']} cores ({', '.join(about['flags'])}), "
-        f"{about['memory_gib']} GiB; {threads} threads; Python {python}; {versions}."
+        f"{about['memory_gib']} GiB; {threads} threads; {about['kernels']}; Python {python}; "
+        f"{versions}."
     )

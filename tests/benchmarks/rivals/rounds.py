@@ -121,16 +121,31 @@ def fresh(
             for name, variant in variants.items():
                 if name in failed:
                     continue
-                worker = Worker(variant.launch(place, 1), threads=place.threads, rows=1, log=log)
                 try:
-                    worker.open()
-                    found = worker.answer(workload.question(number))
-                    cold = found["first_at"] - worker.started
+                    found = _cold(variant, place, workload, number, log)
                     if quiet.kept:
-                        note(name, "cold", {"round": number, "start": cold, "peak": found["peak"]})
+                        note(name, "cold", {"round": number, **found})
                 except EngineError as error:
                     failed.add(name)
                     note(name, "error", {"reason": str(error)})
-                finally:
-                    worker.close()
                 quiet.turn()
+
+
+def _cold(
+    variant: Variant, place: Place, workload: Workload, number: int, log: Path
+) -> dict[str, Any]:
+    used = 0.0
+
+    def measure(again: int) -> dict[str, Any]:
+        nonlocal used
+        question = workload.question(number + again * WARM_UP)
+        worker = Worker(variant.launch(place, 1), threads=place.threads, rows=1, log=log)
+        try:
+            worker.open()
+            found = worker.answer(question)
+            return {"start": found["first_at"] - worker.started, "peak": found["peak"]}
+        finally:
+            used += worker.cpu()
+            worker.close()
+
+    return least_disturbed(measure, lambda: used)
