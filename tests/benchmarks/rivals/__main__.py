@@ -56,6 +56,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--steps", default=",".join(STEPS), help="what to do of build,cold,rounds")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--tokens", type=int, default=33, help="generated in an answer")
+    parser.add_argument("--patience", type=float, default=900, help="seconds an answer may take")
     parser.add_argument("--cache", type=Path, default=Path("artifacts/rivals"))
     parser.add_argument("--out", type=Path, default=Path("artifacts/rivals/results"))
     parser.add_argument("--rivals-env", type=Path, help="reuse this environment")
@@ -121,12 +122,14 @@ def _measure(
         for group in rounds.groups(memory, ROOM * preparation.available(), REFERENCE):
             some = {name: ready[name] for name in group}
             numbers = range(first, first + options.rounds)
-            rounds.living(some, place, workload, numbers, quiet, log, results.note)
+            rounds.living(
+                some, place, workload, numbers, quiet, log, options.patience, results.note
+            )
             _limits(options, quiet, results)
             first += options.rounds
     if "cold" in options.steps and options.cold:
         numbers = range(first, first + options.cold)
-        rounds.fresh(ready, place, workload, numbers, quiet, log, results.note)
+        rounds.fresh(ready, place, workload, numbers, quiet, log, options.patience, results.note)
 
 
 def _limits(options: argparse.Namespace, quiet: Quiet, results: Results) -> None:

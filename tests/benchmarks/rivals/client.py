@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import subprocess
 import time
 from collections.abc import Sequence
@@ -36,9 +37,20 @@ class Launch:
 
 
 class Worker:
-    """One process with one engine; ``open`` it first."""
+    """One process with one engine; ``open`` it first.
 
-    def __init__(self, launch: Launch, *, threads: int, rows: int, log: Path) -> None:
+    Args:
+        launch: How it is started.
+        threads: Of the engine.
+        rows: Most it will be asked to decode together.
+        log: What it prints.
+        patience: Seconds an answer may take.
+    """
+
+    def __init__(
+        self, launch: Launch, *, threads: int, rows: int, log: Path, patience: float
+    ) -> None:
+        self._patience = patience
         self._options = {**launch.options, "threads": threads, "rows": rows}
         environment = {
             **os.environ,
@@ -104,6 +116,9 @@ class Worker:
         try:
             pipe.write(json.dumps(request).encode() + b"\n")
             pipe.flush()
+            waiting, _, _ = select.select([source], [], [], self._patience)
+            if not waiting:
+                raise EngineError(f"no answer to '{request['do']}' in {self._patience:.0f} s")
             line = source.readline()
         except BrokenPipeError:
             line = b""

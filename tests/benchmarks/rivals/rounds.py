@@ -48,6 +48,7 @@ def living(
     rounds: range,
     quiet: Quiet,
     log: Path,
+    patience: float,
     note: Note,
 ) -> None:
     """Opens every engine in a process of its own, warms it up, and asks all of them in turns."""
@@ -60,8 +61,9 @@ def living(
     try:
         with quiet:
             for name, variant in variants.items():
+                launch = variant.launch(place, ROWS)
                 workers[name] = Worker(
-                    variant.launch(place, ROWS), threads=place.threads, rows=ROWS, log=log
+                    launch, threads=place.threads, rows=ROWS, log=log, patience=patience
                 )
                 try:
                     workers[name].open()
@@ -112,6 +114,7 @@ def fresh(
     rounds: range,
     quiet: Quiet,
     log: Path,
+    patience: float,
     note: Note,
 ) -> None:
     """Cold starts: a new process for one answer; its first token and its peak memory."""
@@ -122,7 +125,7 @@ def fresh(
                 if name in failed:
                     continue
                 try:
-                    found = _cold(variant, place, workload, number, log)
+                    found = _cold(variant, place, workload, number, log, patience)
                     if quiet.kept:
                         note(name, "cold", {"round": number, **found})
                 except EngineError as error:
@@ -132,14 +135,20 @@ def fresh(
 
 
 def _cold(
-    variant: Variant, place: Place, workload: Workload, number: int, log: Path
+    variant: Variant,
+    place: Place,
+    workload: Workload,
+    number: int,
+    log: Path,
+    patience: float,
 ) -> dict[str, Any]:
     used = 0.0
 
     def measure(again: int) -> dict[str, Any]:
         nonlocal used
         question = workload.question(number + again * WARM_UP)
-        worker = Worker(variant.launch(place, 1), threads=place.threads, rows=1, log=log)
+        launch = variant.launch(place, 1)
+        worker = Worker(launch, threads=place.threads, rows=1, log=log, patience=patience)
         try:
             worker.open()
             found = worker.answer(question)
