@@ -1,0 +1,106 @@
+// What this machine can do at most, as one JSON object: read_1 and read_N (bytes a second), fp32 and
+// int8 (operations a second; a multiply-add is two), with N threads, best of several.
+#include <chrono>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <functional>
+#include <thread>
+#include <vector>
+#if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
+#include <immintrin.h>
+#endif
+
+using Clock = std::chrono::steady_clock;
+typedef float Floats __attribute__((vector_size(64)));
+typedef uint64_t Words __attribute__((vector_size(64)));
+
+static double seconds(int threads, const std::function<void(int)> &work) {
+    double best = 1e9;
+    for (int round = 0; round < 7; ++round) {
+        auto started = Clock::now();
+        std::vector<std::thread> running;
+        for (int index = 1; index < threads; ++index) running.emplace_back(work, index);
+        work(0);
+        for (auto &thread : running) thread.join();
+        double spent = std::chrono::duration<double>(Clock::now() - started).count();
+        if (spent < best) best = spent;
+    }
+    return best;
+}
+
+static double reading(int threads) {
+    const size_t bytes = size_t(768) << 20;
+    static Words *memory = nullptr;
+    const size_t count = bytes / sizeof(Words);
+    if (!memory) {
+        memory = static_cast<Words *>(aligned_alloc(64, bytes));
+        for (size_t i = 0; i < count; ++i) memory[i] = Words{} + i;
+    }
+    double spent = seconds(threads, [=](int index) {
+        const Words *at = memory + count / threads * index, *end = at + count / threads;
+        Words a{}, b{}, c{}, d{};
+        for (; at + 4 <= end; at += 4) a ^= at[0], b ^= at[1], c ^= at[2], d ^= at[3];
+        a ^= b ^ c ^ d;
+        volatile uint64_t kept = a[0];
+        (void)kept;
+    });
+    return bytes / spent;
+}
+
+// Chains that wait for nothing but themselves: enough of them fill every multiplier.
+#define EACH(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8) DO(9) DO(10) DO(11)
+constexpr int CHAINS = 12, STEPS = 4000000;
+
+static double floating(int threads) {
+    double spent = seconds(threads, [](int index) {
+        Floats factor = Floats{} + 0.999f, term = Floats{} + 0.001f * index;
+#define FLOATS(i) Floats sum##i = Floats{} + i##.0f;
+#define MULTIPLY(i) sum##i = sum##i * factor + term;
+#define TOTAL(i) factor += sum##i;
+        EACH(FLOATS)
+        for (int step = 0; step < STEPS; ++step) { EACH(MULTIPLY) }
+        EACH(TOTAL)
+        volatile float kept = factor[0];
+        (void)kept;
+    });
+    return 2.0 * 16 * CHAINS * STEPS * threads / spent;
+}
+
+#if defined(__AVX512VNNI__)
+using Bytes = __m512i;
+static Bytes filled(int value) { return _mm512_set1_epi8(value); }
+#define PRODUCT(sum, a, b) asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b))
+static Bytes added(Bytes a, Bytes b) { return _mm512_add_epi32(a, b); }
+#elif defined(__AVXVNNI__)
+using Bytes = __m256i;
+static Bytes filled(int value) { return _mm256_set1_epi8(value); }
+#define PRODUCT(sum, a, b) asm("{vex} vpdpbusd %2, %1, %0" : "+x"(sum) : "x"(a), "x"(b))
+static Bytes added(Bytes a, Bytes b) { return _mm256_add_epi32(a, b); }
+#endif
+
+#if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
+static double integer(int threads) {
+    double spent = seconds(threads, [](int index) {
+        Bytes a = filled(1 + index), b = filled(1);
+#define START(i) Bytes sum##i = filled(i);
+#define STEP(i) PRODUCT(sum##i, a, b);
+#define REST(i) a = added(a, sum##i);
+        EACH(START)
+        for (int step = 0; step < STEPS; ++step) { EACH(STEP) }
+        EACH(REST)
+        volatile long long kept = a[0];
+        (void)kept;
+    });
+    return 2.0 * sizeof(Bytes) * CHAINS * STEPS * threads / spent;
+}
+#else
+static double integer(int) { return 0; }
+#endif
+
+int main(int, char **words) {
+    int threads = atoi(words[1]);
+    double one = reading(1), all = reading(threads);
+    printf("{\"read_1\": %.0f, \"read\": %.0f, \"fp32\": %.0f, \"int8\": %.0f}\n", one, all,
+           floating(threads), integer(threads));
+}
