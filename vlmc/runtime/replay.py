@@ -41,7 +41,7 @@ def replay(bundle: Path, questions: Path, out: Path) -> None:
     opened = read_bundle(bundle)
     size = sum(entry.size for entry in opened.manifest.files.values())
     engine = Engine(opened, pieces=size > _WHOLE_BYTES)
-    engine.encode = _once(engine.encode)  # type: ignore[method-assign, assignment]
+    engine.encode = _once(engine.encode)  # type: ignore[method-assign]
     model = Model(opened, engine, reuse=False)
     for question in json.loads(questions.read_text(encoding="utf-8")):
         pictures = [Path(path).read_bytes() for path in question["images"]]
@@ -82,15 +82,15 @@ def _own_tokens(logits: NDArray[np.float32], forced: Sequence[int]) -> int:
     return len(forced) if same.all() else int(same.argmin()) + 1
 
 
-def _once(encode: Callable[[PreparedImage], Array]) -> Callable[[PreparedImage], Array]:
+def _once(encode: Callable[..., Array]) -> Callable[..., Array]:
     """The same, with the features of the last few pictures remembered: towers are slow."""
     known: list[tuple[PreparedImage, Array]] = []
 
-    def once(image: PreparedImage) -> Array:
+    def once(image: PreparedImage, slot: int = 0, place: int = 0) -> Array:
         for there, rows in known:
             if there is image:
                 return rows
-        known.append((image, encode(image)))
+        known.append((image, encode(image, slot, place)))
         del known[:-_PICTURES]
         return known[-1][1]
 
