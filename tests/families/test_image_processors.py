@@ -96,10 +96,12 @@ def random_fixed(rng, name):
                 {"max_height": side(), "max_width": side()},
             ]
         )
-    if rng.random() < 0.8 or any(known in name for known in ("Siglip", "ViT", "Gemma3")):
+    if rng.random() < 0.8 or "crop_size" not in FIXED_CLASSES[name]:  # it is asked for all the same
         settings["crop_size"] = rng.choice(
             [side(), [side(), side()], {"height": side(), "width": side()}]
         )
+    if "min_size" in FIXED_CLASSES[name]:
+        settings["min_size"] = rng.choice([1, 5])
     if rng.random() < 0.2:
         settings["pad_size"] = rng.choice([70, {"height": 70, "width": 75}])
     if rng.random() < 0.5:
@@ -145,7 +147,7 @@ def test_random_processors_as_saved_by_transformers(name, tmp_path):
         assert np.array_equal(ours, theirs.astype(np.float32)), settings
         assert vision_inputs(spec)[0].shape == ours.shape
         compared += 1
-    assert compared > 60
+    assert compared > 30
 
 
 def refused_rightly(text, processor, picture):

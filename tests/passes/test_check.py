@@ -20,7 +20,7 @@ NO_GATES = Gates(None, None, None)
 def checked(folder: Path, bundle: Path, *, exact: bool = True) -> dict[str, bytes]:
     """What the pass writes."""
     folder.mkdir()
-    check(bundle, ASKED, None, NO_GATES, tokens=4, exact=exact, out=folder)
+    check(bundle, ASKED, {}, NO_GATES, tokens=4, exact=exact, out=folder)
     files = (path for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 

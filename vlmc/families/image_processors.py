@@ -64,6 +64,13 @@ FIXED_CLASSES: dict[str, Json] = {
         "default_to_square": True,
     },
 }
+# Steps that a class does not have, whatever its file says.
+_STEPS_LEFT_OUT = {
+    "DeepseekVLImageProcessor": ("do_center_crop",),
+    "Gemma3ImageProcessor": ("do_center_crop", "do_pad"),
+    "GotOcr2ImageProcessor": ("do_center_crop", "do_pad"),
+    "JanusImageProcessor": ("do_center_crop",),
+}
 _SIZE_KEYS = (
     {"height", "width"},
     {"shortest_edge"},
@@ -93,8 +100,7 @@ def fixed_spec(
     name, values = _settings(image_processor_json, FIXED_CLASSES, at)
     if name == "CLIPImageProcessor" and values.get("use_square_size"):
         values["size"] = {"height": 224, "width": 224}  # an old spelling of KOSMOS-2
-    if name == "Gemma3ImageProcessor":
-        values |= {"do_center_crop": False, "do_pad": False}  # it has no such steps
+    values |= dict.fromkeys(_STEPS_LEFT_OUT.get(name, ()), False)
     padded = _flag(values, "do_pad", at)
     square = padded and name == "LlavaImageProcessor"
     boxed = FIXED_CLASSES[name] is _JANUS
