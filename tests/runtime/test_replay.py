@@ -46,7 +46,9 @@ def test_own_tokens_are_the_greedy_ones_whatever_is_forced(
     encoded = []
     encode = Engine.encode
     monkeypatch.setattr(
-        Engine, "encode", lambda self, image: encoded.append(image) or encode(self, image)
+        Engine,
+        "encode",
+        lambda self, image, *place: encoded.append(image) or encode(self, image, *place),
     )
     replay.replay(bundle, tmp_path / "questions.json", tmp_path)
     with np.load(tmp_path / "q.npz") as found:

@@ -284,7 +284,7 @@ def test_a_large_photo_needs_few_copies(tmp_path):
         import resource
         from vlmc.bundle.manifest import ImageSpec
         from vlmc.families.grid_processors import native_grid_spec
-from vlmc.families.image_processors import (fixed_spec,)
+        from vlmc.families.image_processors import fixed_spec
         from vlmc.runtime.images import open_image, prepare
         specs = (fixed_spec({{"image_processor_type": "CLIPImageProcessor"}}, 1),
                  native_grid_spec({{"image_processor_type": "Qwen2VLImageProcessor"}}))
