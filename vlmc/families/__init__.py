@@ -5,6 +5,7 @@ from vlmc.families import (
     gemma3,
     idefics3,
     internvl,
+    llama4,
     llava,
     llava_next,
     paligemma,
@@ -27,6 +28,7 @@ _ROWS = (
     idefics3.FAMILY,
     gemma3.FAMILY,
     paligemma.FAMILY,
+    llama4.FAMILY,
     aya_vision.FAMILY,
 )
 FAMILIES: dict[str, Family] = {row.name: row for row in _ROWS}

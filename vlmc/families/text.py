@@ -41,6 +41,7 @@ TEXT_DEFAULTS = {
     "gemma3_text": TextDefaults(26, 2304, 8, 262208, 131072, 9216, 4, 256, tied=True),
     "granite": TextDefaults(32, 4096, 32, 32000, 2048, 11008),
     "llama": TextDefaults(32, 4096, 32, 32000, 2048, 11008),
+    "llama4_text": TextDefaults(48, 5120, 40, 202048, 131072, 8192, 8, 128),
     "mistral": TextDefaults(32, 4096, 32, 32000, 131072, 14336, 8),
     "olmo2": TextDefaults(32, 4096, 32, 50304, 2048, 11008),
     "phi3": TextDefaults(32, 3072, 32, 32064, 4096, 8192),

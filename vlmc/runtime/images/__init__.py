@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from vlmc.bundle.manifest import ImageSpec, TensorSpec
 from vlmc.errors import VlmcError
 from vlmc.runtime.images.anyres import ANYRES
+from vlmc.runtime.images.canvas import CANVAS
 from vlmc.runtime.images.decode import open_image
 from vlmc.runtime.images.fixed import FIXED
 from vlmc.runtime.images.native_grid import NATIVE_GRID
@@ -21,7 +22,7 @@ from vlmc.schema import Frozen, lookup
 __all__ = ["GEOMETRIES", "check_spec", "image_tokens", "open_image", "prepare", "vision_inputs"]
 
 GEOMETRIES: dict[str, Geometry] = {
-    row.name: row for row in (FIXED, NATIVE_GRID, TILES, SPLIT, ANYRES, PAN_AND_SCAN)
+    row.name: row for row in (FIXED, NATIVE_GRID, TILES, SPLIT, ANYRES, PAN_AND_SCAN, CANVAS)
 }
 
 
