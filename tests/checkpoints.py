@@ -299,6 +299,140 @@ def aya_vision(
     return _save(model, processor, folder)
 
 
+def cohere2_vision(folder: Path, *, seed: int = 1, most: int = 6, **values: Any) -> Path:
+    """A Command A Vision of four tokens a tile; its image processor would need torchvision."""
+    import transformers as hf
+
+    named = {
+        "boi_token": "<|START_OF_IMG|>",
+        "eoi_token": "<|END_OF_IMG|>",
+        "image_token": "<|IMG_PATCH|>",
+        "img_line_break_token": "<|IMG_LINE_BREAK|>",
+    }
+    specials = COHERE_SPECIALS
+    template = AYA_TEMPLATE.replace("<image>", "<|IMG_PATCH|>")
+    words = tokenizer(specials, bos="<BOS_TOKEN>", eos="<|END_OF_TURN_TOKEN|>", template=template)
+    words._set_model_specific_special_tokens(named)
+    layers = ["sliding_attention", "sliding_attention", "full_attention"]
+    text = {"sliding_window": 24, "layer_types": layers, "num_hidden_layers": 3, **values}
+    config = hf.Cohere2VisionConfig(
+        vision_config=_tower("siglip"),
+        text_config=text_config("cohere2", len(words), **{"eos_token_id": 4, **text}),
+        image_token_id=specials.index("<|IMG_PATCH|>"),
+        alignment_intermediate_size=72,
+    )
+    model = randomize(hf.Cohere2VisionForConditionalGeneration(config), seed)
+    model.save_pretrained(folder)
+    words.save_pretrained(folder)
+    images = {
+        "image_processor_type": "Cohere2VisionImageProcessorFast",
+        "size": {"height": IMAGE_SIZE, "width": IMAGE_SIZE},
+        "patch_size": 2,
+        "max_patches": most,
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(images), encoding="utf-8")
+    settings = {"processor_class": "Cohere2VisionProcessor"}
+    (folder / "processor_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    return folder
+
+
+DEEPSEEK_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}<|User|>: "
+    "{% else %}<|Assistant|>: {% endif %}{% if message['content'] is string %}"
+    "{{ message['content'] }}{% else %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<image_placeholder>\n{% else %}{{ part['text'] }}"
+    "{% endif %}{% endfor %}{% endif %}{{ '\n\n' if message['role'] == 'user' else eos_token }}"
+    "{% endfor %}{% if add_generation_prompt %}<|Assistant|>:{% endif %}"
+)
+DEEPSEEK_SPECIALS = ["<pad>", "<bos>", "<eos>", "<image_placeholder>"]
+DEEPSEEK_SPECIALS += ["<begin_of_image>", "<end_of_image>", "<|User|>", "<|Assistant|>"]
+_JANUS_IMAGES = {
+    "size": {"height": IMAGE_SIZE, "width": IMAGE_SIZE},
+    "min_size": 9,
+    "do_convert_rgb": True,
+}
+
+
+def deepseek_vl(folder: Path, *, text: str = "llama", seed: int = 1, **values: Any) -> Path:
+    """A DeepSeek-VL of sixteen tokens an image; ``values`` are the decoder's."""
+    import transformers as hf
+
+    words = tokenizer(DEEPSEEK_SPECIALS, bos="<bos>", eos="<eos>", template=None)
+    words._set_model_specific_special_tokens({"image_token": "<image_placeholder>"})
+    config = hf.DeepseekVLConfig(
+        vision_config=_tower("siglip"),
+        text_config=text_config(text, len(words), **values),
+        image_token_id=DEEPSEEK_SPECIALS.index("<image_placeholder>"),
+        tie_word_embeddings=values.get("tie_word_embeddings", False),
+    )
+    processor = hf.DeepseekVLProcessor(
+        image_processor=hf.DeepseekVLImageProcessorPil(**_JANUS_IMAGES),
+        tokenizer=words,
+        num_image_tokens=16,
+        chat_template=DEEPSEEK_TEMPLATE,
+    )
+    model = randomize(hf.DeepseekVLForConditionalGeneration(config), seed)
+    return _save(model, processor, folder)
+
+
+def janus(
+    folder: Path,
+    *,
+    seed: int = 1,
+    system: bool = True,
+    tower: dict[str, Any] | None = None,
+    images: dict[str, Any] | None = None,
+    **values: Any,
+) -> Path:
+    """A Janus of sixteen tokens an image, each image between its marks."""
+    import transformers as hf
+
+    named = {
+        "image_token": "<image_placeholder>",
+        "boi_token": "<begin_of_image>",
+        "eoi_token": "<end_of_image>",
+    }
+    words = tokenizer(DEEPSEEK_SPECIALS, bos="<bos>", eos="<eos>", template=None)
+    words._set_model_specific_special_tokens(named)
+    vision = {
+        "image_size": IMAGE_SIZE,
+        "patch_size": PATCH,
+        "hidden_size": 48,
+        "mlp_ratio": 1.5,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 3,
+        "projection_dim": 64,
+        "num_image_tokens": 16,
+        **(tower or {}),
+    }
+    drawing = {
+        "embed_dim": 4,
+        "num_embeddings": 8,
+        "latent_channels": 32,
+        "base_channels": 32,
+        "channel_multiplier": [1, 1],
+        "num_res_blocks": 1,
+        "projection_dim": 64,
+        "image_token_embed_dim": 64,
+    }
+    config = hf.JanusConfig(
+        vision_config=vision,
+        vq_config=drawing,
+        text_config=text_config("llama", len(words), **values),
+        image_token_id=DEEPSEEK_SPECIALS.index("<image_placeholder>"),
+        tie_word_embeddings=values.get("tie_word_embeddings", False),
+    )
+    processor = hf.JanusProcessor(
+        image_processor=hf.JanusImageProcessorPil(**_JANUS_IMAGES, **(images or {})),
+        tokenizer=words,
+        num_image_tokens=16,
+        use_default_system_prompt=system,
+        chat_template=DEEPSEEK_TEMPLATE,
+    )
+    model = randomize(hf.JanusForConditionalGeneration(config), seed)
+    return _save(model, processor, folder)
+
+
 PINPOINTS = [[28, 56], [56, 28], [56, 56], [84, 28], [28, 84]]
 
 
@@ -554,4 +688,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "paligemma": _bidirectional("paligemma"),
     "paligemma2": _bidirectional("paligemma", text="gemma2"),
     "aya-vision": aya_vision,
+    "cohere2-vision": cohere2_vision,
+    "deepseek-vl": deepseek_vl,
+    "janus": janus,
 }

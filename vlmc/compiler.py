@@ -122,6 +122,7 @@ def build(
         facts.text.vocab,
         plain_image=family.plain_image,
         image_layout=facts.image_layout,
+        opening=facts.opening,
         image_frame=family.image_frame,
         frame=family.frame,
         extra_tokens=family.extra_tokens,

@@ -10,7 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from tests.build.torch_images import Cohere2VisionImages
+
 TOKENS = 24
+TORCH_IMAGES = {"Cohere2VisionImageProcessor": Cohere2VisionImages}
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ class Oracle:
             if pictures:
                 wanted = ("pixel_values", "pixel_attention_mask", "image_grid_thw", "image_sizes")
                 given = {key: inputs[key] for key in wanted if key in inputs}
-                found = feature_rows(self.model.get_image_features(**given, return_dict=True))
+                found = feature_rows(features_of(self.model)(**given, return_dict=True))
                 features = self.rows(found, pictures)
             tokens = self.model.generate(**inputs, **own)[0, length:].tolist()
             ends = self.model.generation_config.eos_token_id
@@ -109,6 +112,11 @@ class Oracle:
             forced=made.sequences[0, length:].tolist(),
             logits=torch.cat(made.logits).numpy(),
         )
+
+
+def features_of(model: Any) -> Any:
+    """``get_image_features`` of the model, or of the one inside."""
+    return getattr(model, "get_image_features", None) or model.model.get_image_features
 
 
 def feature_rows(made: Any) -> Any:
@@ -146,12 +154,19 @@ def make_processor(folder: Path) -> Any:
     saved = folder / "processor_config.json"
     settings = json.loads(saved.read_text("utf-8")) if saved.is_file() else {}
     return WithoutVideo(
-        image_processor=AutoImageProcessor.from_pretrained(folder, backend="pil"),
+        image_processor=make_images(folder, AutoImageProcessor),
         tokenizer=words,
         video_processor=None,
         chat_template=template.read_text("utf-8") if template.is_file() else words.chat_template,
         **{key: settings[key] for key in ("image_seq_length",) if key in settings},
     )
+
+
+def make_images(folder: Path, auto: Any) -> Any:
+    """The folder's image processor; one that asks for torchvision is stood in for."""
+    settings = json.loads((folder / "preprocessor_config.json").read_text("utf-8"))
+    own = TORCH_IMAGES.get(settings["image_processor_type"].removesuffix("Fast"))
+    return auto.from_pretrained(folder, backend="pil") if own is None else own(settings)
 
 
 def make_smolvlm(folder: Path, known: Any, words: Any) -> Any:

@@ -15,8 +15,11 @@ from tests.bidirectional_checkpoints import gemma3, paligemma
 from tests.checkpoints import (
     LLAVA_TEMPLATE,
     aya_vision,
+    cohere2_vision,
+    deepseek_vl,
     idefics3,
     internvl,
+    janus,
     llava,
     llava_next,
     qwen2_5_vl,
@@ -274,6 +277,15 @@ VARIANTS: dict[str, Callable[[Path], Path]] = {
         template=LLAVA_TEMPLATE,
         layer_types=["full_attention", "sliding_attention"],
         attn_logit_softcapping=None,
+    ),
+    "cohere2-vision-one-tile": lambda folder: cohere2_vision(folder, most=1, seed=2),
+    "deepseek-vl-qwen2": lambda folder: deepseek_vl(folder, text="qwen2", tie_word_embeddings=True),
+    "janus-normed": lambda folder: janus(
+        folder,
+        system=False,
+        tower={"use_qk_norm": True, "num_attention_heads": 1, "attention_bias": False, "depth": 3},
+        images={"image_mean": [0.1, 0.9, 0.5], "resample": 2},
+        num_key_value_heads=1,
     ),
     # An untied Qwen2, marks that are words, a wider projector, several layers back.
     "aya-vision-qwen2": lambda folder: aya_vision(

@@ -423,6 +423,8 @@ def test_qwen2_5_vl_vision_is_that_of_transformers(attention: str, tmp_path: Pat
         ("gemma-3-4b-it", 256, 4, 256),
         ("paligemma-3b-mix-224", 256, 1, 256),
         ("aya-vision-8b", 169 + 3, 8, 128),
+        ("command-a-vision", 256 + 3, 8, 128),
+        ("deepseek-vl-1.3b", 576, 16, 128),
         ("qwen3-vl-2b", 64, 8, 128),
     ],
 )
@@ -455,6 +457,9 @@ def test_published_models(name: str, tokens: int, kv_heads: int, head_dim: int) 
         "gemma-3-4b-it",
         "paligemma-3b-mix-224",
         "aya-vision-8b",
+        "command-a-vision",
+        "deepseek-vl-1.3b",
+        "janus-pro-1b",
     ],
 )
 def test_published_text_sizes_are_those_transformers_reads(name: str) -> None:

@@ -1,7 +1,8 @@
 import pytest
 
 from vlmc.errors import VlmcError
-from vlmc.families.image_processors import fixed_spec, native_grid_spec, tiles_spec
+from vlmc.families.image_processors import fixed_spec, native_grid_spec
+from vlmc.families.tiles_processors import tiles_spec
 
 
 def read(settings, **options):

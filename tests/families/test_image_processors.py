@@ -11,11 +11,11 @@ from vlmc.families.anyres_processors import ANYRES_CLASSES
 from vlmc.families.image_processors import (
     FIXED_CLASSES,
     NATIVE_GRID_CLASSES,
-    TILES_CLASSES,
     fixed_spec,
     native_grid_spec,
 )
 from vlmc.families.split_processors import SPLIT_CLASSES, split_spec
+from vlmc.families.tiles_processors import TILES_CLASSES
 from vlmc.runtime.images import prepare, vision_inputs
 
 CLASSES = {**FIXED_CLASSES, **NATIVE_GRID_CLASSES, **SPLIT_CLASSES}
@@ -87,7 +87,7 @@ def random_fixed(rng, name):
                 {"max_height": side(), "max_width": side()},
             ]
         )
-    if rng.random() < 0.8 or "Siglip" in name or "ViT" in name:
+    if rng.random() < 0.8 or any(known in name for known in ("Siglip", "ViT", "Gemma3")):
         settings["crop_size"] = rng.choice(
             [side(), [side(), side()], {"height": side(), "width": side()}]
         )

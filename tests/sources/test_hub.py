@@ -197,6 +197,19 @@ def test_an_unfinished_download_is_noticed_offline(hub: Hub, model: Path, tmp_pa
             ["18.0 MiB"],
         ),
         ("aya-vision-8b", "CohereLabs/aya-vision-8b", "aya-vision-8b", ["512.0 MiB"]),
+        (
+            "command-a-vision",
+            "CohereLabs/command-a-vision-07-2025",
+            "command-a-vision",
+            ["1.0 GiB"],
+        ),
+        (
+            "deepseek-vl-1.3b",
+            "deepseek-community/deepseek-vl-1.3b-chat",
+            "deepseek-vl-1.3b",
+            ["768.0 MiB"],
+        ),
+        ("janus-pro-1b", "deepseek-community/Janus-Pro-1B", "janus-pro-1b", ["768.0 MiB"]),
         ("qwen3-vl-2b", "Qwen/Qwen3-VL-2B-Instruct", "qwen3-vl-2b", ["448.0 MiB"]),
     ],
 )

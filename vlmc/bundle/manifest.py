@@ -100,6 +100,7 @@ class PromptSpec(Frozen):
     clean_up_tokenization_spaces: bool = False  # transformers' flag, when texts are decoded
     image_layout: ImageLayout | None = None  # None: an image is its image tokens alone
     frame: PromptFrame | None = None  # None: the tokenizer adds what it adds to any text
+    opening: str = ""  # stands before the rendered prompt, whatever the template
 
 
 class PositionSpec(Frozen):

@@ -2,9 +2,12 @@
 
 from vlmc.families import (
     aya_vision,
+    cohere2_vision,
+    deepseek_vl,
     gemma3,
     idefics3,
     internvl,
+    janus,
     llama4,
     llava,
     llava_next,
@@ -30,6 +33,9 @@ _ROWS = (
     paligemma.FAMILY,
     llama4.FAMILY,
     aya_vision.FAMILY,
+    cohere2_vision.FAMILY,
+    deepseek_vl.FAMILY,
+    janus.FAMILY,
 )
 FAMILIES: dict[str, Family] = {row.name: row for row in _ROWS}
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 from vlmc.bundle.manifest import ImageLayout, ImageSpec, PositionSpec
 from vlmc.errors import VlmcError
 from vlmc.families.configs import section, whole
-from vlmc.families.image_processors import tiles_spec
 from vlmc.families.llava import TowerFacts, decoder, tower_facts
 from vlmc.families.spec import Checkpoint, Family, ModelFacts, TextFacts, WeightCounts
 from vlmc.families.text import text_facts, text_weights
+from vlmc.families.tiles_processors import tiles_spec
 from vlmc.runtime.images import tiles, vision_inputs
 from vlmc.schema import Json
 
@@ -186,7 +186,7 @@ def tiled_facts(
 
 def _prompt_tokens(count: int, options: tiles.Options, layout: ImageLayout) -> int:
     """Tokens of a picture with those around its tiles, where each mark is one token."""
-    ends = sum(bool(text) for text in (layout.start, layout.whole, layout.end))
+    ends = sum(bool(text) for text in (layout.start, layout.whole, layout.end, layout.tile_end))
     marks = bool(layout.tile) + bool(layout.tile_end)
     return count * options.tokens + (count - 1) * marks + ends
 
@@ -218,5 +218,5 @@ FAMILY = Family(
     vision=vision,
     decoder=decoder,
     example={"tiles": 3},
-    plain_image="<image>",
+    plain_image="{image}",
 )

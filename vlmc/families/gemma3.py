@@ -164,5 +164,5 @@ FAMILY = Family(
     vision=vision,
     decoder=decoder,
     example={"tiles": 3},
-    plain_image="{boi_token}",
+    plain_image="{image}",
 )

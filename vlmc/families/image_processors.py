@@ -33,12 +33,24 @@ _CLIP: Json = {
 }
 _SIGLIP: Json = {**_COMMON, **_PLAIN_COLORS, "size": {"height": 224, "width": 224}}
 
+_JANUS: Json = {
+    **_COMMON,
+    **_CLIP_COLORS,
+    "size": {"height": 384, "width": 384},
+    "min_size": 14,
+    "do_pad": True,
+    "do_convert_rgb": False,
+    "default_to_square": True,
+}
+
 # The classes served by each geometry, with their attributes: the defaults for absent keys.
 FIXED_CLASSES: dict[str, Json] = {
     "CLIPImageProcessor": _CLIP,
     "Gemma3ImageProcessor": {**_SIGLIP, "resample": 2, "default_to_square": True},
     "LlavaImageProcessor": _CLIP,
     "SiglipImageProcessor": _SIGLIP,
+    "DeepseekVLImageProcessor": _JANUS,
+    "JanusImageProcessor": _JANUS,
     "ViTImageProcessor": {
         **_SIGLIP,
         "resample": 2,
@@ -65,10 +77,6 @@ NATIVE_GRID_CLASSES: dict[str, Json] = {
         "merge_size": 2,
     },
 }
-_SQUARE: Json = {"size": {"height": 384, "width": 384}, "default_to_square": True}
-_TILED: Json = {**_COMMON, **_CLIP_COLORS, **_SQUARE, "min_patches": 1, "max_patches": 12}
-TILES_CLASSES: dict[str, Json] = {"GotOcr2ImageProcessor": _TILED}
-
 _SIZE_KEYS = (
     {"height", "width"},
     {"shortest_edge"},
@@ -82,7 +90,7 @@ _SIZE_KEYS = (
 def fixed_spec(
     image_processor_json: Json, tokens: int, *, at: str = _AT, image_size: int | None = None
 ) -> ImageSpec:
-    """The ``fixed`` geometry of a CLIP, SigLIP, LLaVA or ViT image processor.
+    """The ``fixed`` geometry of an image processor of ``FIXED_CLASSES``.
 
     Args:
         image_processor_json: ``preprocessor_config.json``, or the ``image_processor`` section of
@@ -98,19 +106,23 @@ def fixed_spec(
     name, values = _settings(image_processor_json, FIXED_CLASSES, at)
     if name == "CLIPImageProcessor" and values.get("use_square_size"):
         values["size"] = {"height": 224, "width": 224}  # an old spelling of KOSMOS-2
+    if name == "Gemma3ImageProcessor":
+        values |= {"do_center_crop": False, "do_pad": False}  # it has no such steps
     padded = _flag(values, "do_pad", at)
     square = padded and name == "LlavaImageProcessor"
+    boxed = FIXED_CLASSES[name] is _JANUS
     options: Json = {
         "tokens": tokens,
         "on_white": _flag(values, "do_convert_rgb", at),
         "square": _background(values, at) if square else None,
         "resize": _resize(values, at) if _flag(values, "do_resize", at) else None,
+        "boxed": _background(values, at) if padded and boxed else None,
         "resample": _resample(values, at),
         "crop": _box(values, "crop_size", at) if _flag(values, "do_center_crop", at) else None,
         "values": _values(values, at),
         # Without a size, a picture is padded to the largest of its batch: itself.
         "pad": _box(values, "pad_size", at)
-        if padded and not square and "pad_size" in values
+        if padded and not square and not boxed and "pad_size" in values
         else None,
     }
     spec = check_spec(ImageSpec(geometry="fixed", options=options), at=at)
@@ -187,37 +199,6 @@ def native_grid_spec(
     if table is not None:
         options["table"] = table
     return check_spec(ImageSpec(geometry="native_grid", options=options), at=at)
-
-
-def tiles_spec(
-    image_processor_json: Json, tokens: int, *, at: str = _AT, max_tiles: int | None = None
-) -> ImageSpec:
-    """The ``tiles`` geometry of a GOT-OCR2 image processor told to ``crop_to_patches``.
-
-    Args:
-        image_processor_json: As for ``fixed_spec``.
-        tokens: Feature rows the vision tower makes of every tile.
-        at: The file, for errors.
-        max_tiles: The recipe's own bound, in the place of the processor's.
-
-    Raises:
-        VlmcError: Another class, a value its class cannot use, or bounds that exclude each other.
-    """
-    _, values = _settings(image_processor_json, TILES_CLASSES, at)
-    most = values["max_patches"] if max_tiles is None else max_tiles
-    if most == 1 and not _flag(values, "do_resize", at):
-        raise VlmcError("pictures of one tile would keep their own size", at=f"{at}: do_resize")
-    options: Json = {
-        **_box(values, "size", at),
-        "min_tiles": values["min_patches"],
-        "max_tiles": most,
-        "tokens": tokens,
-        "resample": _resample(values, at),
-        "on_white": _flag(values, "do_convert_rgb", at),
-        "values": _values(values, at),
-    }
-    spec = ImageSpec(geometry="tiles", options=options)
-    return check_spec(spec, at=at if max_tiles is None else "images.max-tiles")
 
 
 def _settings(found: Json, classes: dict[str, Json], at: str) -> tuple[str, Json]:
@@ -308,6 +289,10 @@ def _box(values: Json, key: str, at: str) -> Json:
 
 def _resize(values: Json, at: str) -> Json:
     size = _size(values, "size", at, square=_flag(values, "default_to_square", at))
+    if "min_size" in values:
+        if len(set(size.values())) != 1 or "height" not in size:
+            raise VlmcError(f"{size} is no square", at=f"{at}: size")
+        return {"longest": size["height"], "least": _count(values["min_size"], f"{at}: min_size")}
     if "shortest_edge" in size:
         return {"shortest": size["shortest_edge"], "longest": size.get("longest_edge")}
     if "height" in size or "max_height" in size:

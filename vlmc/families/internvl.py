@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from vlmc.bundle.manifest import ImageSpec, PositionSpec
 from vlmc.errors import VlmcError
 from vlmc.families.configs import MAX_LAYERS, section, whole, word
-from vlmc.families.image_processors import tiles_spec
 from vlmc.families.spec import Checkpoint, Family, ModelFacts, TextFacts, WeightCounts
 from vlmc.families.text import text_facts, text_weights
+from vlmc.families.tiles_processors import tiles_spec
 from vlmc.runtime.images import image_tokens, tiles, vision_inputs
 from vlmc.schema import Json
 

@@ -25,6 +25,7 @@ def read_prompt(
     *,
     plain_image: str,
     image_layout: ImageLayout | None = None,
+    opening: str = "",
     image_frame: tuple[str, str] | None = None,
     frame: PromptFrame | None = None,
     extra_tokens: Sequence[str] = (),
@@ -36,9 +37,11 @@ def read_prompt(
         image_token: The image's placeholder; None: the token of ``image_token_id``.
         image_token_id: Its id, from ``config.json``.
         vocab_size: Rows of the embedding.
-        plain_image: What an image becomes where there is no chat template; ``{name}`` in it, as
-            in the layout and the frame, is the special token of that name.
-        image_layout: What stands around an image's tokens.
+        plain_image: What an image becomes where there is no chat template, ``{image}`` for the
+            placeholder.
+        image_layout: What stands around an image's tokens; ``{name}`` in it, as in the frame, is
+            the special token of that name.
+        opening: What stands before every prompt.
         image_frame: Names of the special tokens before and after an image's placeholders.
         frame: What the processor adds to every prompt.
         extra_tokens: Words that the processor adds to the tokenizer where they are not.
@@ -64,24 +67,28 @@ def read_prompt(
     before, after = image_frame or (None, None)
     at = f"{folder.name}/tokenizer_config.json"
 
-    def fill(text: str) -> str:
-        """A text with special tokens in the place of their names."""
-        return _NAME.sub(lambda match: _framing(variables, match[1], at)[0], text)
-
     def named(texts: Frozen) -> dict[str, str]:
-        return {k: fill(text) for k, text in texts.model_dump(exclude_none=True).items()}
+        """Texts with special tokens in the place of their names."""
+        found = texts.model_dump(exclude_none=True)
+        return {
+            key: _NAME.sub(lambda match: _framing(variables, match[1], at)[0], text)
+            for key, text in found.items()
+        }
 
+    layout = None if image_layout is None else ImageLayout(**named(image_layout))
+    placeholder = image_token if layout is None else layout.placeholder or image_token
     spec = PromptSpec(
         image_token=image_token,
         image_token_id=image_token_id,
         chat_template=None if template is None else TEMPLATE_PATH,
-        plain_image=fill(plain_image),
+        plain_image=plain_image.replace("{image}", placeholder),
         special_tokens=variables,
         vocab_size=vocab_size,
         image_prefix=_framing(variables, before, at),
         image_suffix=_framing(variables, after, at),
         clean_up_tokenization_spaces=loaded.clean_up_tokenization_spaces,
-        image_layout=None if image_layout is None else ImageLayout(**named(image_layout)),
+        image_layout=layout,
+        opening=opening,
         frame=None if frame is None else PromptFrame(**named(frame)),
     )
     return spec, files

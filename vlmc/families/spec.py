@@ -66,6 +66,7 @@ class ModelFacts:
     # What the processor puts around an image's tokens; ``{boi_token}`` and the like stand for the
     # tokenizer's special token of that name. None: nothing.
     image_layout: ImageLayout | None = None
+    opening: str = ""  # what the processor writes before every prompt
     # Deep-stack features: for each further row of an image token, how many of the decoder's
     # layers have run when it is added to the token's hidden state.
     deepstack: tuple[int, ...] = ()
@@ -103,8 +104,8 @@ class Family:
         decoder: The module that takes ``inputs_embeds``, ``position_ids`` and
             ``past_key_values``.
         example: Sizes for the free dimensions of ``vision_inputs`` when tracing.
-        plain_image: What an image becomes in a prompt where there is no chat template; special
-            tokens may stand there by name, as in ``ModelFacts.image_layout``.
+        plain_image: What an image becomes in a prompt where there is no chat template; ``{image}``
+            is the checkpoint's own word for an image.
         image_frame: The tokenizer's names of the special tokens before and after an image's
             placeholders, where the processor puts them there and not the chat template.
         frame: What the processor adds to every prompt, special tokens by name; it takes none

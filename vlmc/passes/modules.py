@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,9 @@ from transformers.cache_utils import Cache
 from transformers.masking_utils import causal_mask_function
 
 from vlmc.errors import VlmcError
-from vlmc.families.spec import ModelFacts
+
+if TYPE_CHECKING:
+    from vlmc.families.spec import ModelFacts
 
 ATTENTION = "vlmc"
 DOMAIN_VERSION = 1

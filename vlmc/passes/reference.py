@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,9 @@ from numpy.typing import NDArray
 
 from vlmc.bundle.manifest import ImageSpec
 from vlmc.errors import VlmcError
+from vlmc.families.special_tokens import read_object
 from vlmc.passes.checkpoint import TensorRef, read_rows
+from vlmc.passes.host_images import load_images
 from vlmc.passes.parameters import canonical_names, match_names, parameter_sources, untie_different
 from vlmc.passes.quiet import quiet
 from vlmc.passes.transform import build_module
@@ -61,7 +62,7 @@ class Reference:
         model.tie_weights(recompute_mapping=False)
         _stream_weights(model, index, matched)
         self.model = model
-        self.processor = _processor(folder, images.options)
+        self.processor = _processor(folder, images)
         self.images = images
         self.plain_image = plain_image
 
@@ -121,7 +122,9 @@ class Reference:
     def _features(self, inputs: Any, pictures: Sequence[Any]) -> list[NDArray[np.float32]]:
         wanted = ("pixel_values", "pixel_attention_mask", "image_grid_thw", "image_sizes")
         given = {key: inputs[key] for key in wanted if key in inputs}
-        made = self.model.get_image_features(**given, return_dict=True)
+        # A few classes leave it to the model inside.
+        own = getattr(self.model, "get_image_features", None)
+        made = (own or self.model.model.get_image_features)(**given, return_dict=True)
         # One tensor for each picture, for each of its tiles, or for all; deep-stack ones beside.
         found = [made.pooler_output, *(getattr(made, "deepstack_features", None) or ())]
         columns = [np.concatenate([part.float().numpy() for part in parts]) for parts in found]
@@ -130,9 +133,10 @@ class Reference:
         return np.split(rows, np.cumsum(counts)[:-1])
 
 
-def _processor(folder: Path, image_options: Json) -> Any:
+def _processor(folder: Path, images: ImageSpec) -> Any:
     from transformers import AutoProcessor
 
+    image_options = images.options
     here = {"local_files_only": True, "trust_remote_code": False}
     try:
         with quiet(_LOGGER):
@@ -141,7 +145,7 @@ def _processor(folder: Path, image_options: Json) -> Any:
             except (ImportError, ValueError) as error:
                 if isinstance(error, ValueError) and "video processor" not in str(error):
                     raise
-                processor = _without_video(folder, here)
+                processor = _without_video(folder, images, here)
     except (ImportError, ValueError, OSError, KeyError, TypeError) as error:
         raise VlmcError(
             f"transformers cannot make this checkpoint's processor: {error}",
@@ -163,9 +167,9 @@ def _processor(folder: Path, image_options: Json) -> Any:
     return processor
 
 
-def _without_video(folder: Path, here: Mapping[str, Any]) -> Any:
-    """The processor from its parts, but the video processor, which would need torchvision."""
-    from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
+def _without_video(folder: Path, images: ImageSpec, here: Mapping[str, Any]) -> Any:
+    """The processor from its parts, but those that would need torchvision."""
+    from transformers import AutoConfig, AutoTokenizer
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
     known = PROCESSOR_MAPPING[type(AutoConfig.from_pretrained(folder, **here))]
@@ -176,12 +180,11 @@ def _without_video(folder: Path, here: Mapping[str, Any]) -> Any:
         def check_argument_for_proper_class(self, name: str, argument: Any) -> type:
             return type(argument)
 
-    saved = folder / "processor_config.json"
-    settings = json.loads(saved.read_text("utf-8")) if saved.is_file() else {}
+    settings = read_object(folder / "processor_config.json")
     template = folder / "chat_template.jinja"
     tokenizer = AutoTokenizer.from_pretrained(folder, **here)
     return ImageTextProcessor(
-        image_processor=AutoImageProcessor.from_pretrained(folder, backend="pil", **here),
+        image_processor=load_images(folder, images, here),
         tokenizer=tokenizer,
         video_processor=None,
         chat_template=(

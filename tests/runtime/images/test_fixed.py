@@ -58,6 +58,10 @@ PROCESSORS = {
         {"do_pad": True, "size": {"max_height": 49, "max_width": 99}},
     ),
     "vit": ("ViTImageProcessor", {}),
+    "janus": ("JanusImageProcessor", {"size": {"height": 96, "width": 96}}),
+    "janus-thick": ("JanusImageProcessor", {"size": 40, "min_size": 33, "resample": 2}),
+    "janus-least": ("JanusImageProcessor", {"size": 40, "min_size": 47, "image_mean": [0.1] * 3}),
+    "deepseek-vl": ("DeepseekVLImageProcessor", {"image_mean": [0.5, 0.25, 1.0]}),
     "vit-int": ("ViTImageProcessor", {"size": 50, "resample": 4}),
 }
 

@@ -8,9 +8,10 @@ import pytest
 from vlmc.bundle.manifest import ImageSpec
 from vlmc.errors import VlmcError
 from vlmc.families.anyres_processors import ANYRES_CLASSES, anyres_spec
-from vlmc.families.image_processors import fixed_spec, native_grid_spec, tiles_spec
+from vlmc.families.image_processors import fixed_spec, native_grid_spec
 from vlmc.families.pan_and_scan_processor import pan_and_scan_spec
 from vlmc.families.split_processors import split_spec
+from vlmc.families.tiles_processors import tiles_spec
 from vlmc.runtime.images import GEOMETRIES, image_tokens, prepare, vision_inputs
 
 TILED = {"image_processor_type": "LlavaNextImageProcessor"} | {

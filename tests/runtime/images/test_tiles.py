@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from vlmc.errors import VlmcError
-from vlmc.families.image_processors import tiles_spec
+from vlmc.families.tiles_processors import tiles_spec, torch_tiles_spec
 from vlmc.runtime.images import image_tokens, open_image, prepare, vision_inputs
 
 SHAPES = [
@@ -60,6 +60,40 @@ def test_token_counts_equal_transformers_on_every_size(case):
     for height, width in sizes:
         tiles = processor.get_number_of_image_patches(height, width)
         assert image_tokens(height, width, spec) == 9 * tiles, (height, width)
+
+
+TORCH_OPTIONS = {
+    "default": {},
+    "small": SMALL,
+    "one": {**SMALL, "max_patches": 1},
+    "some": {**SMALL, "max_patches": 7, "image_mean": [0.5, 0.4, 0.3]},
+    "uncut": {**SMALL, "crop_to_patches": False},
+}
+
+
+@pytest.mark.parametrize("case", TORCH_OPTIONS)
+@pytest.mark.parametrize("shape", SHAPES[1:], ids=str)
+def test_tiles_equal_what_torchvision_would_make_bit_for_bit(case, shape, draw):
+    from tests.build.torch_images import Cohere2VisionImages
+
+    options = TORCH_OPTIONS[case]
+    settings = {"image_processor_type": "Cohere2VisionImageProcessorFast", **options}
+    spec = torch_tiles_spec(settings, 256)
+    picture = draw(*shape, "RGBA" if shape[0] % 2 else "RGB")
+    theirs = Cohere2VisionImages(options)([picture])
+    ours = prepare(picture, spec)
+    assert np.array_equal(ours.tensors["pixel_values"], theirs["pixel_values"].numpy())
+    assert ours.tokens == 256 * theirs["num_patches"][0] == image_tokens(*shape[::-1], spec)
+    rows, columns = ours.tiles
+    assert theirs["num_patches"] == [rows * columns + 1]
+
+
+def test_tiles_for_torchvision_that_are_refused():
+    settings = {"image_processor_type": "Cohere2VisionImageProcessor", "resample": 1}
+    with pytest.raises(VlmcError, match="resample is one of bilinear, bicubic"):
+        torch_tiles_spec(settings, 256)
+    with pytest.raises(VlmcError, match=r"16\*\*2 tokens for a tile, the model makes 49"):
+        torch_tiles_spec(settings, 49)
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "L", "1", "P", "CMYK", "I;16", "F"])

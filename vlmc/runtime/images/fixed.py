@@ -41,6 +41,13 @@ class Within(Frozen):
     max_width: PositiveInt
 
 
+class Longest(Frozen):
+    """The longer side gets this length; no side gets less than ``least`` pixels."""
+
+    longest: PositiveInt
+    least: PositiveInt
+
+
 class Options(Frozen):
     """Constants of a processor, its steps in the order they run; None leaves a step out.
 
@@ -50,6 +57,7 @@ class Options(Frozen):
         square: Center the picture on a square of this color (LLaVA's ``do_pad``).
         resize: The new size.
         resample: The filter of ``resize``.
+        boxed: Center the resized picture on a square of this color (Janus' ``do_pad``).
         crop: Cut the center out; black where the picture is smaller.
         values: Levels to floats.
         pad: Fill up to this size with zeros, below and to the right.
@@ -58,8 +66,9 @@ class Options(Frozen):
     tokens: PositiveInt
     on_white: bool
     square: Color | None
-    resize: Exact | Edge | Within | None
+    resize: Exact | Edge | Within | Longest | None
     resample: Resample
+    boxed: Color | None = None
     crop: Exact | None
     values: Values
     pad: Exact | None
@@ -84,6 +93,9 @@ def frame(options: Options) -> Exact | None:
         return options.resize
     if options.square is not None and isinstance(options.resize, Edge):
         side = min(options.resize.shortest, options.resize.longest or options.resize.shortest)
+        return Exact(height=side, width=side)
+    if options.boxed is not None and isinstance(options.resize, Longest):
+        side = max(options.resize.longest, options.resize.least)
         return Exact(height=side, width=side)
     return None
 
@@ -123,6 +135,9 @@ def _resized(height: int, width: int, options: Options) -> tuple[int, int]:
         case Within(max_height=most_high, max_width=most_wide):
             scale = min(most_high / height, most_wide / width)
             height, width = int(height * scale), int(width * scale)
+        case Longest(longest=longest, least=least):
+            scale = longest / max(height, width)
+            height, width = max(round(height * scale), least), max(round(width * scale), least)
     pixels.check_target(*before, height, width)
     after = options.crop or Exact(height=height, width=width)
     if options.pad and (after.height > options.pad.height or after.width > options.pad.width):
@@ -135,7 +150,7 @@ def _resized(height: int, width: int, options: Options) -> tuple[int, int]:
 
 
 def _squared(image: Image.Image, color: Color) -> Image.Image:
-    """Mirrors ``LlavaImageProcessorPil.pad_to_square``."""
+    """Mirrors ``pad_to_square`` of LLaVA's and Janus' image processors."""
     side = max(image.size)
     square = Image.new("RGB", (side, side), color)
     square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
@@ -169,8 +184,8 @@ def tokens(height: int, width: int, options: Options) -> int:
 def prepare(image: Image.Image, options: Options) -> PreparedImage:
     """One picture for the vision program.
 
-    Equals ``CLIPImageProcessorPil``, ``SiglipImageProcessorPil``, ``LlavaImageProcessorPil`` and
-    ``ViTImageProcessorPil`` bit for bit.
+    Equals transformers' ``CLIPImageProcessorPil`` and the other classes of ``FIXED_CLASSES``
+    (``vlmc/families/image_processors.py``) bit for bit.
 
     Returns:
         ``pixel_values`` float32 [1, 3, H, W].
@@ -184,6 +199,8 @@ def prepare(image: Image.Image, options: Options) -> PreparedImage:
         image = _squared(image, options.square)
     if options.resize is not None:
         image = pixels.resized(image, height, width, options.resample)
+    if options.boxed is not None:
+        image = _squared(image, options.boxed)
     picture = np.asarray(image)
     if options.crop is not None:
         picture = center_crop(picture, options.crop.height, options.crop.width)

@@ -20,7 +20,8 @@ RGB = tuple[float, float, float]
 class Values(Frozen):
     """How the 256 levels of a channel become floats: ``(level * rescale - mean) / std``.
 
-    ``rescale`` or ``mean`` and ``std`` (always together) may be left out.
+    ``rescale`` or ``mean`` and ``std`` (always together) may be left out. ``fused``: rounded as
+    transformers' torchvision processors do.
     """
 
     model_config = ConfigDict(allow_inf_nan=False)
@@ -28,6 +29,7 @@ class Values(Frozen):
     rescale: float | None
     mean: RGB | None
     std: RGB | None
+    fused: bool = False
 
     @model_validator(mode="after")
     def _usable(self) -> "Values":
@@ -46,6 +48,8 @@ def table(values: Values) -> NDArray[np.float32]:
     product in float64, then float32, not fused with the normalization.
     """
     levels = np.arange(256, dtype=np.float32)
+    if values.fused:
+        return _fused(levels, values)
     with np.errstate(all="ignore"):  # `Values` refuses constants that overflow
         if values.rescale is not None:
             levels = (levels.astype(np.float64) * values.rescale).astype(np.float32)
@@ -54,6 +58,21 @@ def table(values: Values) -> NDArray[np.float32]:
             mean = np.array(values.mean, dtype=np.float32)[:, None]
             std = np.array(values.std, dtype=np.float32)[:, None]
             rows = (rows - mean) / std
+    return rows
+
+
+def _fused(levels: NDArray[np.float32], values: Values) -> NDArray[np.float32]:
+    """Mirrors ``TorchvisionBackend.rescale_and_normalize``: float32 throughout."""
+    rescale = values.rescale
+    with np.errstate(all="ignore"):
+        if values.mean is None or values.std is None:
+            rows = levels if rescale is None else levels * np.float32(rescale)
+            return np.repeat(rows[None], 3, axis=0)
+        mean, std = (np.array(v, dtype=np.float32)[:, None] for v in (values.mean, values.std))
+        if rescale is not None:
+            unit = np.float32(np.divide(1.0, rescale))
+            mean, std = mean * unit, std * unit
+        rows = (levels - mean) / std
     return rows
 
 

@@ -1,14 +1,15 @@
-"""``tiles``: a grid of square cuts chosen by the picture's shape, then the whole (InternVL)."""
+"""``tiles``: a grid of square cuts, then the whole picture (InternVL, Aya and Command A Vision)."""
 
 import math
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field, PositiveInt, model_validator
 
 from vlmc.bundle.manifest import TensorSpec
-from vlmc.runtime.images import pixels
+from vlmc.runtime.images import pixels, torch_resize
 from vlmc.runtime.images.pixels import Resample, Values
 from vlmc.runtime.images.spec import Geometry
 from vlmc.runtime.types import PreparedImage
@@ -18,25 +19,29 @@ Tiles = Annotated[int, Field(ge=1, le=256)]
 
 
 class Options(Frozen):
-    """Constants of ``GotOcr2ImageProcessor`` with ``crop_to_patches``.
+    """Constants of ``GotOcr2ImageProcessor`` and ``Cohere2VisionImageProcessor``, cropping.
 
     Attributes:
         height: Of a tile, in pixels.
         width: The same.
+        fit: How a grid is chosen: by its shape, or by how far the picture is scaled.
         min_tiles: The fewest tiles of a grid, the whole picture not counted.
         max_tiles: The most.
         tokens: Feature rows of the vision program for each tile.
         resample: The filter of every resize.
+        as_torch: Resize as torch does, not as Pillow.
         on_white: Lay transparent pictures on white (``do_convert_rgb``).
         values: Levels to floats.
     """
 
     height: PositiveInt
     width: PositiveInt
+    fit: Literal["shape", "scale"] = "shape"
     min_tiles: Tiles
     max_tiles: Tiles
     tokens: PositiveInt
     resample: Resample
+    as_torch: bool = False
     on_white: bool
     values: Values
 
@@ -46,31 +51,62 @@ class Options(Frozen):
             raise ValueError(
                 f"min_tiles ({self.min_tiles}) is larger than max_tiles ({self.max_tiles})"
             )
+        if self.as_torch and self.resample not in torch_resize.FILTERS:
+            raise ValueError(f"resample is one of {', '.join(torch_resize.FILTERS)} here")
         return self
 
 
 def grid(height: int, width: int, options: Options) -> tuple[int, int]:
-    """The grid (rows, columns) nearest to the shape of a picture.
+    """The grid (rows, columns) a picture is cut by."""
+    grids = sorted(
+        [
+            (columns, rows)
+            for columns in range(1, options.max_tiles + 1)
+            for rows in range(1, options.max_tiles // columns + 1)
+            if columns * rows >= options.min_tiles
+        ],
+        key=math.prod,
+    )
+    choose = _least_scaled if options.fit == "scale" else _nearest_shape
+    columns, rows = choose(height, width, grids, options)
+    return rows, columns
+
+
+def _least_scaled(
+    height: int, width: int, grids: list[tuple[int, int]], options: Options
+) -> tuple[int, int]:
+    """The grid the picture grows least to fill; where it must shrink, the one it shrinks least to.
+
+    Mirrors ``get_optimal_tiled_canvas`` of
+    ``transformers.models.cohere2_vision.image_processing_cohere2_vision``.
+    """
+    scales = [
+        min(columns * options.height / width, rows * options.height / height)
+        for columns, rows in grids
+    ]
+    if max(scales) < 1:
+        return grids[scales.index(max(scales))]
+    return grids[scales.index(min(scale for scale in scales if scale >= 1))]
+
+
+def _nearest_shape(
+    height: int, width: int, grids: list[tuple[int, int]], options: Options
+) -> tuple[int, int]:
+    """The grid whose shape is nearest to the picture's.
 
     Mirrors ``get_optimal_tiled_canvas`` of
     ``transformers.models.got_ocr2.image_processing_pil_got_ocr2``: of grids as near as each other
     the larger one, unless the picture has less than half its pixels.
     """
     aspect, area = width / height, width * height
-    grids = [
-        (columns, rows)
-        for columns in range(1, options.max_tiles + 1)
-        for rows in range(1, options.max_tiles // columns + 1)
-        if columns * rows >= options.min_tiles
-    ]
     best, nearest = (1, 1), math.inf
-    for columns, rows in sorted(grids, key=math.prod):
+    for columns, rows in grids:
         distance = abs(aspect - columns / rows)
         # In this order: the product is rounded in the same places.
         half = 0.5 * options.height * options.width * columns * rows
         if distance < nearest or (distance == nearest and area > half):
             best, nearest = (columns, rows), distance
-    return best[1], best[0]
+    return best
 
 
 def count(height: int, width: int, options: Options) -> int:
@@ -91,7 +127,10 @@ def tokens(height: int, width: int, options: Options) -> int:
 
 
 def prepare(image: Image.Image, options: Options) -> PreparedImage:
-    """One picture for the vision program; equals ``GotOcr2ImageProcessorPil`` bit for bit.
+    """One picture for the vision program.
+
+    Equals ``GotOcr2ImageProcessorPil`` bit for bit, and with ``as_torch`` what
+    ``Cohere2VisionImageProcessor`` makes with torchvision.
 
     Returns:
         ``pixel_values`` float32 [T, 3, H, W]: the grid's tiles row by row, then the whole picture.
@@ -103,18 +142,24 @@ def prepare(image: Image.Image, options: Options) -> PreparedImage:
     rows, columns = grid(image.height, image.width, options)
     high, wide = options.height, options.width
     picture = pixels.rgb(image, on_white=options.on_white)
-    canvas = np.asarray(pixels.resized(picture, rows * high, columns * wide, options.resample))
+    canvas = _resized(picture, rows * high, columns * wide, options)
     levels = np.empty((tiles, high, wide, 3), dtype=np.uint8)
     cut = canvas.reshape(rows, high, columns, wide, 3).transpose(0, 2, 1, 3, 4)
     levels[: rows * columns] = cut.reshape(-1, high, wide, 3)
     if tiles > 1:
-        levels[-1] = np.asarray(pixels.resized(picture, high, wide, options.resample))
+        levels[-1] = _resized(picture, high, wide, options)
     values = np.empty((tiles, 3, high, wide), dtype=np.float32)
     for channel, table in enumerate(pixels.table(options.values)):
         values[:, channel] = table[levels[..., channel]]
     made = tiles * options.tokens
     cuts = (rows, columns) if tiles > 1 else (0, 0)
     return PreparedImage({"pixel_values": values}, made, (1, 1, made), tiles=cuts)
+
+
+def _resized(picture: Image.Image, height: int, width: int, options: Options) -> NDArray[np.uint8]:
+    if options.as_torch:
+        return torch_resize.resized(np.asarray(picture), height, width, options.resample)
+    return np.asarray(pixels.resized(picture, height, width, options.resample))
 
 
 def inputs(options: Options) -> tuple[TensorSpec, ...]:

@@ -1,0 +1,90 @@
+"""Reads the JSON of the image processors that cut pictures into a grid, as they read it."""
+
+from vlmc.bundle.manifest import ImageSpec
+from vlmc.errors import VlmcError
+from vlmc.families.image_processors import (
+    _AT,
+    _CLIP_COLORS,
+    _COMMON,
+    _box,
+    _count,
+    _flag,
+    _resample,
+    _settings,
+    _values,
+)
+from vlmc.runtime.images import check_spec
+from vlmc.schema import Json
+
+_SQUARE: Json = {"size": {"height": 384, "width": 384}, "default_to_square": True}
+_TILED: Json = {**_COMMON, **_CLIP_COLORS, **_SQUARE, "min_patches": 1, "max_patches": 12}
+TILES_CLASSES: dict[str, Json] = {"GotOcr2ImageProcessor": _TILED}
+# transformers has it with torchvision alone.
+TORCH_TILES_CLASSES: dict[str, Json] = {
+    "Cohere2VisionImageProcessor": {
+        **_TILED,
+        "size": {"height": 512, "width": 512},
+        "patch_size": 16,
+        "crop_to_patches": True,
+    }
+}
+
+
+def tiles_spec(
+    image_processor_json: Json, tokens: int, *, at: str = _AT, max_tiles: int | None = None
+) -> ImageSpec:
+    """The ``tiles`` geometry of a GOT-OCR2 image processor told to ``crop_to_patches``.
+
+    Args:
+        image_processor_json: As for ``fixed_spec``.
+        tokens: Feature rows the vision tower makes of every tile.
+        at: The file, for errors.
+        max_tiles: The recipe's own bound, in the place of the processor's.
+
+    Raises:
+        VlmcError: Another class, a value its class cannot use, or bounds that exclude each other.
+    """
+    _, values = _settings(image_processor_json, TILES_CLASSES, at)
+    options = _options(values, tokens, at, max_tiles)
+    spec = ImageSpec(geometry="tiles", options=options)
+    return check_spec(spec, at=at if max_tiles is None else "images.max-tiles")
+
+
+def torch_tiles_spec(
+    image_processor_json: Json, tokens: int, *, at: str = _AT, max_tiles: int | None = None
+) -> ImageSpec:
+    """The ``tiles`` geometry of a Cohere2 Vision image processor; arguments as ``tiles_spec``.
+
+    Raises:
+        VlmcError: As ``tiles_spec``, or it counts other tokens than ``tokens``.
+    """
+    _, values = _settings(image_processor_json, TORCH_TILES_CLASSES, at)
+    side = _count(values["patch_size"], f"{at}: patch_size")
+    if side**2 != tokens:
+        raise VlmcError(
+            f"the processor counts {side}**2 tokens for a tile, the model makes {tokens}",
+            at=f"{at}: patch_size",
+        )
+    if not _flag(values, "crop_to_patches", at):
+        max_tiles = 1
+    options = _options(values, tokens, at, max_tiles)
+    # Its grids may have any number of tiles, whatever min_patches says.
+    options |= {"fit": "scale", "min_tiles": 1, "as_torch": True}
+    options["values"] = {**_values(values, at), "fused": True}
+    spec = ImageSpec(geometry="tiles", options=options)
+    return check_spec(spec, at=at if max_tiles is None else "images.max-tiles")
+
+
+def _options(values: Json, tokens: int, at: str, max_tiles: int | None) -> Json:
+    most = values["max_patches"] if max_tiles is None else max_tiles
+    if most == 1 and not _flag(values, "do_resize", at):
+        raise VlmcError("pictures of one tile would keep their own size", at=f"{at}: do_resize")
+    return {
+        **_box(values, "size", at),
+        "min_tiles": values["min_patches"],
+        "max_tiles": most,
+        "tokens": tokens,
+        "resample": _resample(values, at),
+        "on_white": _flag(values, "do_convert_rgb", at),
+        "values": _values(values, at),
+    }

@@ -1,0 +1,63 @@
+"""An image processor that runs the bundle's own geometry, where transformers' needs torchvision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vlmc.bundle.manifest import ImageSpec
+from vlmc.families.special_tokens import read_object
+from vlmc.runtime.images import prepare
+from vlmc.schema import Json
+
+
+def load_images(folder: Path, images: ImageSpec, here: Mapping[str, Any]) -> Any:
+    """The folder's image processor; ``HostImages`` where it asks for torchvision.
+
+    Args:
+        folder: The checkpoint.
+        images: Its geometry.
+        here: More for transformers' ``from_pretrained``.
+    """
+    from transformers import AutoImageProcessor
+
+    try:
+        return AutoImageProcessor.from_pretrained(folder, backend="pil", **here)
+    except (ImportError, ValueError):
+        found = read_object(folder / "processor_config.json").get("image_processor")
+        settings = found if isinstance(found, dict) else {}
+        return HostImages(images, settings or read_object(folder / "preprocessor_config.json"))
+
+
+class HostImages:
+    """Stands for the image processor of a transformers processor.
+
+    The comparison that uses it says nothing of pixels; the geometry's own tests do.
+
+    Attributes:
+        images: The geometry.
+    """
+
+    def __init__(self, images: ImageSpec, settings: Json) -> None:
+        """``settings`` are the processor's JSON: what others read of it."""
+        self.images = images
+        self.__dict__.update({key: value for key, value in settings.items() if key != "images"})
+
+    def fetch_images(self, images: Any) -> Any:
+        """The images: PIL ones, at hand already."""
+        return images
+
+    def __call__(self, images: Any, **_: Any) -> dict[str, Any]:
+        """``pixel_values`` float32 [tiles, 3, S, S] of all images, ``num_patches`` of each."""
+        import torch
+        from transformers.image_utils import make_flat_list_of_images
+
+        tensors = [
+            prepare(image, self.images).tensors["pixel_values"]
+            for image in make_flat_list_of_images(images)
+        ]
+        values = torch.from_numpy(np.concatenate(tensors))
+        return {"pixel_values": values, "num_patches": [len(one) for one in tensors]}
