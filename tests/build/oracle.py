@@ -10,10 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from tests.build.torch_images import Cohere2VisionImages
+from tests.build.torch_images import Cohere2VisionImages, Llama4Images
 
 TOKENS = 24
-TORCH_IMAGES = {"Cohere2VisionImageProcessor": Cohere2VisionImages}
+TORCH_IMAGES = {
+    "Cohere2VisionImageProcessor": Cohere2VisionImages,
+    "Llama4ImageProcessor": Llama4Images,
+}
+SETTINGS = ("image_seq_length", "patch_size", "pixel_shuffle_ratio")
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,10 @@ class Oracle:
             if pictures:
                 wanted = ("pixel_values", "pixel_attention_mask", "image_grid_thw", "image_sizes")
                 given = {key: inputs[key] for key in wanted if key in inputs}
-                found = feature_rows(features_of(self.model)(**given, return_dict=True))
+                made = features_of(self.model)(**given, return_dict=True)
+                if made.pooler_output is None:  # Llama 4 leaves the projector to its caller
+                    made.pooler_output = self.model.multi_modal_projector(made.last_hidden_state)
+                found = feature_rows(made)
                 features = self.rows(found, pictures)
             tokens = self.model.generate(**inputs, **own)[0, length:].tolist()
             ends = self.model.generation_config.eos_token_id
@@ -158,7 +165,7 @@ def make_processor(folder: Path) -> Any:
         tokenizer=words,
         video_processor=None,
         chat_template=template.read_text("utf-8") if template.is_file() else words.chat_template,
-        **{key: settings[key] for key in ("image_seq_length",) if key in settings},
+        **{key: settings[key] for key in SETTINGS if key in settings},
     )
 
 

@@ -49,6 +49,7 @@ def facts(checkpoint: Checkpoint) -> ModelFacts:
     side = whole(tower, "image_size", 448, at=_TOWER_AT)
     patch = whole(tower, "patch_size", 14, at=_TOWER_AT)
     merge = _merge(tower, side // patch)
+    _check_adapter(tower, merge)
     tokens = (side // patch // merge) ** 2
     said = _said(checkpoint.processor, side)
     if said != tokens:
@@ -88,6 +89,19 @@ def _merge(tower: Json, side: int) -> int:
             return merge
     message = f"{ratio!r} does not divide a tile of {side} x {side} patches into whole squares"
     raise VlmcError(message, at=f"{_TOWER_AT}: pixel_shuffle_ratio")
+
+
+def _check_adapter(tower: Json, merge: int) -> None:
+    """The adapter takes merged patches, and its two layers fit each other."""
+    width = whole(tower, "hidden_size", 768, at=_TOWER_AT) * merge**2
+    inner = whole(tower, "intermediate_size", 5632, at=_TOWER_AT)
+    made = whole(tower, "projector_input_dim", 4096, at=_TOWER_AT)
+    taken = whole(tower, "projector_output_dim", 4096, at=_TOWER_AT)
+    for key, found, wanted in (("intermediate_size", inner, width), ("projector", made, taken)):
+        if found != wanted:
+            raise VlmcError(
+                f"the adapter meets {found} where {wanted} fit", at=f"{_TOWER_AT}: {key}"
+            )
 
 
 def _said(processor: Json, side: int) -> int:

@@ -25,7 +25,7 @@ from vlmc.schema import Json
 _PIECE_BYTES = 64 << 20
 _LOGGER = "transformers"
 # What a processor's own file sets, beside its parts.
-_PROCESSOR_SETTINGS = ("image_seq_length",)
+_PROCESSOR_SETTINGS = ("image_seq_length", "patch_size", "pixel_shuffle_ratio")
 
 
 @dataclass(frozen=True)
@@ -125,6 +125,8 @@ class Reference:
         # A few classes leave it to the model inside.
         own = getattr(self.model, "get_image_features", None)
         made = (own or self.model.model.get_image_features)(**given, return_dict=True)
+        if made.pooler_output is None:  # Llama 4 leaves the projector to its caller
+            made.pooler_output = self.model.multi_modal_projector(made.last_hidden_state)
         # One tensor for each picture, for each of its tiles, or for all; deep-stack ones beside.
         found = [made.pooler_output, *(getattr(made, "deepstack_features", None) or ())]
         columns = [np.concatenate([part.float().numpy() for part in parts]) for parts in found]

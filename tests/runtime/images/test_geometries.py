@@ -8,6 +8,7 @@ import pytest
 from vlmc.bundle.manifest import ImageSpec
 from vlmc.errors import VlmcError
 from vlmc.families.anyres_processors import ANYRES_CLASSES, anyres_spec
+from vlmc.families.canvas_processor import canvas_spec
 from vlmc.families.image_processors import fixed_spec, native_grid_spec
 from vlmc.families.pan_and_scan_processor import pan_and_scan_spec
 from vlmc.families.split_processors import split_spec
@@ -21,6 +22,15 @@ TILED = {"image_processor_type": "LlavaNextImageProcessor"} | {
 PINPOINTS = ANYRES_CLASSES["LlavaNextImageProcessor"]["image_grid_pinpoints"]
 SPECS = {
     "anyres": anyres_spec(TILED, side=336, rows=24, pinpoints=PINPOINTS),
+    "canvas": canvas_spec(
+        {
+            "image_processor_type": "Llama4ImageProcessor",
+            "image_mean": [0.48145466, 0.4578275, 0.40821073],
+            "image_std": [0.26862954, 0.26130258, 0.27577711],
+        },
+        5,
+        image_size=336,
+    ),
     "fixed": fixed_spec({"image_processor_type": "CLIPImageProcessor"}, 5),
     "native_grid": native_grid_spec({"image_processor_type": "Qwen2VLImageProcessor"}),
     "pan_and_scan": pan_and_scan_spec(
