@@ -58,7 +58,8 @@ class RealRotationDecoder(nn.Module):
         def hook(_: nn.Module, inputs: Any, queries: Tensor) -> Tensor:
             assert self._positions is not None
             steps = torch.floor((self._positions.float() + 1.0) / attention.floor_scale)
-            return queries * (torch.log1p(steps) * attention.attn_scale + 1.0)[..., None]
+            warmed: Tensor = queries * (torch.log1p(steps) * attention.attn_scale + 1.0)[..., None]
+            return warmed
 
         return hook
 
