@@ -189,6 +189,12 @@ def test_an_unfinished_download_is_noticed_offline(hub: Hub, model: Path, tmp_pa
         ("smolvlm-256m", "HuggingFaceTB/SmolVLM-256M-Instruct", "smolvlm-256m", ["180.0 MiB"]),
         ("qwen2-vl-7b", "Qwen/Qwen2-VL-7B-Instruct", "qwen2-vl-7b", ["224.0 MiB"]),
         ("qwen2.5-vl-3b", "Qwen/Qwen2.5-VL-3B-Instruct", "qwen2.5-vl-3b", ["144.0 MiB"]),
+        (
+            "llama-4-scout",
+            "meta-llama/Llama-4-Scout-17B-16E-Instruct",
+            "llama-4-scout-17b-16e",
+            ["1.5 GiB"],
+        ),
         ("gemma-3-4b", "google/gemma-3-4b-it", "gemma-3-4b-it", ["544.0 MiB"]),
         (
             "paligemma-3b",
