@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,14 @@ from typing import Any
 import numpy as np
 
 from vlmc.bundle.manifest import ImageSpec
-from vlmc.families.special_tokens import read_object
 from vlmc.runtime.images import prepare
 from vlmc.schema import Json
+
+
+def read_settings(path: Path) -> Json:
+    """A JSON file's object; empty where there is no such file."""
+    settings: Json = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    return settings
 
 
 def load_images(folder: Path, images: ImageSpec, here: Mapping[str, Any]) -> Any:
@@ -27,9 +33,9 @@ def load_images(folder: Path, images: ImageSpec, here: Mapping[str, Any]) -> Any
     try:
         return AutoImageProcessor.from_pretrained(folder, backend="pil", **here)
     except (ImportError, ValueError):
-        found = read_object(folder / "processor_config.json").get("image_processor")
+        found = read_settings(folder / "processor_config.json").get("image_processor")
         settings = found if isinstance(found, dict) else {}
-        return HostImages(images, settings or read_object(folder / "preprocessor_config.json"))
+        return HostImages(images, settings or read_settings(folder / "preprocessor_config.json"))
 
 
 class HostImages:

@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 
 from vlmc.bundle.manifest import ImageSpec
 from vlmc.errors import VlmcError
-from vlmc.families.special_tokens import read_object
 from vlmc.passes.checkpoint import TensorRef, read_rows
-from vlmc.passes.host_images import load_images
+from vlmc.passes.host_images import load_images, read_settings
 from vlmc.passes.parameters import canonical_names, match_names, parameter_sources, untie_different
 from vlmc.passes.quiet import quiet
 from vlmc.passes.transform import build_module
@@ -182,7 +181,7 @@ def _without_video(folder: Path, images: ImageSpec, here: Mapping[str, Any]) -> 
         def check_argument_for_proper_class(self, name: str, argument: Any) -> type:
             return type(argument)
 
-    settings = read_object(folder / "processor_config.json")
+    settings = read_settings(folder / "processor_config.json")
     template = folder / "chat_template.jinja"
     tokenizer = AutoTokenizer.from_pretrained(folder, **here)
     return ImageTextProcessor(
