@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -118,3 +119,68 @@ def paligemma(
 
 
 BREAKS = ["a\n\nb\n\n\nc\n\n\n\nd\n<x>\n\n"] * 40
+
+
+def llama4(folder: Path, *, seed: int = 1, **values: Any) -> Path:
+    """A Llama 4 of up to four tiles, four tokens each; chunks shorter than most prompts.
+
+    One layer has no positions, one no experts.
+    """
+    import transformers as hf
+
+    marks = ["<|image|>", "<|image_start|>", "<|image_end|>", "<|patch|>"]
+    marks += ["<|tile_x_separator|>", "<|tile_y_separator|>"]
+    turns = ["<|header_start|>", "<|header_end|>", "<|eot|>"]
+    specials = ["<|finetune_right_pad|>", "<|begin_of_text|>", *turns, *marks]
+    words = tokenizer(specials, bos="<|begin_of_text|>", eos="<|eot|>", template=LLAMA4_TEMPLATE)
+    values = {
+        "head_dim": 16,
+        "num_hidden_layers": 3,
+        "intermediate_size_mlp": 112,
+        "num_local_experts": 3,
+        "moe_layers": [0, 2],
+        "no_rope_layers": [1, 0, 1],
+        "attention_chunk_size": 13,
+        "floor_scale": 8,
+        "attn_scale": 0.5,
+        **values,
+    }
+    text = text_config("llama4_text", len(words), **values)
+    text.update(bos_token_id=1, eos_token_id=specials.index("<|eot|>"))
+    config = hf.Llama4Config(
+        vision_config={
+            "image_size": IMAGE_SIZE,
+            "patch_size": PATCH,
+            "hidden_size": 48,
+            "intermediate_size": 192,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 3,
+            "vision_output_dim": 40,
+            "projector_input_dim": 40,
+            "projector_output_dim": 40,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+        },
+        text_config=text,
+        image_token_index=specials.index("<|patch|>"),
+        boi_token_index=specials.index("<|image_start|>"),
+        eoi_token_index=specials.index("<|image_end|>"),
+    )
+    model = randomize(hf.Llama4ForConditionalGeneration(config), seed)
+    model.save_pretrained(folder)
+    words.save_pretrained(folder)
+    # Its image processor cannot be made, let alone saved, without torchvision.
+    size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
+    images = {"image_processor_type": "Llama4ImageProcessorFast", "size": size, "max_patches": 4}
+    named = {"processor_class": "Llama4Processor", "patch_size": PATCH}
+    for name, settings in (("preprocessor", images), ("processor", named)):
+        (folder / f"{name}_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    return folder
+
+
+LLAMA4_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}<|header_start|>{{ message['role'] }}"
+    "<|header_end|>\n\n{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}{{ '<|image|>' }}"
+    "{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}<|eot|>{% endfor %}"
+    "{% if add_generation_prompt %}<|header_start|>assistant<|header_end|>\n\n{% endif %}"
+)

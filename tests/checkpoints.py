@@ -1060,6 +1060,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "gemma3": _bidirectional("gemma3"),
     "paligemma": _bidirectional("paligemma"),
     "paligemma2": _bidirectional("paligemma", text="gemma2"),
+    "llama4": _bidirectional("llama4"),
     "aya-vision": aya_vision,
     "cohere2-vision": cohere2_vision,
     "deepseek-vl": deepseek_vl,

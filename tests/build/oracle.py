@@ -11,10 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from tests.build.torch_images import Cohere2VisionImages
+from tests.build.torch_images import Cohere2VisionImages, Llama4Images
 
 TOKENS = 24
-TORCH_IMAGES = {"Cohere2VisionImageProcessor": Cohere2VisionImages}
+TORCH_IMAGES = {
+    "Cohere2VisionImageProcessor": Cohere2VisionImages,
+    "Llama4ImageProcessor": Llama4Images,
+}
 IMAGE_INPUTS = (
     "pixel_values",
     "pixel_attention_mask",
@@ -110,10 +113,12 @@ class Oracle:
             features = []
             if pictures:
                 given = {key: inputs[key] for key in IMAGE_INPUTS if key in inputs}
-                found = feature_rows(
-                    features_of(self.model)(**given, return_dict=True),
-                    self.model.config.get_text_config().num_hidden_layers,
-                )
+                made = features_of(self.model)(**given, return_dict=True)
+                deep = getattr(made, "deepstack_features", None)
+                if made.pooler_output is None and not deep:  # Llama 4 leaves that to its caller
+                    made.pooler_output = self.model.multi_modal_projector(made.last_hidden_state)
+                layers = self.model.config.get_text_config().num_hidden_layers
+                found = feature_rows(made, layers)
                 features = self.rows(found, pictures)
             tokens = self.model.generate(**inputs, **own)[0, length:].tolist()
             ends = self.model.generation_config.eos_token_id

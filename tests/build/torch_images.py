@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
+from types import ModuleType, SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
@@ -60,12 +64,89 @@ class Cohere2VisionImages:
         return levels.float().sub_(mean[:, None, None]).div_(std[:, None, None])
 
 
-def resize(levels: Any, height: int, width: int) -> Any:
-    """``torchvision.transforms.v2.functional.resize`` of uint8 [3, H, W], bicubic."""
+class Llama4Images:
+    """``Llama4ImageProcessor``: its own code, on stand-ins for what it calls of torchvision."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.size = {"height": 336, "width": 336}
+        self.image_mean = self.image_std = [0.5, 0.5, 0.5]
+        self.resample, self.max_patches, self.resize_to_max_canvas = 2, 16, False
+        self.__dict__.update(settings)
+        self.known = llama4_module().Llama4ImageProcessor
+
+    def fetch_images(self, images: Any) -> Any:
+        return images
+
+    def __call__(self, images: Any, **_: Any) -> dict[str, Any]:
+        import torch
+        from transformers.image_transforms import convert_to_rgb
+        from transformers.image_utils import SizeDict, make_flat_list_of_images
+
+        levels = [
+            torch.from_numpy(np.array(convert_to_rgb(one))).permute(2, 0, 1)
+            for one in make_flat_list_of_images(images)
+        ]
+        mode = {2: "bilinear", 3: "bicubic"}[self.resample]
+        stand_in = SimpleNamespace(
+            resize=lambda x, size, resample: resize(x, size.height, size.width, mode),
+            normalize=normalize,
+        )
+        given = (True, 1 / 255, True, self.image_mean, self.image_std)
+        stand_in.rescale_and_normalize = lambda x, *_: self.known.rescale_and_normalize(
+            stand_in, x, *given
+        )
+        made = self.known._preprocess(
+            stand_in,
+            levels,
+            True,
+            SizeDict(**self.size),
+            self.resample,
+            *given,
+            max_patches=self.max_patches,
+            resize_to_max_canvas=self.resize_to_max_canvas,
+            disable_grouping=None,
+            return_tensors="pt",
+        )
+        return {
+            "pixel_values": made["pixel_values"].float(),
+            "aspect_ratios": [one.tolist() for one in made["aspect_ratios"]],
+        }
+
+
+def normalize(levels: Any, mean: list[float], std: list[float]) -> Any:
+    """``torchvision.transforms.v2.functional.normalize``, in the element type of the levels."""
+    import torch
+
+    mean, std = (torch.as_tensor(v, dtype=levels.dtype)[:, None, None] for v in (mean, std))
+    return levels.sub(mean).div_(std)
+
+
+def llama4_module() -> Any:
+    """The module of ``Llama4ImageProcessor``, which asks for torchvision when it is imported."""
+    import torch
+    import transformers.image_processing_backends as backends
+
+    # What transformers found out by now it remembers: it looks for no torchvision again.
+    assert not backends.is_torchvision_available()
+    functional = SimpleNamespace(
+        pad=lambda x, padding, fill: torch.nn.functional.pad(x, (0, padding[2], 0, padding[3])),
+        InterpolationMode=SimpleNamespace,
+    )
+    found = {name: ModuleType(name) for name in ("torchvision", "torchvision.transforms")}
+    found["torchvision.transforms.v2"] = v2 = ModuleType("torchvision.transforms.v2")
+    v2.functional = functional  # type: ignore[attr-defined]
+    with patch.dict(sys.modules, found):
+        return importlib.import_module("transformers.models.llama4.image_processing_llama4")
+
+
+def resize(levels: Any, height: int, width: int, mode: str = "bicubic") -> Any:
+    """``torchvision.transforms.v2.functional.resize`` of uint8 [3, H, W], or of a batch."""
     import torch
 
     if levels.shape[-2:] == (height, width):
         return levels
-    return torch.nn.functional.interpolate(
-        levels[None], size=[height, width], mode="bicubic", antialias=True, align_corners=False
-    )[0]
+    batch = levels if levels.dim() == 4 else levels[None]
+    made = torch.nn.functional.interpolate(
+        batch, size=[height, width], mode=mode, antialias=True, align_corners=False
+    )
+    return made if levels.dim() == 4 else made[0]

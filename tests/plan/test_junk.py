@@ -26,6 +26,7 @@ NAMES = (
     "qwen2.5-vl-3b",
     "gemma-3-4b-it",
     "paligemma-3b-mix-224",
+    "llama-4-scout-17b-16e",
 )
 GONE = "gone"
 NUMBERS = (0, -1, 1, 3, 10**30, 1.5, -0.5, 1e308, float("nan"))

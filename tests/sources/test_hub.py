@@ -229,6 +229,12 @@ def test_an_unfinished_download_is_noticed_offline(hub: Hub, model: Path, tmp_pa
         ("paddleocr-vl", "PaddlePaddle/PaddleOCR-VL", "paddleocr-vl", ["72.0 MiB"]),
         ("lfm2-vl-450m", "LiquidAI/LFM2-VL-450M", "lfm2-vl-450m", ["96.0 MiB"]),
         ("glm-4.1v-9b", "zai-org/GLM-4.1V-9B-Thinking", "glm-4.1v-9b", ["320.0 MiB"]),
+        (
+            "llama-4-scout",
+            "meta-llama/Llama-4-Scout-17B-16E-Instruct",
+            "llama-4-scout-17b-16e",
+            ["1.5 GiB"],
+        ),
         ("gemma-3-4b", "google/gemma-3-4b-it", "gemma-3-4b-it", ["544.0 MiB"]),
         (
             "paligemma-3b",

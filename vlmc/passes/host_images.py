@@ -15,6 +15,12 @@ from vlmc.runtime.images import prepare
 from vlmc.schema import Json
 
 
+def read_settings(path: Path) -> Json:
+    """A JSON file's object; empty where there is no such file."""
+    settings: Json = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    return settings
+
+
 def load_images(folder: Path, images: ImageSpec, here: Mapping[str, Any]) -> Any:
     """The folder's image processor; ``HostImages`` where it asks for torchvision.
 
@@ -54,19 +60,17 @@ class HostImages:
         return images
 
     def __call__(self, images: Any, **_: Any) -> dict[str, Any]:
-        """``pixel_values`` float32 [tiles, 3, S, S] of all images, ``num_patches`` of each."""
+        """``pixel_values`` float32 [tiles, 3, S, S] of all images, and what is counted of each.
+
+        ``num_patches``; Llama 4 counts rows and columns of tiles, ``aspect_ratios``.
+        """
         import torch
         from transformers.image_utils import make_flat_list_of_images
 
-        tensors = [
-            prepare(image, self.images).tensors["pixel_values"]
-            for image in make_flat_list_of_images(images)
-        ]
+        made = [prepare(image, self.images) for image in make_flat_list_of_images(images)]
+        tensors = [one.tensors["pixel_values"] for one in made]
         values = torch.from_numpy(np.concatenate(tensors))
+        if self.images.geometry == "canvas":
+            grids = [one.tiles if any(one.tiles) else (1, 1) for one in made]
+            return {"pixel_values": values, "aspect_ratios": grids}
         return {"pixel_values": values, "num_patches": [len(one) for one in tensors]}
-
-
-def read_settings(path: Path) -> Json:
-    """A processor's JSON; empty where there is no file."""
-    settings: Json = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-    return settings

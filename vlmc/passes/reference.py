@@ -133,6 +133,8 @@ class Reference:
         # A few classes leave it to the model inside.
         own = getattr(self.model, "get_image_features", None)
         made = (own or self.model.model.get_image_features)(**given, return_dict=True)
+        if made.pooler_output is None and not self.deepstack:  # Llama 4 leaves it to its caller
+            made.pooler_output = self.model.multi_modal_projector(made.last_hidden_state)
         # One tensor for each picture, for each of its tiles, or for all; deep-stack ones beside.
         found = _parts(made, self.deepstack)
         columns = [np.concatenate([part.float().numpy() for part in parts]) for parts in found]

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from vlmc.bundle.manifest import ImageSpec, TensorSpec
 from vlmc.errors import VlmcError
 from vlmc.runtime.images.anyres import ANYRES
+from vlmc.runtime.images.canvas import CANVAS
 from vlmc.runtime.images.decode import open_image
 from vlmc.runtime.images.fixed import FIXED
 from vlmc.runtime.images.naflex import NAFLEX
@@ -24,7 +25,17 @@ __all__ = ["GEOMETRIES", "check_spec", "image_tokens", "open_image", "prepare", 
 
 GEOMETRIES: dict[str, Geometry] = {
     row.name: row
-    for row in (FIXED, NATIVE_GRID, WHOLE_PATCHES, NAFLEX, TILES, SPLIT, ANYRES, PAN_AND_SCAN)
+    for row in (
+        FIXED,
+        NATIVE_GRID,
+        WHOLE_PATCHES,
+        NAFLEX,
+        TILES,
+        SPLIT,
+        ANYRES,
+        PAN_AND_SCAN,
+        CANVAS,
+    )
 }
 
 
