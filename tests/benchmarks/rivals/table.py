@@ -160,7 +160,9 @@ def shares(
 ) -> str:
     """The limits, and how near to them each precision of vlmc comes."""
     if not limits:
-        return "The machine's limits are unknown: no C++ compiler here."
+        return (
+            "The machine's limits are unknown: they were not measured, or there is no C++ compiler."
+        )
     best = {name: max(one.get(name, 0.0) for one in limits) for name in limits[0]}
     lines = [
         f"Limits measured beside it (best of {len(limits)}): reading memory "
