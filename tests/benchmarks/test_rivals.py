@@ -76,6 +76,15 @@ def test_a_ratio_is_taken_within_rounds_that_both_have() -> None:
     assert ratio(FIGURES[0], one, engine(row(7))) is None
 
 
+def test_disturbed_rounds_are_left_out_where_there_are_others() -> None:
+    mixed = engine(row(0, ttft=9.0, others=0.5), row(1, ttft=3.0, others=0.02))
+    loud = engine(row(0, ttft=9.0, others=0.5))
+    text = table({"vlmc int8": mixed, "loud": loud}, "vlmc int8")
+    assert cells(text, "vlmc int8")[1] == "3.00 1.00x"
+    assert cells(text, "loud")[1] == "9.00"
+    assert "- others took more than a tenth of the machine: loud" in text
+
+
 def test_an_engine_that_could_not_run_keeps_its_row_and_its_reason() -> None:
     engines = {
         "vlmc int8": engine(row(0)),
