@@ -59,6 +59,7 @@ FIGURES = (
     DECODE,
     Figure("4 rows, tok/s", "rounds", _rows, "{:.1f}", rate=True),
     Figure("CPU, s", "rounds", lambda row: row["ttft_cpu"] + row["decode_cpu"]),
+    Figure("peak of rows, MiB", "rounds", lambda row: row["peak"] / MIB, "{:.0f}"),
     Figure("cold start, s", "cold", lambda row: row["start"], "{:.1f}"),
     Figure("peak, MiB", "cold", lambda row: row["peak"] / MIB, "{:.0f}"),
 )
