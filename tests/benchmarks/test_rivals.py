@@ -37,6 +37,7 @@ def row(number: int, *, ttft: float = 2.0, decode: float = 1.0, **values: Any) -
         "steps": 10,
         "decode": decode,
         "decode_cpu": decode,
+        "peak": 400 << 20,
         **values,
     }
 
@@ -76,6 +77,15 @@ def test_a_ratio_is_taken_within_rounds_that_both_have() -> None:
     assert ratio(FIGURES[0], one, engine(row(7))) is None
 
 
+def test_disturbed_rounds_are_left_out_where_there_are_others() -> None:
+    mixed = engine(row(0, ttft=9.0, others=0.5), row(1, ttft=3.0, others=0.02))
+    loud = engine(row(0, ttft=9.0, others=0.5))
+    text = table({"vlmc int8": mixed, "loud": loud}, "vlmc int8")
+    assert cells(text, "vlmc int8")[1] == "3.00 1.00x"
+    assert cells(text, "loud")[1] == "9.00"
+    assert "- others took more than a tenth of the machine: loud" in text
+
+
 def test_an_engine_that_could_not_run_keeps_its_row_and_its_reason() -> None:
     engines = {
         "vlmc int8": engine(row(0)),
@@ -98,7 +108,7 @@ def test_rows_peaks_sizes_and_builds_are_shown() -> None:
     figures["cold"] = [{"round": 1, "start": 3.0, "peak": 300 << 20}]
     figures |= {"size": 5 << 20, "build": {"wall": 61.2, "cpu": 70.0, "peak": 900 << 20}}
     found = cells(table({"vlmc int8": figures}, "vlmc int8"), "vlmc int8")
-    assert found[5:] == ["80.0", "3.00", "3.0", "300", "5", "70", "900"]
+    assert found[5:] == ["80.0", "3.00", "400", "3.0", "300", "5", "70", "900"]
 
 
 def test_a_decoders_weights_are_counted_as_transformers_makes_them() -> None:

@@ -151,7 +151,8 @@ def _workload(place: Place, tokens: int) -> Workload:
 
 def _section(place: Place, results: Results) -> str:
     config: dict[str, Any] = json.loads((place.checkpoint / "config.json").read_text())
-    engines = results.values["engines"]
+    measured = results.values["engines"]
+    engines = {name: measured[name] for name in VARIANTS if name in measured}
     about = machine.sentence(results.values["about"])
     limit = shares(engines, results.values["limits"], Decoder.of(config["text_config"]))
     parts = [f"## {MODELS[place.model].title}", about, table(engines, REFERENCE), limit]

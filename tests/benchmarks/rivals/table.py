@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from tests.benchmarks.rivals.disturbance import TOLERATED
+
 Round = Mapping[str, Any]
 MIB = 1 << 20
 
@@ -57,6 +59,7 @@ FIGURES = (
     DECODE,
     Figure("4 rows, tok/s", "rounds", _rows, "{:.1f}", rate=True),
     Figure("CPU, s", "rounds", lambda row: row["ttft_cpu"] + row["decode_cpu"]),
+    Figure("peak of rows, MiB", "rounds", lambda row: row["peak"] / MIB, "{:.0f}"),
     Figure("cold start, s", "cold", lambda row: row["start"], "{:.1f}"),
     Figure("peak, MiB", "cold", lambda row: row["peak"] / MIB, "{:.0f}"),
 )
@@ -87,15 +90,17 @@ def table(engines: Mapping[str, Mapping[str, Any]], reference: str) -> str:
             reasons.append(f"- {name}: {_short(engine['error'])}")
             name += " (failed, see below)"
         lines.append("| " + " | ".join([name, *cells]) + " |")
-    taken = [row["others"] for one in engines.values() for row in one["rounds"] if "others" in row]
-    if taken:
-        reasons.insert(0, f"Others took {median(taken):.0%} of the machine meanwhile (median).\n")
+    disturbed = [name for name, one in engines.items() if one["rounds"] and not _quiet(one)]
+    if disturbed:
+        reasons.insert(0, f"- others took more than a tenth of the machine: {', '.join(disturbed)}")
     return "\n".join([*lines, *(["", *reasons] if reasons else [])])
 
 
 def values(figure: Figure, engine: Mapping[str, Any]) -> dict[int, float]:
-    """A figure by number of round."""
-    found = {row["round"]: figure.read(row) for row in engine[figure.kind]}
+    """A figure by number of round; disturbed rounds are left out where there are others."""
+    rows = engine[figure.kind]
+    quiet = [row for row in rows if row.get("others", 0.0) <= TOLERATED]
+    found = {row["round"]: figure.read(row) for row in quiet or rows}
     return {number: value for number, value in found.items() if value is not None}
 
 
@@ -118,6 +123,10 @@ def _cell(figure: Figure, engine: Mapping[str, Any], other: Mapping[str, Any] | 
     cell = middle if len(found) == 1 else f"{middle} ({figure.form.format(best)})"
     against = ratio(figure, engine, other) if figure.compared and other is not None else None
     return cell if against is None else f"{cell} {against:.2f}x"
+
+
+def _quiet(engine: Mapping[str, Any]) -> bool:
+    return any(row.get("others", 0.0) <= TOLERATED for row in engine["rounds"])
 
 
 def _short(reason: str) -> str:
@@ -160,7 +169,9 @@ def shares(
 ) -> str:
     """The limits, and how near to them each precision of vlmc comes."""
     if not limits:
-        return "The machine's limits are unknown: no C++ compiler here."
+        return (
+            "The machine's limits are unknown: they were not measured, or there is no C++ compiler."
+        )
     best = {name: max(one.get(name, 0.0) for one in limits) for name in limits[0]}
     lines = [
         f"Limits measured beside it (best of {len(limits)}): reading memory "
