@@ -190,3 +190,11 @@ def test_a_quick_run_measures_vlmc_and_transformers(tmp_path: Path) -> None:
         assert only["rows_tokens"] == 16
         assert figures["cold"][0]["start"] > only["ttft"]
     assert "| vlmc int8 |" in (tmp_path / "table.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["rivals", "build_memory", "real_size"])
+def test_the_documented_commands_start(name: str) -> None:
+    command = [sys.executable, "-m", f"tests.benchmarks.{name}", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0, done.stderr
+    assert "usage:" in done.stdout

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.build_memory import family, high_water
+from tests.benchmarks.build_memory import family, memory
 from tests.benchmarks.rivals.client import ROOT
 from tests.benchmarks.rivals.models import MODELS
 from tests.benchmarks.rivals.quiet import Quiet
@@ -89,7 +89,7 @@ def _run(command: list[str], quiet: Quiet, log: Path) -> dict[str, Any]:
         )
         while process.poll() is None:
             for pid in family(process.pid):
-                peaks[pid] = max(peaks.get(pid, 0), high_water(pid))
+                peaks[pid] = max(peaks.get(pid, 0), memory(pid)[0])
                 if not quiet.kept:
                     yielding(pid)
             time.sleep(0.05)
