@@ -6,7 +6,7 @@ import importlib.metadata
 import importlib.util
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -23,7 +23,6 @@ from vlmc.assembly import (
     report_of,
 )
 from vlmc.backends import BACKENDS
-from vlmc.backends.threads import cpu_name, default_threads
 from vlmc.bundle.manifest import FileEntry
 from vlmc.bundle.publish import Draft, find_published, seal, write_bundle
 from vlmc.bundle.store import canonical_json
@@ -31,22 +30,27 @@ from vlmc.errors import need
 from vlmc.families.prompts import read_prompt
 from vlmc.passes.answers import read_answers, write_answers
 from vlmc.passes.calibrate import calibrate
-from vlmc.passes.calibration import Asked, built_in, read_calibration
 from vlmc.passes.calibration import digests as question_digests
 from vlmc.passes.check import Gates, check
-from vlmc.passes.checkpoint import TensorRef
-from vlmc.passes.compile import Target, compile_programs
-from vlmc.passes.export import GraphSpec, export
+from vlmc.passes.compile import compile_programs
+from vlmc.passes.export import export
 from vlmc.passes.load import load, read_generation
 from vlmc.passes.quantize import Formats, quantize
-from vlmc.passes.questions import QUESTIONS, Question, answer_length
+from vlmc.passes.questions import answer_length
 from vlmc.passes.reference import Reference
 from vlmc.passes.scaling import FOLDS
 from vlmc.passes.simplify import simplify
-from vlmc.passes.transform import LENGTH_DEPENDENT_ROPE, transform
-from vlmc.plan import Plan, image_features, language_interface, resolve
+from vlmc.passes.transform import transform
+from vlmc.plan import resolve
 from vlmc.recipe import Recipe
-from vlmc.schema import Json
+from vlmc.scope import (
+    calibration_questions,
+    golden_questions,
+    graph_specs,
+    rotary_length,
+    target_of,
+    tie_is_in_doubt,
+)
 from vlmc.sources import check_weights, digests, read_checkpoint
 from vlmc.sources import resolve as resolve_source
 from vlmc.workspace import Artifact, Event, Record, Workspace
@@ -63,10 +67,6 @@ _EXPORTERS = ("torch", "transformers", "onnxscript", "onnx-ir", "onnx")
 _SIMPLIFIERS = ("onnxscript", "onnx-ir", "onnx", "onnxsim")
 _RUNTIME = ("onnxruntime", "numpy", "pillow", "tokenizers", "jinja2")
 _TOOLS = tuple(sorted({*_EXPORTERS, *_SIMPLIFIERS, *_RUNTIME}))
-# Sizes of a bias's free dimensions while tracing start here: unlike any other.
-_BIAS_SIZES = 70
-# Room a golden question's words and template are given, in tokens.
-_WORDS = 96
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def build(
     checkpoint = read_checkpoint(source.folder)
     plan = resolve(recipe, checkpoint, recipe_at=at, model_at=source.name)
     index = check_weights(source.folder)
-    calibration = _calibration(plan, sum(ref.nbytes for ref in index.values()))
+    calibration = calibration_questions(plan, sum(ref.nbytes for ref in index.values()))
     hashes = digests(source, cache=cache)
     metadata = json_digest({n: d for n, d in hashes.items() if not n.endswith(".safetensors")})
     weights = {n: d for n, d in hashes.items() if n.endswith(".safetensors")}
@@ -159,9 +159,9 @@ def build(
         inputs=[metadata, tensors],
         options={
             "family": family.name,
-            "ctx-len": _rotary_length(checkpoint.config, plan),
+            "ctx-len": rotary_length(checkpoint.config, plan),
             "masks": [mask.model_dump(mode="json") for mask in facts.masks],
-            "ties": json_digest(weights) if _tie_is_in_doubt(checkpoint.config, index) else None,
+            "ties": json_digest(weights) if tie_is_in_doubt(checkpoint.config, index) else None,
         },
         libraries=["torch", "transformers"],
         code=["vlmc.passes.transform", family.vision.__module__],
@@ -193,6 +193,16 @@ def build(
     if done("simplify"):
         return stopped()
 
+    def oracle() -> Reference:
+        images, text = facts.images, prompt.plain_image
+        return Reference(source.folder, index, images, text, family.template, facts.deepstack)
+
+    asked_alike = {
+        "images": facts.images.model_dump(mode="json"),
+        "plain-image": prompt.plain_image,
+        "template": family.template,
+        "deepstack": list(facts.deepstack),
+    }
     storage = plan.storage
     formats = Formats(
         storage.vision, storage.language, storage.embedding, storage.head, recipe.quantize.block
@@ -208,7 +218,7 @@ def build(
                 index,
                 forms,
                 formats.block,
-                Reference(source.folder, index, facts.images, prompt.plain_image),
+                oracle(),
                 calibration,
                 folder,
             ),
@@ -216,8 +226,7 @@ def build(
             options={
                 "formats": forms,
                 "block": formats.block,
-                "images": facts.images.model_dump(mode="json"),
-                "plain-image": prompt.plain_image,
+                **asked_alike,
                 "questions": question_digests(calibration),
             },
             libraries=("numpy", "onnx-ir", "torch", "transformers"),
@@ -243,7 +252,7 @@ def build(
         return stopped()
 
     backend = BACKENDS[recipe.compile.backend]
-    target = _target(plan)
+    target = target_of(plan)
     compiled = workspace.step(
         "compile",
         lambda folder: compile_programs(
@@ -262,20 +271,13 @@ def build(
         return stopped()
 
     tokens = answer_length(sum(ref.nbytes for ref in index.values()))
-    questions = _questions(plan, tokens)
+    questions = golden_questions(plan, tokens)
     asked = questions if recipe.checks.reference == "auto" else []
     answered = workspace.step(
         "reference",
         lambda folder: (
             write_answers(
-                Reference(
-                    source.folder,
-                    index,
-                    facts.images,
-                    prompt.plain_image,
-                    family.template,
-                    facts.deepstack,
-                ),
+                oracle(),
                 asked,
                 tokens,
                 folder,
@@ -287,10 +289,7 @@ def build(
         options={
             "questions": [question.name for question in asked],
             "tokens": tokens,
-            "images": facts.images.model_dump(mode="json"),
-            "plain-image": prompt.plain_image,
-            "template": family.template,
-            "deepstack": list(facts.deepstack),
+            **asked_alike,
         },
         libraries=("torch", "transformers", "tokenizers", "numpy", "pillow"),
         code=["vlmc.passes.answers", "vlmc.passes.reference"],
@@ -360,69 +359,10 @@ def build(
     return Build(bundle.folder, bundle.manifest.version, workspace.records)
 
 
-def graph_specs(plan: Plan) -> tuple[GraphSpec, GraphSpec]:
-    """The neutral graphs to export; they depend on the model alone, not on lengths or split."""
-    facts = plan.facts
-    vision = GraphSpec(
-        "vision",
-        facts.vision_inputs,
-        image_features(facts),
-        plan.family.example,
-        facts.multiples,
-    )
-    inputs, outputs = language_interface(facts, "ctx", plan.storage)
-    biases = {mask.input for mask in facts.masks}
-    free = [d for t in inputs if t.name in biases for d in t.shape if isinstance(d, str)]
-    sizes = {
-        name: _BIAS_SIZES + at for at, name in enumerate(dict.fromkeys(free)) if name != "batch"
-    }
-    return vision, GraphSpec("language", inputs, outputs, sizes)
-
-
 def _need_build_extra() -> None:
     for package in ("torch", "transformers", "onnx", "onnxscript", "onnxsim"):
         if importlib.util.find_spec(package) is None:
             raise need(package, "build")
-
-
-def _target(plan: Plan) -> Target | None:
-    """This machine, where the recipe wants kernels chosen for it."""
-    wanted, limits = plan.recipe.compile, plan.limits
-    if wanted.target == "any":
-        return None
-    tokens = {1, limits.batch_size, min(16, limits.prefill_seq_len), limits.prefill_seq_len}
-    return Target(cpu_name(), wanted.threads or default_threads(), tuple(sorted(tokens)))
-
-
-def _rotary_length(config: Json, plan: Plan) -> int | None:
-    """ctx-len where the rotary embedding depends on it: only then does it change the export."""
-    text = config.get("text_config")
-    holder = text if isinstance(text, dict) else config
-    rotary = holder.get("rope_parameters") or holder.get("rope_scaling")
-    kind = (rotary.get("rope_type") or rotary.get("type")) if isinstance(rotary, dict) else None
-    return plan.limits.ctx_len if kind in LENGTH_DEPENDENT_ROPE else None
-
-
-def _tie_is_in_doubt(config: Json, index: Mapping[str, TensorRef]) -> bool:
-    """Whether a stored head may differ from the embedding it is said to be: values decide then."""
-    text = config.get("text_config")
-    holders = [config, *([text] if isinstance(text, dict) else [])]
-    untied = all(holder.get("tie_word_embeddings") is False for holder in holders)
-    return not untied and any(name.endswith("lm_head.weight") for name in index)
-
-
-def _calibration(plan: Plan, checkpoint_bytes: int) -> tuple[Asked, ...]:
-    """The questions to calibrate with; none where no weight would gain, or the recipe says so."""
-    quantize, storage = plan.recipe.quantize, plan.storage
-    if quantize.questions is not None:
-        asked = read_calibration(quantize.questions)
-    elif quantize.calibration == "auto" and plan.recipe.checks.reference == "auto":
-        # Some models take no text alone; and pictures may not fit.
-        takes = {bool(question.sizes) for question in _questions(plan, 1)}
-        asked = tuple(a for a in built_in(checkpoint_bytes) if bool(a.pictures) in takes)
-    else:
-        asked = ()
-    return asked if {storage.vision, storage.language} & {"int8", "int4"} else ()
 
 
 def _graphs(artifact: Artifact) -> dict[str, Path]:
@@ -432,17 +372,3 @@ def _graphs(artifact: Artifact) -> dict[str, Path]:
 def _gates(recipe: Recipe) -> Gates:
     checks = recipe.checks
     return Gates(checks.max_logit_error, checks.max_feature_error, checks.min_token_agreement)
-
-
-def _questions(plan: Plan, answer: int) -> list[Question]:
-    """The golden questions that fit: every picture's tokens, and room for words and answer."""
-    fitting = []
-    for question in QUESTIONS:
-        if plan.family.frame is not None and not question.sizes:
-            continue
-        tokens = sum(plan.image_tokens(height, width) for width, height in question.sizes)
-        if len(question.sizes) <= plan.limits.max_images and (
-            tokens + _WORDS + answer <= plan.limits.ctx_len
-        ):
-            fitting.append(question)
-    return fitting

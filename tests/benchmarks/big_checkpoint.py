@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tests import checkpoints
+from tests.checkpoints import parts
 
 SHARD_BYTES = 4 << 30
 # Values are cut out of one pool, each tensor from another place of it: numbers are not the point.
@@ -29,11 +29,9 @@ def make_big_checkpoint(folder: Path, *, layers: int = 28, depth: int = 32) -> i
     import torch
     import transformers as hf
 
-    words = checkpoints.tokenizer(
-        _SPECIALS, bos=None, eos="<|im_end|>", template=checkpoints.CHATML
-    )
+    words = parts.tokenizer(_SPECIALS, bos=None, eos="<|im_end|>", template=parts.CHATML)
     rotary = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]}
-    text = checkpoints.text_config(
+    text = parts.text_config(
         "qwen2_vl_text",
         152_064,
         rope_parameters=rotary,

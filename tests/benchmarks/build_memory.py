@@ -21,8 +21,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests import checkpoints
 from tests.benchmarks.big_checkpoint import make_big_checkpoint
+from tests.checkpoints import parts
 
 MIB = 1 << 20
 RAW = argparse.RawDescriptionHelpFormatter
@@ -117,8 +117,8 @@ def make_checkpoint(folder: Path) -> None:
 
     specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|image_pad|>", "<|video_pad|>"]
     specials += ["<|vision_start|>", "<|vision_end|>"]
-    words = checkpoints.tokenizer(specials, bos=None, eos="<|im_end|>", template=checkpoints.CHATML)
-    text = checkpoints.text_config(
+    words = parts.tokenizer(specials, bos=None, eos="<|im_end|>", template=parts.CHATML)
+    text = parts.text_config(
         "qwen2_vl_text",
         100_000,
         rope_parameters={"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},

@@ -59,12 +59,12 @@ def export_here(name: str) -> dict[str, Any]:
 
     ``cpu-seconds`` are this process's own from its start, whatever else the machine does.
     """
-    from vlmc.compiler import graph_specs
     from vlmc.passes.export import export
     from vlmc.passes.simplify import COUNTS, simplify
     from vlmc.passes.transform import transform
     from vlmc.plan import resolve
     from vlmc.recipe import Recipe
+    from vlmc.scope import graph_specs
     from vlmc.sources import read_checkpoint
 
     started = time.perf_counter()

@@ -7,6 +7,7 @@ import pytest
 
 from tests.build.questions import QUESTIONS
 from tests.build.test_parity import error
+from tests.checkpoints import MAKERS
 
 pytestmark = pytest.mark.build
 # Largest logit error relative to its range that random weights of width 64 may show.
@@ -51,3 +52,12 @@ def test_the_report_says_what_the_bits_cost(workshop):
     assert [q["question"] for q in questions] == ["text", "image", "two-images"]
     assert all(1e-5 < q["logit_error"] < 0.5 for q in questions)
     assert report["weights"]["int4_block"]["largest-relative-error"] > 0.01
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_every_family_is_calibrated_and_compared_at_eight_bits(workshop, name):
+    made = workshop.build(name, "precision=int8", "checks.reference=auto")
+    report = json.loads((made.bundle / "report/build.json").read_text(encoding="utf-8"))
+    assert report["calibration"]["questions"] >= 1
+    assert report["check"]["questions"]
+    assert all(q["logit_error"] < 0.2 for q in report["check"]["questions"])

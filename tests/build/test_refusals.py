@@ -15,7 +15,7 @@ def test_one_table_cannot_be_stored_in_two_formats(workshop):
 
 
 def test_a_configuration_that_transformers_refuses_is_the_users_mistake(workshop):
-    from tests.checkpoints import llava
+    from tests.checkpoints.fixed import llava
 
     folder = llava(workshop.folder / "refused", head_dim=16)
     edit(folder / "config.json", lambda c: c["text_config"].update(num_attention_heads=6))

@@ -11,23 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.bidirectional_checkpoints import gemma3, paligemma
-from tests.checkpoints import (
-    LLAVA_TEMPLATE,
-    aya_vision,
-    cohere2_vision,
-    deepseek_vl,
-    got_ocr2,
-    granite4_vision,
-    idefics3,
-    internvl,
-    janus,
-    llava,
-    llava_next,
-    llava_onevision,
-    qwen2_5_vl,
-    qwen2_vl,
-)
+from tests.checkpoints.anyres import granite4_vision, llava_next, llava_onevision
+from tests.checkpoints.bidirectional import gemma3, paligemma
+from tests.checkpoints.fixed import deepseek_vl, janus, llava
+from tests.checkpoints.native import qwen2_5_vl, qwen2_vl
+from tests.checkpoints.parts import LLAVA_TEMPLATE
+from tests.checkpoints.tiles import aya_vision, cohere2_vision, got_ocr2, idefics3, internvl
 
 Json = dict[str, Any]
 

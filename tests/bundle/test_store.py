@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -235,7 +236,16 @@ def test_programs_must_be_those_of_the_split(folder):
         read_bundle(folder)
 
 
-def test_a_program_needs_listed_files(folder):
-    edit(folder, lambda values: values["programs"]["vision"].update(weights=["weights/no.bin"]))
-    with pytest.raises(VlmcError, match=r"'vision' needs 'weights/no\.bin'"):
+@pytest.mark.parametrize(
+    ("key", "value", "named"),
+    [
+        ("weights", ["weights/no.bin"], "weights/no.bin"),
+        ("file", "../outside.onnx", "../outside.onnx"),
+        ("kernels", "../outside.onnx", "../outside.onnx"),
+        ("kernels", "programs/no.onnx", "programs/no.onnx"),
+    ],
+)
+def test_a_program_needs_listed_files(folder, key, value, named):
+    edit(folder, lambda values: values["programs"]["vision"].update({key: value}))
+    with pytest.raises(VlmcError, match=f"'vision' needs '{re.escape(named)}'"):
         read_bundle(folder)

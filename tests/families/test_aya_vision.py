@@ -36,7 +36,7 @@ def test_a_saved_checkpoint_says_what_its_processor_does(tmp_path: Path) -> None
     from PIL import Image
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    from tests.checkpoints import aya_vision
+    from tests.checkpoints.tiles import aya_vision
 
     folder = aya_vision(tmp_path, adapter=40)
     read = read_checkpoint(folder)

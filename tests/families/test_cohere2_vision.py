@@ -31,7 +31,7 @@ def test_a_saved_checkpoint_says_what_its_processor_does(tmp_path: Path) -> None
     from transformers import AutoModelForImageTextToText
 
     from tests.build.oracle import make_processor
-    from tests.checkpoints import cohere2_vision
+    from tests.checkpoints.tiles import cohere2_vision
 
     folder = cohere2_vision(tmp_path)
     found: ModelFacts = FAMILY.facts(read_checkpoint(folder))

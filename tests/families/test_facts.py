@@ -380,7 +380,7 @@ def test_qwen2_5_vl_vision_is_that_of_transformers(attention: str, tmp_path: Pat
     import torch
     from transformers import Qwen2_5_VLForConditionalGeneration
 
-    from tests.checkpoints import qwen2_5_vl
+    from tests.checkpoints.native import qwen2_5_vl
     from vlmc.runtime.images.native_grid import positions, windows
 
     folder = qwen2_5_vl(tmp_path)

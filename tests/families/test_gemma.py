@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.bidirectional_checkpoints import gemma3, paligemma
 from tests.build.oracle import make_processor
+from tests.checkpoints.bidirectional import gemma3, paligemma
 from vlmc.errors import VlmcError
 from vlmc.families import by_model_type
 from vlmc.families.prompts import read_prompt

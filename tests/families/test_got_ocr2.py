@@ -30,7 +30,7 @@ def test_a_saved_checkpoint_is_read_and_seen_as_transformers_does(
     import torch
     from transformers import AutoModelForImageTextToText
 
-    from tests.checkpoints import got_ocr2
+    from tests.checkpoints.tiles import got_ocr2
 
     folder = got_ocr2(tmp_path, tower={"image_size": side})
     read = read_checkpoint(folder)
@@ -55,7 +55,7 @@ def test_without_a_template_a_page_is_asked_as_the_processor_asks(tmp_path: Path
     from PIL import Image
     from transformers import AutoProcessor
 
-    from tests.checkpoints import got_ocr2
+    from tests.checkpoints.tiles import got_ocr2
 
     folder = got_ocr2(tmp_path / "model", template=None)
     processor = AutoProcessor.from_pretrained(folder, backend="pil")

@@ -136,7 +136,7 @@ def test_tiles_of_another_size_than_the_towers_are_refused() -> None:
 
 
 def test_a_tokenizer_without_the_frame_is_refused(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    from tests.checkpoints import internvl
+    from tests.checkpoints.tiles import internvl
     from vlmc.families.prompts import read_prompt
 
     internvl(tmp_path)

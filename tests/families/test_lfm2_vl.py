@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.checkpoints import lfm2_vl
+from tests.checkpoints.native import lfm2_vl
 from vlmc.errors import VlmcError
 from vlmc.families import by_model_type
 from vlmc.families.spec import Checkpoint, StateFacts

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.checkpoints import paddleocr_vl
+from tests.checkpoints.native import paddleocr_vl
 from vlmc.errors import VlmcError
 from vlmc.families import by_model_type
 from vlmc.families.spec import Checkpoint

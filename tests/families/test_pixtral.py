@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from tests.checkpoints import PATCH, pixtral
+from tests.checkpoints.native import pixtral
+from tests.checkpoints.parts import PATCH
 from vlmc.errors import VlmcError
 from vlmc.families import by_config
 from vlmc.families.spec import Checkpoint

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.checkpoints import qwen3_vl
+from tests.checkpoints.native import qwen3_vl
 from vlmc.errors import VlmcError
 from vlmc.families import FAMILIES, by_model_type
 from vlmc.families.spec import Checkpoint

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests import checkpoints
+from tests.checkpoints import fixed, native, tiles
 from vlmc.passes import export as exporting
 
 DEEP = 5
@@ -18,10 +18,10 @@ def graphs(folder: Path, out: Path) -> dict[str, Any]:
     """The exported graphs of a checkpoint."""
     import onnx_ir as ir
 
-    from vlmc.compiler import graph_specs
     from vlmc.passes.transform import transform
     from vlmc.plan import resolve
     from vlmc.recipe import load_recipe
+    from vlmc.scope import graph_specs
     from vlmc.sources import check_weights, read_checkpoint
 
     recipe = folder.parent / "recipe.yaml"
@@ -75,7 +75,7 @@ def canonical(model: Any, known: dict[Any, int]) -> tuple[list[int], set[int]]:
 
 
 def llava(text: str, **values: Any) -> Callable[[Path], Path]:
-    return lambda folder: checkpoints.llava(folder, text=text, num_hidden_layers=DEEP, **values)
+    return lambda folder: fixed.llava(folder, text=text, num_hidden_layers=DEEP, **values)
 
 
 # And how many layers are left out, of decoder and tower together.
@@ -88,20 +88,20 @@ CASES: dict[str, tuple[int, Callable[[Path], Path]]] = {
     # Features are taken from three of the tower's layers.
     "vipllava": (
         DEEP - 1 + 2,
-        lambda folder: checkpoints.vipllava(folder, num_hidden_layers=DEEP),
+        lambda folder: fixed.vipllava(folder, num_hidden_layers=DEEP),
     ),
     "internvl": (
         2 * (DEEP - 1),
-        lambda folder: checkpoints.internvl(
+        lambda folder: tiles.internvl(
             folder, num_hidden_layers=DEEP, tower={"num_hidden_layers": DEEP}
         ),
     ),
     "qwen2-vl": (
         DEEP - 1 + 1,
-        lambda folder: checkpoints.qwen2_vl(folder, num_hidden_layers=DEEP),
+        lambda folder: native.qwen2_vl(folder, num_hidden_layers=DEEP),
     ),
     # One of the tower's three layers sees all patches, the others windows.
-    "qwen2.5-vl": (1 + 1, checkpoints.qwen2_5_vl),
+    "qwen2.5-vl": (1 + 1, native.qwen2_5_vl),
 }
 
 

@@ -7,7 +7,7 @@ from PIL import Image
 from tokenizers import AddedToken
 
 from tests.chat_checkpoints import TOKENIZERS
-from tests.checkpoints import SMOLVLM_TEMPLATE
+from tests.checkpoints.parts import SMOLVLM_TEMPLATE
 from vlmc.bundle.manifest import ImageLayout
 from vlmc.errors import VlmcError
 from vlmc.families.idefics3 import LAYOUT

@@ -221,7 +221,8 @@ def _check_programs(manifest: Manifest, folder: Path) -> None:
             at=str(folder),
         )
     for name, program in manifest.programs.items():
-        for file in (program.file, *program.weights):
+        kernels = () if program.kernels is None else (program.kernels,)
+        for file in (program.file, *kernels, *program.weights):
             if file not in manifest.files:
                 raise VlmcError(f"program '{name}' needs '{file}', not listed", at=str(folder))
 

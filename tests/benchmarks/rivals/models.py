@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests import checkpoints
 from tests.benchmarks.rivals.vocabulary import tokenizer
+from tests.checkpoints import parts
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def llava05(folder: Path) -> None:
 def tiny(folder: Path) -> None:
     """A LLaVA of two layers and little width, to try the harness itself."""
     tower = {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 3}
-    decoder = checkpoints.text_config("qwen2", 600)
+    decoder = parts.text_config("qwen2", 600)
     _llava(folder, _CLIP_L | tower | {"num_attention_heads": 3, "image_size": 56}, decoder, 56)
 
 
@@ -86,9 +86,9 @@ _QWEN2_05 = {
 def _llava(folder: Path, tower: dict[str, Any], decoder: dict[str, Any], side: int) -> None:
     import transformers as hf
 
-    specials = checkpoints.LLAVA_SPECIALS
+    specials = parts.LLAVA_SPECIALS
     words = tokenizer(
-        decoder["vocab_size"], specials, bos="<s>", eos="</s>", template=checkpoints.LLAVA_TEMPLATE
+        decoder["vocab_size"], specials, bos="<s>", eos="</s>", template=parts.LLAVA_TEMPLATE
     )
     config = hf.LlavaConfig(
         vision_config=tower,
@@ -104,7 +104,7 @@ def _llava(folder: Path, tower: dict[str, Any], decoder: dict[str, Any], side: i
         patch_size=tower["patch_size"],
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
-        chat_template=checkpoints.LLAVA_TEMPLATE,
+        chat_template=parts.LLAVA_TEMPLATE,
         image_token="<image>",
     )
     _weights(hf.LlavaForConditionalGeneration, config).save_pretrained(folder)
@@ -116,8 +116,8 @@ def qwen2vl2b(folder: Path) -> None:
     """Qwen2-VL-2B."""
     import transformers as hf
 
-    specials = checkpoints.QWEN_SPECIALS
-    words = tokenizer(151_936, specials, bos=None, eos="<|im_end|>", template=checkpoints.CHATML)
+    specials = parts.QWEN_SPECIALS
+    words = tokenizer(151_936, specials, bos=None, eos="<|im_end|>", template=parts.CHATML)
     rotary = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]}
     ids = {
         f"{name}_token_id": specials.index(f"<|{word}|>")
@@ -171,7 +171,7 @@ def smolvlm256m(folder: Path) -> None:
         specials,
         bos="<|im_start|>",
         eos="<end_of_utterance>",
-        template=checkpoints.SMOLVLM_TEMPLATE,
+        template=parts.SMOLVLM_TEMPLATE,
     )
     config = hf.SmolVLMConfig(
         vision_config={

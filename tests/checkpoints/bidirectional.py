@@ -1,4 +1,4 @@
-"""Small random checkpoints whose decoders attend both ways inside pictures or prompts."""
+"""Small checkpoints whose decoders attend both ways inside pictures or prompts, or in chunks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.checkpoints import IMAGE_SIZE, PATCH, _save, randomize, text_config, tokenizer
+from tests.checkpoints.parts import IMAGE_SIZE, PATCH, randomize, save, text_config, tokenizer
 
 GEMMA_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
@@ -72,7 +72,7 @@ def gemma3(
         image_seq_length=tokens,
     )
     model = randomize(hf.Gemma3ForConditionalGeneration(config), seed)
-    return _save(model, processor, folder)
+    return save(model, processor, folder)
 
 
 def paligemma(
@@ -115,7 +115,7 @@ def paligemma(
         hidden_size=64,
     )
     model = randomize(hf.PaliGemmaForConditionalGeneration(config), seed)
-    return _save(model, processor, folder)
+    return save(model, processor, folder)
 
 
 BREAKS = ["a\n\nb\n\n\nc\n\n\n\nd\n<x>\n\n"] * 40

@@ -1,0 +1,55 @@
+"""Small random checkpoints as Hugging Face folders, made in the test that needs them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.checkpoints.anyres import granite4_vision, llava_next, llava_onevision
+from tests.checkpoints.bidirectional import gemma3, llama4, paligemma
+from tests.checkpoints.fixed import deepseek_vl, janus, llava, vipllava
+from tests.checkpoints.native import (
+    glm4v,
+    lfm2_vl,
+    paddleocr_vl,
+    pixtral,
+    qwen2_5_vl,
+    qwen2_vl,
+    qwen3_vl,
+)
+from tests.checkpoints.tiles import aya_vision, cohere2_vision, got_ocr2, idefics3, internvl
+
+MAKERS: dict[str, Callable[[Path], Path]] = {
+    "llava-clip-llama": llava,
+    "llava-siglip-mistral": lambda folder: llava(
+        folder, tower="siglip", text="mistral", head_dim=16, sliding_window=24
+    ),
+    "llava-next-clip-mistral": llava_next,
+    "llava-next-video": lambda folder: llava_next(
+        folder, video=True, text="llama", vision_feature_layer=[-2, 0]
+    ),
+    "llava-onevision": llava_onevision,
+    "granite4-vision": granite4_vision,
+    "vipllava": vipllava,
+    "internvl": internvl,
+    "qwen2-vl": qwen2_vl,
+    "qwen2.5-vl": qwen2_5_vl,
+    "qwen3-vl": qwen3_vl,
+    "qwen3-vl-moe": lambda folder: qwen3_vl(folder, experts=5),
+    "glm4v": glm4v,
+    "lfm2-vl": lfm2_vl,
+    "paddleocr-vl": paddleocr_vl,
+    "pixtral": pixtral,
+    # transformers fails on a picture of a single merged patch.
+    "mistral3": lambda folder: pixtral(folder, merge=2, patch=2),
+    "idefics3": idefics3,
+    "gemma3": gemma3,
+    "paligemma": paligemma,
+    "paligemma2": lambda folder: paligemma(folder, text="gemma2"),
+    "llama4": llama4,
+    "aya-vision": aya_vision,
+    "cohere2-vision": cohere2_vision,
+    "deepseek-vl": deepseek_vl,
+    "got-ocr2": got_ocr2,
+    "janus": janus,
+}
