@@ -107,6 +107,9 @@ class PromptSpec(Frozen):
     image_layout: ImageLayout | None = None  # None: an image is its image tokens alone
     frame: PromptFrame | None = None  # None: the tokenizer adds what it adds to any text
     opening: str = ""  # stands before the rendered prompt, whatever the template
+    # An image's tokens stand before all others, the tokenizer's own too, and the text has no place
+    # for it; there is no prompt without an image.
+    leading_images: bool = False
 
 
 class PositionSpec(Frozen):

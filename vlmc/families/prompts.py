@@ -31,6 +31,7 @@ def read_prompt(
     frame: PromptFrame | None = None,
     add_special_tokens: bool = True,
     extra_tokens: Sequence[str] = (),
+    leading_images: bool = False,
 ) -> tuple[PromptSpec, dict[str, bytes]]:
     """How a checkpoint turns messages into token ids.
 
@@ -49,6 +50,7 @@ def read_prompt(
         frame: What the processor adds to every prompt.
         add_special_tokens: Whether the tokenizer adds its own.
         extra_tokens: Words that the processor adds to the tokenizer where they are not.
+        leading_images: Whether an image's tokens stand before all others.
 
     Returns:
         The prompt's description, and the files of the bundle's ``processor/`` folder by name:
@@ -95,6 +97,7 @@ def read_prompt(
         opening=opening,
         add_special_tokens=add_special_tokens,
         frame=None if frame is None else PromptFrame(**named(frame)),
+        leading_images=leading_images,
     )
     return spec, files
 
