@@ -224,7 +224,9 @@ def _programs(
 
 def image_features(facts: ModelFacts) -> tuple[TensorSpec, ...]:
     """What the vision program gives for one image: its features, and deep-stack ones if any."""
-    fixed = all(isinstance(size, int) for spec in facts.vision_inputs for size in spec.shape)
+    text = facts.vision_text.input if facts.vision_text else None  # changes rows, not their number
+    of_image = [spec for spec in facts.vision_inputs if spec.name != text]
+    fixed = all(isinstance(size, int) for spec in of_image for size in spec.shape)
     return _feature_specs(facts, facts.min_image_tokens if fixed else "image_tokens")
 
 

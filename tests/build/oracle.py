@@ -18,7 +18,7 @@ TORCH_IMAGES = {
     "Cohere2VisionImageProcessor": Cohere2VisionImages,
     "Llama4ImageProcessor": Llama4Images,
 }
-ONE_PICTURE = ("Blip2Processor",)
+ONE_PICTURE = ("Blip2Processor", "InstructBlipProcessor")
 IMAGE_INPUTS = (
     "pixel_values",
     "pixel_attention_mask",
@@ -26,6 +26,8 @@ IMAGE_INPUTS = (
     "image_sizes",
     "batch_num_images",
     "spatial_shapes",
+    "qformer_input_ids",
+    "qformer_attention_mask",
 )
 
 

@@ -41,6 +41,46 @@ def blip_2(
     return save(model, processor, folder)
 
 
+def instructblip(
+    folder: Path,
+    *,
+    text: str = "llama",
+    seed: int = 1,
+    queries: int = 5,
+    qformer: dict[str, Any] | None = None,
+    **values: Any,
+) -> Path:
+    """An InstructBLIP of five tokens a picture, whose Q-Former reads the prompt as BERT does."""
+    import transformers as hf
+
+    values = {"eos_token_id": 106, **values}
+    words = tokenizer(BLIP_SPECIALS, bos="<s>", eos="</s>", template=None)
+    reader = bert()
+    config = hf.InstructBlipConfig(
+        vision_config=_tower(),
+        qformer_config=_qformer(vocab_size=len(reader), **(qformer or {})),
+        text_config=_decoder(text, len(words), **values),
+        num_query_tokens=queries,
+        image_token_index=BLIP_SPECIALS.index("<image>"),
+    )
+    processor = hf.InstructBlipProcessor(_images(), words, reader, num_query_tokens=queries)
+    model = varied(hf.InstructBlipForConditionalGeneration(config), seed)
+    model.generation_config.eos_token_id = BLIP_SPECIALS.index("</s>")
+    return save(model, processor, folder)
+
+
+def bert() -> Any:
+    """A WordPiece tokenizer of a few dozen pieces, lower case, ``[CLS]`` and ``[SEP]`` around."""
+    import transformers as hf
+
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", "what", "is", "in", "picture"]
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)] + list("0123456789?.,[]")
+    pieces += [*letters, *(f"##{letter}" for letter in letters)]
+    made = hf.BertTokenizer(vocab={piece: at for at, piece in enumerate(pieces)})
+    made.add_special_tokens({"bos_token": "[DEC]"})
+    return made
+
+
 def varied(model: Any, seed: int) -> Any:
     """Random weights, biases around zero: one of ones would decide every token by itself."""
     for name, parameter in randomize(model, seed).named_parameters():

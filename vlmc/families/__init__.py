@@ -10,6 +10,7 @@ from vlmc.families import (
     got_ocr2,
     granite4_vision,
     idefics3,
+    instructblip,
     internvl,
     janus,
     lfm2_vl,
@@ -59,6 +60,7 @@ _ROWS = (
     got_ocr2.FAMILY,
     janus.FAMILY,
     blip_2.FAMILY,
+    instructblip.FAMILY,
 )
 FAMILIES: dict[str, Family] = {row.name: row for row in _ROWS}
 

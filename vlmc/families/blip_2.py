@@ -46,7 +46,7 @@ def facts(checkpoint: Checkpoint) -> ModelFacts:
         VlmcError: Its text model has an encoder, or tower, Q-Former, processor and decoder
             disagree on a size.
     """
-    return query_facts(checkpoint, qformer_weights=_count_qformer(checkpoint.config))
+    return query_facts(checkpoint, qformer_weights=count_qformer(checkpoint.config))
 
 
 def query_facts(checkpoint: Checkpoint, *, qformer_weights: int) -> ModelFacts:
@@ -140,7 +140,7 @@ def _count_tower(tower: Json) -> int:
     return layers * width * (4 * width + 2 * inner) + 3 * patch * patch * width
 
 
-def _count_qformer(config: Json) -> int:
+def count_qformer(config: Json) -> int:
     """Numbers in the layers of a Q-Former that reads no text."""
     found = section(config, "qformer_config", at=_AT)
     at = _QFORMER_AT

@@ -13,6 +13,7 @@ from vlmc.bundle.manifest import (
     PositionSpec,
     PromptFrame,
     TensorSpec,
+    VisionText,
 )
 from vlmc.schema import Json
 
@@ -84,6 +85,7 @@ class ModelFacts:
     # layers have run when it is added to the token's hidden state.
     deepstack: tuple[int, ...] = ()
     max_images: int | None = None  # most that a prompt may have, where the model itself limits it
+    vision_text: VisionText | None = None  # what the vision program reads of the prompt
     # End tokens where the model's generate() is that of the decoder inside, which knows its own
     # configuration alone; None: those of the checkpoint's generation configuration.
     ends: tuple[int, ...] | None = None
@@ -145,6 +147,7 @@ class Family:
         extra_tokens: Words that the processor adds to the tokenizer.
         leading_images: Whether the processor puts an image's tokens before the whole prompt, which
             then has no place for one, and the model takes no prompt without an image.
+        folders: Folders of the checkpoint whose tokenizers are read too.
         logits: What the model does to its head's logits, a soft cap say: ``(model, logits) ->
             logits``, for export; None: nothing.
     """
@@ -164,4 +167,5 @@ class Family:
     frame: PromptFrame | None = None
     extra_tokens: tuple[str, ...] = ()
     leading_images: bool = False
+    folders: tuple[str, ...] = ()
     logits: Callable[[Any, Any], Any] | None = None

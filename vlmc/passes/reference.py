@@ -35,6 +35,8 @@ _IMAGE_INPUTS = (
     "image_sizes",
     "batch_num_images",
     "spatial_shapes",
+    "qformer_input_ids",
+    "qformer_attention_mask",
 )
 # What a processor is made of; its own file sets the rest.
 _PARTS = {"self", "image_processor", "tokenizer", "video_processor", "chat_template", "kwargs"}
