@@ -137,8 +137,10 @@ def build(
         frame=family.frame,
         add_special_tokens=family.special_tokens,
         extra_tokens=family.extra_tokens,
+        leading_images=family.leading_images,
+        vision_text=facts.vision_text,
     )
-    generation = read_generation(checkpoint.config, checkpoint.generation)
+    generation = read_generation(checkpoint.config, checkpoint.generation, facts.ends)
     loaded = workspace.step(
         "load",
         lambda folder: load(prompt, files, facts.images, generation, folder),

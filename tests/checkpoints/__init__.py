@@ -17,6 +17,7 @@ from tests.checkpoints.native import (
     qwen2_vl,
     qwen3_vl,
 )
+from tests.checkpoints.queries import blip_2, instructblip
 from tests.checkpoints.tiles import aya_vision, cohere2_vision, got_ocr2, idefics3, internvl
 
 MAKERS: dict[str, Callable[[Path], Path]] = {
@@ -52,4 +53,6 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "deepseek-vl": deepseek_vl,
     "got-ocr2": got_ocr2,
     "janus": janus,
+    "blip-2": blip_2,
+    "instructblip": instructblip,
 }

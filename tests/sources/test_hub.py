@@ -44,6 +44,25 @@ def test_only_needed_files_are_fetched(hub: Hub, model: Path, tmp_path: Path) ->
     assert len(hub.requests) == before
 
 
+def test_folders_that_a_family_reads_are_fetched_too(hub: Hub, model: Path, tmp_path: Path) -> None:
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"model_type": "instructblip"}))
+    for name in ("qformer_tokenizer", "qformer_tokenizer/deeper", "other_tokenizer"):
+        (model / name).mkdir()
+        (model / name / "tokenizer.json").write_text("{}")
+        (model / name / "model.safetensors").write_bytes(b"")
+    hub.add("owner/name", model)
+    found = fetch(recipe(tmp_path))
+    nested = [name for name in found.files if "/" in name]
+    assert nested == ["qformer_tokenizer/tokenizer.json"]
+    assert set(digests(found)) == set(found.files)
+    assert fetch(recipe(tmp_path), offline=True) == found
+    local = fetch(recipe(tmp_path, "model: ./model\n"))
+    assert set(local.files) == set(found.files)
+    fetched = {path for path in hub.requests if "/resolve/" in path}
+    assert not [path for path in fetched if "other" in path or "deeper" in path]
+
+
 def test_weights_are_those_the_index_names(hub: Hub, model: Path, tmp_path: Path) -> None:
     single = model / "model.safetensors"
     for name in ("part-1.safetensors", "part-2.safetensors", "consolidated.safetensors"):
@@ -256,6 +275,7 @@ def test_an_unfinished_download_is_noticed_offline(hub: Hub, model: Path, tmp_pa
             ["768.0 MiB"],
         ),
         ("got-ocr2", "stepfun-ai/GOT-OCR-2.0-hf", "got-ocr2", ["384.0 MiB"]),
+        ("blip2-opt-2.7b", "Salesforce/blip2-opt-2.7b", "blip2-opt-2.7b", ["320.0 MiB"]),
         ("janus-pro-1b", "deepseek-community/Janus-Pro-1B", "janus-pro-1b", ["768.0 MiB"]),
         ("qwen3-vl-2b", "Qwen/Qwen3-VL-2B-Instruct", "qwen3-vl-2b", ["448.0 MiB"]),
     ],

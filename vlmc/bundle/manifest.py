@@ -91,6 +91,20 @@ class PromptFrame(Frozen):
     end: str
 
 
+class VisionText(Frozen):
+    """The prompt's text as the vision program reads it, with every image of the prompt.
+
+    Attributes:
+        tokenizer: ``processor/NAME.json``; it comes from the checkpoint's folder ``NAME``.
+        input: The vision program's input int64 ``[1, tokens]`` of the ids.
+        most: Tokens that may be.
+    """
+
+    tokenizer: str
+    input: str
+    most: PositiveInt
+
+
 class PromptSpec(Frozen):
     """``processor/prompt.json``: how messages become token ids."""
 
@@ -107,6 +121,10 @@ class PromptSpec(Frozen):
     image_layout: ImageLayout | None = None  # None: an image is its image tokens alone
     frame: PromptFrame | None = None  # None: the tokenizer adds what it adds to any text
     opening: str = ""  # stands before the rendered prompt, whatever the template
+    # An image's tokens stand before all others, the tokenizer's own too, and the text has no place
+    # for it; there is no prompt without an image.
+    leading_images: bool = False
+    vision_text: VisionText | None = None  # with ``leading_images``; None: images are read alone
 
 
 class PositionSpec(Frozen):

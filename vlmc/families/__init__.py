@@ -2,6 +2,7 @@
 
 from vlmc.families import (
     aya_vision,
+    blip_2,
     cohere2_vision,
     deepseek_vl,
     gemma3,
@@ -9,6 +10,7 @@ from vlmc.families import (
     got_ocr2,
     granite4_vision,
     idefics3,
+    instructblip,
     internvl,
     janus,
     lfm2_vl,
@@ -57,6 +59,8 @@ _ROWS = (
     deepseek_vl.FAMILY,
     got_ocr2.FAMILY,
     janus.FAMILY,
+    blip_2.FAMILY,
+    instructblip.FAMILY,
 )
 FAMILIES: dict[str, Family] = {row.name: row for row in _ROWS}
 

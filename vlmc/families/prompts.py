@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from vlmc.bundle.manifest import ImageLayout, PromptFrame, PromptSpec
+from vlmc.bundle.manifest import ImageLayout, PromptFrame, PromptSpec, VisionText
 from vlmc.errors import VlmcError
 from vlmc.families.special_tokens import read_object
 from vlmc.families.tokenizer_files import load_tokenizer
@@ -31,6 +31,8 @@ def read_prompt(
     frame: PromptFrame | None = None,
     add_special_tokens: bool = True,
     extra_tokens: Sequence[str] = (),
+    leading_images: bool = False,
+    vision_text: VisionText | None = None,
 ) -> tuple[PromptSpec, dict[str, bytes]]:
     """How a checkpoint turns messages into token ids.
 
@@ -49,11 +51,13 @@ def read_prompt(
         frame: What the processor adds to every prompt.
         add_special_tokens: Whether the tokenizer adds its own.
         extra_tokens: Words that the processor adds to the tokenizer where they are not.
+        leading_images: Whether an image's tokens stand before all others.
+        vision_text: What the vision program reads of the prompt.
 
     Returns:
         The prompt's description, and the files of the bundle's ``processor/`` folder by name:
         ``tokenizer.json`` as ``AutoTokenizer`` would have it in memory, no truncation or padding,
-        and ``chat_template.jinja`` where there is a template.
+        ``chat_template.jinja`` where there is a template, and the tokenizer of ``vision_text``.
 
     Raises:
         VlmcError: No tokenizer, no image token in it, or files that contradict each other.
@@ -67,6 +71,9 @@ def read_prompt(
     files = {"tokenizer.json": loaded.tokenizer.to_str().encode()}
     if template is not None:
         files["chat_template.jinja"] = template.encode()
+    if vision_text is not None:
+        place = Path(vision_text.tokenizer)
+        files[place.name] = _second_tokenizer(folder / place.stem)
     variables: dict[str, str | list[str]] = dict(loaded.special_tokens)
     before, after = image_frame or (None, None)
     at = f"{folder.name}/tokenizer_config.json"
@@ -95,8 +102,16 @@ def read_prompt(
         opening=opening,
         add_special_tokens=add_special_tokens,
         frame=None if frame is None else PromptFrame(**named(frame)),
+        leading_images=leading_images,
+        vision_text=vision_text,
     )
     return spec, files
+
+
+def _second_tokenizer(folder: Path) -> bytes:
+    """The ``tokenizer.json`` of a checkpoint's further tokenizer."""
+    config = read_object(folder / "tokenizer_config.json")
+    return load_tokenizer(folder, {}, config).tokenizer.to_str().encode()
 
 
 def _framing(tokens: Mapping[str, str | list[str]], name: str | None, at: str) -> tuple[str, ...]:

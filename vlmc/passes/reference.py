@@ -32,6 +32,8 @@ _IMAGE_INPUTS = (
     "image_sizes",
     "batch_num_images",
     "spatial_shapes",
+    "qformer_input_ids",
+    "qformer_attention_mask",
 )
 # What a processor is made of; its own file sets the rest.
 _PARTS = {"self", "image_processor", "tokenizer", "video_processor", "chat_template", "kwargs"}
@@ -77,13 +79,17 @@ class Reference:
         from transformers import GenerationConfig
 
         # No end token: past it there would be nothing to compare.
-        self.model.generation_config = GenerationConfig(
+        asked = GenerationConfig(
             max_new_tokens=max_new_tokens,
             do_sample=False,
             output_logits=True,
             return_dict_in_generate=True,
             pad_token_id=0,
         )
+        for module in self.model.modules():
+            # BLIP-2 and its kin hand a question to the decoder's own ``generate``.
+            if getattr(module, "generation_config", None) is not None:
+                module.generation_config = asked
         with torch.no_grad(), quiet(_LOGGER):
             inputs = self._inputs(messages, pictures)
             features = self._features(inputs, pictures) if pictures else []

@@ -11,10 +11,12 @@ from pydantic import ValidationError
 from vlmc.bundle.manifest import ImageLayout, PromptFrame, PromptSpec
 from vlmc.bundle.store import check_name
 from vlmc.errors import VlmcError
+from vlmc.runtime.image_text import image_text
 from vlmc.runtime.injection import BREAK
 from vlmc.runtime.template import ChatTemplate
 from vlmc.runtime.tokenizer import StreamDecoder, TextTokenizer
 from vlmc.runtime.types import ImageSpan, PreparedImage, Prompt
+from vlmc.runtime.vision_text import VisionReader
 from vlmc.schema import Json
 
 PROMPT_FILE = "processor/prompt.json"
@@ -30,13 +32,18 @@ class PromptBuilder:
         template: The chat template, or None for the plain format: each image is
             ``spec.plain_image``, texts stand as they are, and the tokenizer adds its own special
             tokens as it does by default.
+        reader: Gives the vision program the text, as ``spec.vision_text`` says.
 
     Raises:
         VlmcError: The image token is not the tokenizer's, or what frames an image is none.
     """
 
     def __init__(
-        self, spec: PromptSpec, tokenizer: TextTokenizer, template: ChatTemplate | None
+        self,
+        spec: PromptSpec,
+        tokenizer: TextTokenizer,
+        template: ChatTemplate | None,
+        reader: VisionReader | None = None,
     ) -> None:
         found = tokenizer.token_to_id(spec.image_token)
         if found != spec.image_token_id or not tokenizer.is_added(spec.image_token):
@@ -51,6 +58,7 @@ class PromptBuilder:
         )
         self._tokenizer = tokenizer
         self._template = template
+        self._reader = reader
         bos = spec.special_tokens.get("bos_token")
         self._bos = bos if isinstance(bos, str) else None
         named = [value for value in spec.special_tokens.values() if isinstance(value, str)]
@@ -87,7 +95,11 @@ class PromptBuilder:
             check_name(spec.chat_template)
             source = _read(bundle / spec.chat_template).decode()
             template = ChatTemplate(source, at=spec.chat_template)
-        return cls(spec, tokenizer, template)
+        reader = None
+        if spec.vision_text is not None:
+            check_name(spec.vision_text.tokenizer)
+            reader = VisionReader(spec.vision_text, _read(bundle / spec.vision_text.tokenizer))
+        return cls(spec, tokenizer, template, reader)
 
     def build(self, messages: Sequence[Json], images: Sequence[PreparedImage]) -> Prompt:
         """The prompt of these messages.
@@ -121,6 +133,11 @@ class PromptBuilder:
         bare = has_bos or self.spec.frame is not None or not self.spec.add_special_tokens
         opening = self.spec.opening
         ids = self._guard.ids(opening + plain, opening + marked, add_special_tokens=not bare)
+        if self.spec.leading_images:
+            ids = self._led(ids, len(images))
+        if self._reader is not None:
+            apart = opening + self._render([_map_texts(m, self._reader.broken) for m in messages])
+            images = self._reader.read(opening + plain, apart, images, add_special_tokens=not bare)
         return self._expand(np.asarray(ids, dtype=np.int64), images, runs)
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
@@ -166,7 +183,7 @@ class PromptBuilder:
         """Both renderings with each image's whole text, one image token a tile, in its place."""
         pieces = marked.split(self._placeholder)
         self._check_places(len(pieces) - 1, len(images))
-        texts = [_image_text(layout, *image.tiles, self.spec.image_token) for image in images]
+        texts = [image_text(layout, *image.tiles, self.spec.image_token) for image in images]
         marked = pieces[0] + "".join(
             text + piece for text, piece in zip(texts, pieces[1:], strict=True)
         )
@@ -190,6 +207,23 @@ class PromptBuilder:
         place += len(self.spec.image_token)
         framed = marked[:place] + frame.after_images + marked[place:] + frame.end
         return (framed if plain == marked else framed.replace(BREAK, "")), framed
+
+    def _led(self, ids: list[int], images: int) -> list[int]:
+        """The ids behind one image token for each image.
+
+        Mirrors ``Blip2Processor.__call__``.
+
+        Raises:
+            VlmcError: There is no image, or the template writes image tokens too.
+        """
+        if not images:
+            raise VlmcError("this model takes no prompt without an image", at="messages")
+        if self.spec.image_token_id in ids:
+            raise VlmcError(
+                f"the template writes '{self.spec.image_token}', which belongs before the prompt",
+                at=self.spec.chat_template,
+            )
+        return [self.spec.image_token_id] * images + ids
 
     def _check_places(self, places: int, images: int) -> None:
         if places != images:
@@ -229,22 +263,6 @@ class PromptBuilder:
         taken = expanded == self.spec.image_token_id
         feature_index[taken] = np.arange(int(taken.sum()))
         return Prompt(expanded, feature_index, tuple(spans), tuple(images))
-
-
-def _image_text(layout: ImageLayout, rows: int, columns: int, token: str) -> str:
-    """The text of one image, with one image token for each tile."""
-    tiles, number = "", 0
-    for row in range(1, rows + 1):
-        for column in range(1, columns + 1):
-            tiles += layout.between if column > 1 else ""
-            number += 1
-            tiles += layout.tile.format(row=row, column=column, number=number)
-            tiles += token + layout.tile_end
-        tiles += layout.row_end
-    whole = (layout.before_whole if rows else "") + layout.whole + token + layout.end
-    if layout.after_whole is None:
-        return layout.start + tiles + whole
-    return layout.start + whole + (layout.after_whole + tiles if rows else "")
 
 
 def _added_ids(tokens: Sequence[str], tokenizer: TextTokenizer) -> NDArray[np.int64]:

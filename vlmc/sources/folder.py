@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vlmc.errors import VlmcError
+from vlmc.families import FAMILIES
 from vlmc.passes.checkpoint import SHARDED, SINGLE
 from vlmc.recipe import Recipe
 from vlmc.sources.metadata import read_json
@@ -24,7 +25,8 @@ class SourceFolder:
         model: The hub id, or ``local``: a folder is known by its content, not its path.
         revision: The hub's commit; None for a folder.
         folder: Where the files lie.
-        files: Names of the files a build may read, sorted; all in ``folder`` itself.
+        files: Names of the files a build may read, sorted: those in ``folder`` itself, and
+            ``NAME/FILE`` of the folders in it that the model's family reads.
         name: What errors call it.
     """
 
@@ -58,10 +60,13 @@ def resolve(
     folder, revision, present = download(
         model, recipe.revision, METADATA, cache=cache, offline=offline, silent=True
     )
+    for inside in _folders(folder):
+        patterns = [f"{inside}/{pattern}" for pattern in METADATA]
+        download(model, revision, patterns, cache=cache, offline=offline, silent=True, nested=True)
     if weights:
         needed = (*METADATA, *_weight_files(folder))
         folder, revision, present = download(model, revision, needed, cache=cache, offline=offline)
-    return SourceFolder(model, revision, folder, _readable(present), model)
+    return SourceFolder(model, revision, folder, _readable(present, folder), model)
 
 
 def _weight_files(folder: Path) -> tuple[str, ...]:
@@ -87,8 +92,22 @@ def _local(folder: Path, *, weights: bool) -> SourceFolder:
         raise VlmcError(f"cannot be read: {error.strerror}", at=str(folder)) from error
     if weights or not any(name.endswith(".safetensors") for name in names):
         refuse_pickles(names, model=str(folder), at=str(folder))
-    return SourceFolder(LOCAL, None, folder, _readable(names), str(folder))
+    return SourceFolder(LOCAL, None, folder, _readable(names, folder), str(folder))
 
 
-def _readable(names: list[str]) -> tuple[str, ...]:
-    return tuple(sorted(name for name in names if name.endswith(_SUFFIXES)))
+def _readable(names: list[str], folder: Path) -> tuple[str, ...]:
+    nested = [
+        f"{inside}/{path.name}"
+        for inside in _folders(folder)
+        for path in (folder / inside).glob("*")
+        if path.is_file() and not path.name.endswith(".safetensors")
+    ]
+    return tuple(sorted(name for name in [*names, *nested] if name.endswith(_SUFFIXES)))
+
+
+def _folders(folder: Path) -> tuple[str, ...]:
+    """The folders inside a model's that its family reads; none where it has no family."""
+    if not (folder / "config.json").is_file():
+        return ()
+    kind = read_json(folder / "config.json").get("model_type")
+    return next((row.folders for row in FAMILIES.values() if kind in row.model_types), ())

@@ -25,16 +25,18 @@ def download(
     cache: Path | None,
     offline: bool,
     silent: bool = False,
+    nested: bool = False,
 ) -> tuple[Path, str, list[str]]:
     """Fetches a model's files that match ``patterns`` and are not here yet.
 
     Args:
         model: The hub id.
         revision: Commit, tag or branch; None: the default branch.
-        patterns: Globs of file names in the repository's root.
+        patterns: Globs of file names in the repository's root, or with ``nested`` in a folder.
         cache: Where downloads are kept; None: the client's own cache.
         offline: Use the cache alone.
         silent: Show no progress.
+        nested: Whether ``patterns`` name a folder of the repository.
 
     Returns:
         The folder, the commit, and the names of all files in the folder.
@@ -60,7 +62,7 @@ def download(
                 cache_dir=cache,
                 allow_patterns=list(patterns),
                 # Folders of a repository hold other formats or training state.
-                ignore_patterns=["*/*"],
+                ignore_patterns=["*/*/*"] if nested else ["*/*"],
                 local_files_only=offline,
             )
         folder = Path(found)
