@@ -15,6 +15,7 @@ from tests.checkpoints.anyres import granite4_vision, llava_next, llava_onevisio
 from tests.checkpoints.bidirectional import gemma3, paligemma
 from tests.checkpoints.fixed import deepseek_vl, janus, llava
 from tests.checkpoints.native import qwen2_5_vl, qwen2_vl
+from tests.checkpoints.ovis2 import ovis2
 from tests.checkpoints.parts import LLAVA_TEMPLATE
 from tests.checkpoints.tiles import aya_vision, cohere2_vision, got_ocr2, idefics3, internvl
 
@@ -320,6 +321,15 @@ VARIANTS: dict[str, Callable[[Path], Path]] = {
     # An untied Qwen2, marks that are words, a wider projector, several layers back.
     "aya-vision-qwen2": lambda folder: aya_vision(
         folder, text="qwen2", marks=(), adapter=40, feature_layer=-2, tie_word_embeddings=False
+    ),
+    # Tied, words chosen and not mixed, grids by their shape, a placeholder that is a token.
+    "ovis2-llama": lambda folder: ovis2(
+        folder,
+        text="llama",
+        tied=True,
+        tower={"tokenize_function": "st_argmax", "mlp_bias": True, "qkv_bias": False},
+        images={"use_covering_area_grid": False, "min_patches": 2, "max_patches": 4},
+        specials=("<image>",),
     ),
     "internvl-qwen3": lambda folder: internvl(
         folder,

@@ -17,6 +17,7 @@ from tests.checkpoints.native import (
     qwen2_vl,
     qwen3_vl,
 )
+from tests.checkpoints.ovis2 import ovis2
 from tests.checkpoints.tiles import aya_vision, cohere2_vision, got_ocr2, idefics3, internvl
 
 MAKERS: dict[str, Callable[[Path], Path]] = {
@@ -43,6 +44,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     # transformers fails on a picture of a single merged patch.
     "mistral3": lambda folder: pixtral(folder, merge=2, patch=2),
     "idefics3": idefics3,
+    "ovis2": ovis2,
     "gemma3": gemma3,
     "paligemma": paligemma,
     "paligemma2": lambda folder: paligemma(folder, text="gemma2"),

@@ -31,6 +31,7 @@ def read_prompt(
     frame: PromptFrame | None = None,
     add_special_tokens: bool = True,
     extra_tokens: Sequence[str] = (),
+    mark_token_ids: tuple[int, ...] = (),
 ) -> tuple[PromptSpec, dict[str, bytes]]:
     """How a checkpoint turns messages into token ids.
 
@@ -49,6 +50,7 @@ def read_prompt(
         frame: What the processor adds to every prompt.
         add_special_tokens: Whether the tokenizer adds its own.
         extra_tokens: Words that the processor adds to the tokenizer where they are not.
+        mark_token_ids: Tokens beside the placeholders that take rows of an image's features.
 
     Returns:
         The prompt's description, and the files of the bundle's ``processor/`` folder by name:
@@ -94,6 +96,7 @@ def read_prompt(
         image_layout=layout,
         opening=opening,
         add_special_tokens=add_special_tokens,
+        mark_token_ids=mark_token_ids,
         frame=None if frame is None else PromptFrame(**named(frame)),
     )
     return spec, files

@@ -142,7 +142,9 @@ class Reference:
         # Without a template, the processor was given them one by one.
         among = len(pictures) if self.processor.chat_template is not None else 1
         counts = [image_tokens(p.height, p.width, self.images, count=among) for p in pictures]
-        return np.split(rows, np.cumsum(counts)[:-1])
+        split = np.split(rows, np.cumsum(counts)[:-1])
+        marks = getattr(made, "visual_indicator_features", None)  # the same behind every picture's
+        return split if marks is None else [np.concatenate([own, marks]) for own in split]
 
 
 def _parts(made: Any, deepstack: Collection[int]) -> list[Any]:
@@ -302,8 +304,19 @@ def _stream_rows(module: Any, weight: TensorRef) -> None:
 
     original = module.forward
     module.padding_idx = None
+    rows, columns = weight.shape
+    step = max(1, _PIECE_BYTES // (4 * columns))
+
+    def mixed(shares: torch.Tensor) -> torch.Tensor:
+        total = torch.zeros(*shares.shape[:-1], columns)
+        for at in range(0, rows, step):
+            end = min(at + step, rows)
+            total += shares[..., at:end] @ _tensor(weight, at, end)
+        return total
 
     def forward(ids: torch.Tensor) -> torch.Tensor:
+        if ids.is_floating_point():  # shares of all rows: Ovis 2 mixes them
+            return mixed(ids)
         wanted, places = torch.unique(ids, return_inverse=True)
         table = torch.cat([_tensor(weight, row, row + 1) for row in wanted.tolist()])
         module._parameters["weight"] = torch.nn.Parameter(table, requires_grad=False)

@@ -12,6 +12,7 @@ from vlmc.bundle.manifest import ImageLayout, PromptFrame, PromptSpec
 from vlmc.bundle.store import check_name
 from vlmc.errors import VlmcError
 from vlmc.runtime.injection import BREAK
+from vlmc.runtime.layout import feature_index, image_text
 from vlmc.runtime.template import ChatTemplate
 from vlmc.runtime.tokenizer import StreamDecoder, TextTokenizer
 from vlmc.runtime.types import ImageSpan, PreparedImage, Prompt
@@ -166,7 +167,7 @@ class PromptBuilder:
         """Both renderings with each image's whole text, one image token a tile, in its place."""
         pieces = marked.split(self._placeholder)
         self._check_places(len(pieces) - 1, len(images))
-        texts = [_image_text(layout, *image.tiles, self.spec.image_token) for image in images]
+        texts = [image_text(layout, *image.tiles, self.spec.image_token) for image in images]
         marked = pieces[0] + "".join(
             text + piece for text, piece in zip(texts, pieces[1:], strict=True)
         )
@@ -213,8 +214,8 @@ class PromptBuilder:
             each = image.runs or (image.tokens // count,) * count
             spread = [
                 part
-                for rows, text in zip(each, islice(rest, count), strict=True)
-                for part in (np.full(rows, token, dtype=np.int64), text[1:])
+                for taken, text in zip(each, islice(rest, count), strict=True)
+                for part in (np.full(taken, token, dtype=np.int64), text[1:])
             ]
             framed = [self._prefix, *spread[:-1], self._suffix, spread[-1]]
             inside = sum(map(len, spread[:-1]))
@@ -225,26 +226,8 @@ class PromptBuilder:
         if len(expanded) and int(expanded.max()) >= self.spec.vocab_size:
             most = f"the model has {self.spec.vocab_size} tokens"
             raise VlmcError(f"the tokenizer gives id {expanded.max()}; {most}")
-        feature_index = np.full(len(expanded), -1, dtype=np.int64)
-        taken = expanded == self.spec.image_token_id
-        feature_index[taken] = np.arange(int(taken.sum()))
-        return Prompt(expanded, feature_index, tuple(spans), tuple(images))
-
-
-def _image_text(layout: ImageLayout, rows: int, columns: int, token: str) -> str:
-    """The text of one image, with one image token for each tile."""
-    tiles, number = "", 0
-    for row in range(1, rows + 1):
-        for column in range(1, columns + 1):
-            tiles += layout.between if column > 1 else ""
-            number += 1
-            tiles += layout.tile.format(row=row, column=column, number=number)
-            tiles += token + layout.tile_end
-        tiles += layout.row_end
-    whole = (layout.before_whole if rows else "") + layout.whole + token + layout.end
-    if layout.after_whole is None:
-        return layout.start + tiles + whole
-    return layout.start + whole + (layout.after_whole + tiles if rows else "")
+        rows = feature_index(expanded, images, spans, self.spec)
+        return Prompt(expanded, rows, tuple(spans), tuple(images))
 
 
 def _added_ids(tokens: Sequence[str], tokenizer: TextTokenizer) -> NDArray[np.int64]:
