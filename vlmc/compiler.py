@@ -138,8 +138,9 @@ def build(
         add_special_tokens=family.special_tokens,
         extra_tokens=family.extra_tokens,
         mark_token_ids=facts.mark_token_ids,
+        leading_images=family.leading_images,
     )
-    generation = read_generation(checkpoint.config, checkpoint.generation)
+    generation = read_generation(checkpoint.config, checkpoint.generation, facts.ends)
     loaded = workspace.step(
         "load",
         lambda folder: load(prompt, files, facts.images, generation, folder),

@@ -166,7 +166,11 @@ def _limits(recipe: Recipe, facts: ModelFacts) -> Limits:
             at="ctx-len",
             hint=f"set ctx-len to at least {smallest + 1}, plus the prompt and the answer",
         )
-    images = recipe.images.max_per_prompt
+    images, own = recipe.images.max_per_prompt, facts.max_images
+    if images is not None and own is not None and images > own:
+        raise VlmcError(
+            f"{images} images in a prompt; this model takes {own}", at="images.max-per-prompt"
+        )
     if images is not None and images * smallest > room:
         raise VlmcError(
             f"{images} images take at least {images * smallest} tokens, and ctx-len is {ctx_len}",
@@ -177,7 +181,7 @@ def _limits(recipe: Recipe, facts: ModelFacts) -> Limits:
         prefill_seq_len=prefill,
         ctx_len=ctx_len,
         batch_size=recipe.batch_size,
-        max_images=images or room // smallest,
+        max_images=images or min(room // smallest, own or room),
     )
 
 

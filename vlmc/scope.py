@@ -83,7 +83,7 @@ def golden_questions(plan: Plan, answer: int) -> list[Question]:
     """The golden questions that fit: every picture's tokens, and room for words and answer."""
     fitting = []
     for question in QUESTIONS:
-        if plan.family.frame is not None and not question.sizes:
+        if not question.sizes and (plan.family.frame is not None or plan.family.leading_images):
             continue
         tokens = sum(plan.image_tokens(height, width) for width, height in question.sizes)
         if len(question.sizes) <= plan.limits.max_images and (

@@ -65,11 +65,11 @@ def cached_session(heads, kv_heads, size, *, half=False, window=0, softcap=0.0, 
 def tower_session(heads, kv_heads, size, *, bias=True, threads=2):
     shapes = {
         "query": ["B", "S", heads * size],
-        "key": ["B", "S", kv_heads * size],
-        "value": ["B", "S", kv_heads * size],
+        "key": ["B", "T", kv_heads * size],
+        "value": ["B", "T", kv_heads * size],
     }
     if bias:
-        shapes["bias"] = ["X", "Y", "S", "S"]
+        shapes["bias"] = ["X", "Y", "S", "T"]
     heads_of = {"num_heads": heads, "kv_num_heads": kv_heads}
     return session("TowerAttention", shapes, threads=threads, scale=size**-0.5, **heads_of)
 
@@ -216,7 +216,7 @@ def tower_expected(feeds, heads, kv_heads, size, bias=None):
     for row in range(batch):
         query = feeds["query"][row].reshape(step, heads, size)
         keys, values = (
-            feeds[name][row].reshape(step, kv_heads, size).transpose(1, 0, 2)
+            feeds[name][row].reshape(-1, kv_heads, size).transpose(1, 0, 2)
             for name in ("key", "value")
         )
         added = 0.0 if bias is None else np.broadcast_to(bias, (batch, *bias.shape[1:]))[row]
@@ -244,6 +244,34 @@ def test_a_tower(heads, kv_heads, size, batch, step, threads):
             bias[hidden] = never
             [y] = session.run(None, feeds | {"bias": bias})
             near(y, tower_expected(feeds, **given, bias=bias), ALLOWED)
+
+
+@with_kernels
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(("step", "keys"), [(1, 40), (32, 257), (70, 3), (33, 1)])
+@pytest.mark.parametrize(("heads", "kv_heads", "size"), [(4, 4, 64), (6, 2, 24)])
+def test_a_tower_read_by_other_queries(heads, kv_heads, size, step, keys, threads):
+    batch, given = 2, {"heads": heads, "kv_heads": kv_heads, "size": size}
+    feeds = seen_by_tower(batch, keys, **given)
+    feeds["query"] = seen_by_tower(batch, step, **given)["query"]
+    [y] = tower_session(**given, bias=False, threads=threads).run(None, feeds)
+    near(y, tower_expected(feeds, **given), ALLOWED)
+    bias = np.random.default_rng(1).standard_normal((batch, heads, step, keys)).astype(np.float32)
+    [y] = tower_session(**given, threads=threads).run(None, feeds | {"bias": bias})
+    near(y, tower_expected(feeds, **given, bias=bias), ALLOWED)
+
+
+@with_kernels
+@pytest.mark.parametrize(
+    "change", [{"value": (2, 4, 48)}, {"key": (2, 0, 48), "value": (2, 0, 48)}]
+)
+def test_keys_of_a_tower_that_do_not_fit_are_refused(change):
+    feeds = seen_by_tower(2, 5, 4, 2, 24)
+    feeds |= {name: np.ones(shape, np.float32) for name, shape in change.items()}
+    heads = {"num_heads": 4, "kv_num_heads": 2, "scale": 0.2}
+    loose = session("TowerAttention", dict.fromkeys(TOWER[:3]), **heads)
+    with pytest.raises(state.InvalidArgument, match=r"value is|key is empty"):
+        loose.run(None, feeds)
 
 
 @with_kernels

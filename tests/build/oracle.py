@@ -18,6 +18,7 @@ TORCH_IMAGES = {
     "Cohere2VisionImageProcessor": Cohere2VisionImages,
     "Llama4ImageProcessor": Llama4Images,
 }
+ONE_PICTURE = ("Blip2Processor",)
 IMAGE_INPUTS = (
     "pixel_values",
     "pixel_attention_mask",
@@ -51,7 +52,9 @@ class Oracle:
         )
         self.model = model.eval()
         self.processor = make_processor(folder)
-        self.image_text = getattr(self.processor, "image_token", "")
+        token = getattr(self.processor, "image_token", "")
+        # BLIP-2's has no place in a text.
+        self.image_text = token if isinstance(token, str) else ""
 
     def answer(self, messages: list[dict[str, Any]], pictures: list[Any]) -> Expected:
         """``pictures`` are PIL images, in the order of the messages' image parts.
@@ -64,6 +67,8 @@ class Oracle:
         if self.processor.chat_template is None:
             if len(messages) > 1:
                 raise ValueError("turns are a template's")
+            if type(self.processor).__name__ in ONE_PICTURE and len(pictures) != 1:
+                raise ValueError("of several pictures the first alone is seen, and one it must be")
             text = "".join(part.get("text", self.image_text) for part in messages[0]["content"])
             given = {"text": [text], "images": pictures or None, "return_tensors": "pt"}
             return self.continue_(self.processor(**given), pictures, torch)
@@ -96,6 +101,8 @@ class Oracle:
 
     def rows(self, found: Any, pictures: list[Any]) -> list[np.ndarray]:
         """The features of each picture, which transformers may give in one, or tile by tile."""
+        if len(pictures) == 1:
+            return [np.concatenate([part.numpy() for part in found])]
         counts, shown = [], len(pictures)
         for one in pictures:
             # As often as there are pictures: among others, a picture may have fewer features.
@@ -125,7 +132,7 @@ class Oracle:
                 if marks is not None:  # Ovis 2: behind every picture's own
                     features = [np.concatenate([own, marks]) for own in features]
             tokens = self.model.generate(**inputs, **own)[0, length:].tolist()
-            ends = self.model.generation_config.eos_token_id
+            ends = generating(self.model).generation_config.eos_token_id
             ends = ends if isinstance(ends, list) else [ends]
             made = self.model.generate(
                 **inputs,
@@ -142,6 +149,11 @@ class Oracle:
             forced=made.sequences[0, length:].tolist(),
             logits=torch.cat(made.logits).numpy(),
         )
+
+
+def generating(model: Any) -> Any:
+    """The model whose ``generate`` runs: BLIP-2's is that of its decoder."""
+    return getattr(model, "language_model", model)
 
 
 def features_of(model: Any) -> Any:

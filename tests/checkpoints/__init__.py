@@ -18,6 +18,7 @@ from tests.checkpoints.native import (
     qwen3_vl,
 )
 from tests.checkpoints.ovis2 import ovis2
+from tests.checkpoints.queries import blip_2
 from tests.checkpoints.tiles import aya_vision, cohere2_vision, got_ocr2, idefics3, internvl
 
 MAKERS: dict[str, Callable[[Path], Path]] = {
@@ -54,4 +55,5 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "deepseek-vl": deepseek_vl,
     "got-ocr2": got_ocr2,
     "janus": janus,
+    "blip-2": blip_2,
 }

@@ -23,7 +23,7 @@ def refusal(settings, **options):
 def test_an_unknown_class_is_refused_with_the_known_ones():
     text = refusal({"image_processor_type": "SiglipImageProcesor"})
     assert "p.json: image_processor_type: unknown image processor 'SiglipImageProcesor'" in text
-    assert "allowed: CLIPImageProcessor, " in text
+    assert "allowed: BlipImageProcessor, CLIPImageProcessor, " in text
     assert "did you mean 'SiglipImageProcessor'" in text
     with pytest.raises(VlmcError, match="Qwen2VLImageProcessor"):
         native_grid_spec({"image_processor_type": "CLIPImageProcessor"})
@@ -74,6 +74,7 @@ def test_a_mean_that_is_no_color_cannot_pad():
     assert read(settings).options["square"] is None
     assert "no" in refusal(settings | {"do_pad": True})
     assert "image_mean" in refusal(settings | {"do_pad": True})
+    assert "image_mean" in refusal(settings | {"do_pad": True, "image_mean": [0, 0, 1e308]})
 
 
 def test_the_recipe_bounds_override_the_processor():

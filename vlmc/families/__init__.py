@@ -2,6 +2,7 @@
 
 from vlmc.families import (
     aya_vision,
+    blip_2,
     cohere2_vision,
     deepseek_vl,
     gemma3,
@@ -59,6 +60,7 @@ _ROWS = (
     deepseek_vl.FAMILY,
     got_ocr2.FAMILY,
     janus.FAMILY,
+    blip_2.FAMILY,
 )
 FAMILIES: dict[str, Family] = {row.name: row for row in _ROWS}
 

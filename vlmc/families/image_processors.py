@@ -45,6 +45,12 @@ _JANUS: Json = {
 
 # The classes served by each geometry, with their attributes: the defaults for absent keys.
 FIXED_CLASSES: dict[str, Json] = {
+    "BlipImageProcessor": {
+        **_COMMON,
+        **_CLIP_COLORS,
+        "size": {"height": 384, "width": 384},
+        "default_to_square": True,
+    },
     "CLIPImageProcessor": _CLIP,
     "Gemma3ImageProcessor": {**_SIGLIP, "resample": 2, "default_to_square": True},
     "LlavaImageProcessor": _CLIP,
@@ -192,10 +198,10 @@ def _values(values: Json, at: str) -> Json:
 
 def _background(values: Json, at: str) -> list[int]:
     """LLaVA pads with the mean color, whether or not it normalizes."""
-    color = [int(level * 255) for level in _channels(values, "image_mean", at)]
-    if min(color) < 0 or max(color) > 255:
-        raise VlmcError(f"{color} is not a color to pad with", at=f"{at}: image_mean")
-    return color
+    levels = [level * 255 for level in _channels(values, "image_mean", at)]
+    if not all(-1 < level < 256 for level in levels):
+        raise VlmcError(f"{levels} is not a color to pad with", at=f"{at}: image_mean")
+    return [int(level) for level in levels]
 
 
 def _resample(values: Json, at: str) -> str:

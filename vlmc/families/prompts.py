@@ -32,6 +32,7 @@ def read_prompt(
     add_special_tokens: bool = True,
     extra_tokens: Sequence[str] = (),
     mark_token_ids: tuple[int, ...] = (),
+    leading_images: bool = False,
 ) -> tuple[PromptSpec, dict[str, bytes]]:
     """How a checkpoint turns messages into token ids.
 
@@ -51,6 +52,7 @@ def read_prompt(
         add_special_tokens: Whether the tokenizer adds its own.
         extra_tokens: Words that the processor adds to the tokenizer where they are not.
         mark_token_ids: Tokens beside the placeholders that take rows of an image's features.
+        leading_images: Whether an image's tokens stand before all others.
 
     Returns:
         The prompt's description, and the files of the bundle's ``processor/`` folder by name:
@@ -98,6 +100,7 @@ def read_prompt(
         add_special_tokens=add_special_tokens,
         mark_token_ids=mark_token_ids,
         frame=None if frame is None else PromptFrame(**named(frame)),
+        leading_images=leading_images,
     )
     return spec, files
 

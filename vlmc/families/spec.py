@@ -86,6 +86,10 @@ class ModelFacts:
     # Deep-stack features: for each further row of an image token, how many of the decoder's
     # layers have run when it is added to the token's hidden state.
     deepstack: tuple[int, ...] = ()
+    max_images: int | None = None  # most that a prompt may have, where the model itself limits it
+    # End tokens where the model's generate() is that of the decoder inside, which knows its own
+    # configuration alone; None: those of the checkpoint's generation configuration.
+    ends: tuple[int, ...] | None = None
     # The decoder's layers that have no keys and values, in order.
     states: tuple[StateFacts, ...] = ()
 
@@ -142,6 +146,8 @@ class Family:
         frame: What the processor adds to every prompt, special tokens by name; it takes none
             without an image.
         extra_tokens: Words that the processor adds to the tokenizer.
+        leading_images: Whether the processor puts an image's tokens before the whole prompt, which
+            then has no place for one, and the model takes no prompt without an image.
         logits: What the model does to its head's logits, a soft cap say: ``(model, logits) ->
             logits``, for export; None: nothing.
     """
@@ -160,4 +166,5 @@ class Family:
     tower: str | None = None
     frame: PromptFrame | None = None
     extra_tokens: tuple[str, ...] = ()
+    leading_images: bool = False
     logits: Callable[[Any, Any], Any] | None = None

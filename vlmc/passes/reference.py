@@ -78,13 +78,17 @@ class Reference:
         from transformers import GenerationConfig
 
         # No end token: past it there would be nothing to compare.
-        self.model.generation_config = GenerationConfig(
+        asked = GenerationConfig(
             max_new_tokens=max_new_tokens,
             do_sample=False,
             output_logits=True,
             return_dict_in_generate=True,
             pad_token_id=0,
         )
+        for module in self.model.modules():
+            # BLIP-2 and its kin hand a question to the decoder's own ``generate``.
+            if getattr(module, "generation_config", None) is not None:
+                module.generation_config = asked
         with torch.no_grad(), quiet(_LOGGER):
             inputs = self._inputs(messages, pictures)
             features = self._features(inputs, pictures) if pictures else []
@@ -249,8 +253,14 @@ def _stream_weights(model: Any, index: Mapping[str, TensorRef], matched: Mapping
     refs = {key: index[sources[name]] for key, name in names.items()}
     for module in model.modules():
         own = {k: refs[id(p)] for k, p in module._parameters.items() if p is not None}
-        # A model's own vector (LLaVA-NeXT's line break) is read outside of its forward.
-        for name in [k for k, ref in own.items() if len(ref.shape) == 1 and _has_parts(module)]:
+        # A model's own vector (LLaVA-NeXT's line break) is read outside of its forward, as is all
+        # that the whole model has beside its parts (BLIP-2's queries).
+        outside = module is model
+        if _has_parts(module):
+            early = [k for k, ref in own.items() if outside or len(ref.shape) == 1]
+        else:
+            early = []
+        for name in early:
             value = torch.nn.Parameter(_tensor(own.pop(name)), requires_grad=False)
             module._parameters[name] = value
         if not own:
@@ -259,12 +269,17 @@ def _stream_weights(model: Any, index: Mapping[str, TensorRef], matched: Mapping
             # The right shape in four bytes; what is read without being streamed shows as NaN.
             blank = torch.full((), torch.nan).expand(module._parameters[name].shape)
             module._parameters[name] = torch.nn.Parameter(blank, requires_grad=False)
-        if isinstance(module, torch.nn.Embedding):
+        if isinstance(module, torch.nn.Embedding) and _takes_ids_alone(module):
             _stream_rows(module, own["weight"])
         elif type(module) is torch.nn.Linear:
             module.forward = _piecewise(own["weight"], own.get("bias"))  # type: ignore[method-assign]
         else:
             _stream_whole(module, own)
+
+
+def _takes_ids_alone(embedding: Any) -> bool:
+    """Whether rows are looked up by what it is called with; OPT's positions are computed inside."""
+    return len(inspect.signature(type(embedding).forward).parameters) == 2
 
 
 def _has_parts(module: Any) -> bool:

@@ -17,7 +17,7 @@ def check_images(count: int, limits: Limits) -> None:
         raise VlmcError(
             f"{count} images in one prompt, this bundle takes {limits.max_images}",
             at="images",
-            hint="rebuild with a larger 'images.max-per-prompt' in the recipe",
+            hint="rebuild with a larger 'images.max-per-prompt', where the model takes more",
         )
 
 

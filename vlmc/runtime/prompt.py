@@ -122,6 +122,8 @@ class PromptBuilder:
         bare = has_bos or self.spec.frame is not None or not self.spec.add_special_tokens
         opening = self.spec.opening
         ids = self._guard.ids(opening + plain, opening + marked, add_special_tokens=not bare)
+        if self.spec.leading_images:
+            ids = self._led(ids, len(images))
         return self._expand(np.asarray(ids, dtype=np.int64), images, runs)
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
@@ -191,6 +193,23 @@ class PromptBuilder:
         place += len(self.spec.image_token)
         framed = marked[:place] + frame.after_images + marked[place:] + frame.end
         return (framed if plain == marked else framed.replace(BREAK, "")), framed
+
+    def _led(self, ids: list[int], images: int) -> list[int]:
+        """The ids behind one image token for each image.
+
+        Mirrors ``Blip2Processor.__call__``.
+
+        Raises:
+            VlmcError: There is no image, or the template writes image tokens too.
+        """
+        if not images:
+            raise VlmcError("this model takes no prompt without an image", at="messages")
+        if self.spec.image_token_id in ids:
+            raise VlmcError(
+                f"the template writes '{self.spec.image_token}', which belongs before the prompt",
+                at=self.spec.chat_template,
+            )
+        return [self.spec.image_token_id] * images + ids
 
     def _check_places(self, places: int, images: int) -> None:
         if places != images:

@@ -63,11 +63,11 @@ void cached_attention(const AttentionShape& shape, size_t batch, size_t step, si
                       const int32_t* lengths, void* keys, void* values, bool half, float* out,
                       const Parallel& parallel);
 
-// The same where every query sees all keys of its row; key and value [batch, step, key heads,
+// The same where every query sees all keys of its row; key and value [batch, keys, key heads,
 // head_size]. bias, or null, is added to the scores: row b's, head h's, lies at
 // b * bias_batch_stride + h * bias_head_stride, [step, bias_width].
-void tower_attention(const AttentionShape& shape, size_t batch, size_t step, const float* query,
-                     const float* key, const float* value, const float* bias,
+void tower_attention(const AttentionShape& shape, size_t batch, size_t step, size_t keys,
+                     const float* query, const float* key, const float* value, const float* bias,
                      size_t bias_batch_stride, float* out, const Parallel& parallel);
 
 }  // namespace vlmc
