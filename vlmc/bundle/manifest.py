@@ -65,7 +65,7 @@ class ImageLayout(Frozen):
     row of tiles; ``before_whole`` where there are tiles; ``whole``, the image tokens of the whole
     picture, and ``end``. ``tile`` knows ``{row}``, ``{column}`` and ``{number}``, from 1. With
     ``after_whole`` the whole comes first, then that, and the tiles, where there are any. ``close``
-    stands behind it all.
+    stands behind it all. Two ``edge`` in a row become one, and a space parts it from a word.
     """
 
     placeholder: str | None = None  # what the template writes; None: the image token
@@ -80,6 +80,7 @@ class ImageLayout(Frozen):
     end: str = ""
     after_whole: str | None = None
     close: str = ""
+    edge: str = ""
 
 
 class PromptFrame(Frozen):

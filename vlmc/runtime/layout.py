@@ -1,11 +1,13 @@
 """The text that an image becomes in a prompt, and which feature rows its tokens take."""
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vlmc.bundle.manifest import ImageLayout, PromptSpec
+from vlmc.runtime.injection import BREAK
 from vlmc.runtime.types import ImageSpan, PreparedImage
 
 
@@ -23,6 +25,13 @@ def image_text(layout: ImageLayout, rows: int, columns: int, token: str) -> str:
     if layout.after_whole is None:
         return layout.start + tiles + whole + layout.close
     return layout.start + whole + (layout.after_whole + tiles if rows else "") + layout.close
+
+
+def join_edges(text: str, edge: str) -> str:
+    """A prompt whose images end and begin with ``edge``, as ``Idefics2Processor`` writes it."""
+    text = text.replace(edge + edge, edge)
+    # A user's text may begin with BREAK.
+    return re.sub(rf"{re.escape(edge)}(?={BREAK}*[^\s<{BREAK}])", lambda _: f"{edge} ", text)
 
 
 def feature_index(

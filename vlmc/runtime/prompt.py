@@ -12,7 +12,7 @@ from vlmc.bundle.manifest import ImageLayout, PromptFrame, PromptSpec
 from vlmc.bundle.store import check_name
 from vlmc.errors import VlmcError
 from vlmc.runtime.injection import BREAK
-from vlmc.runtime.layout import feature_index, image_text
+from vlmc.runtime.layout import feature_index, image_text, join_edges
 from vlmc.runtime.template import ChatTemplate
 from vlmc.runtime.tokenizer import StreamDecoder, TextTokenizer
 from vlmc.runtime.types import ImageSpan, PreparedImage, Prompt
@@ -173,6 +173,9 @@ class PromptBuilder:
         marked = pieces[0] + "".join(
             text + piece for text, piece in zip(texts, pieces[1:], strict=True)
         )
+        if layout.edge:
+            marked = join_edges(marked, layout.edge)
+            return marked.replace(BREAK, ""), marked
         apart = plain.split(self._placeholder)
         if len(apart) != len(pieces):  # a text spells the placeholder
             return marked.replace(BREAK, ""), marked
