@@ -137,6 +137,7 @@ def build(
         frame=family.frame,
         add_special_tokens=family.special_tokens,
         extra_tokens=family.extra_tokens,
+        mark_token_ids=facts.mark_token_ids,
         leading_images=family.leading_images,
         vision_text=facts.vision_text,
     )

@@ -30,6 +30,8 @@ REAL_SIZE = (
     "gemma-3-4b-it",
     "mistral-small-3.1",
     "smolvlm-256m",
+    "ovis2-1b",
+    "idefics2-8b",
     "blip2-opt-2.7b",
 )
 """What ``test_real_size.py`` exports; the README's table tells of them."""

@@ -109,8 +109,9 @@ class Oracle:
         for one in pictures:
             # As often as there are pictures: among others, a picture may have fewer features.
             text = [self.processor.image_token * shown]
-            alone = self.processor(text=text, images=[[one] * shown])["input_ids"][0]
-            counts.append(list(alone).count(self.model.config.image_token_id) // shown)
+            alone = self.processor(text=text, images=[[one] * shown], return_tensors="pt")
+            ids = alone["input_ids"][0].tolist()
+            counts.append(ids.count(self.model.config.image_token_id) // shown)
         together = np.concatenate([part.numpy() for part in found])
         assert sum(counts) == len(together)
         return np.split(together, np.cumsum(counts)[:-1])
@@ -129,6 +130,9 @@ class Oracle:
                 layers = self.model.config.get_text_config().num_hidden_layers
                 found = feature_rows(made, layers)
                 features = self.rows(found, pictures)
+                marks = getattr(made, "visual_indicator_features", None)
+                if marks is not None:  # Ovis 2: behind every picture's own
+                    features = [np.concatenate([own, marks]) for own in features]
             tokens = self.model.generate(**inputs, **own)[0, length:].tolist()
             ends = generating(self.model).generation_config.eos_token_id
             ends = ends if isinstance(ends, list) else [ends]

@@ -8,6 +8,7 @@ from pathlib import Path
 from tests.checkpoints.anyres import granite4_vision, llava_next, llava_onevision
 from tests.checkpoints.bidirectional import gemma3, llama4, paligemma
 from tests.checkpoints.fixed import deepseek_vl, janus, llava, vipllava
+from tests.checkpoints.idefics2 import idefics2
 from tests.checkpoints.native import (
     glm4v,
     lfm2_vl,
@@ -17,6 +18,7 @@ from tests.checkpoints.native import (
     qwen2_vl,
     qwen3_vl,
 )
+from tests.checkpoints.ovis2 import ovis2
 from tests.checkpoints.queries import blip_2, instructblip
 from tests.checkpoints.tiles import aya_vision, cohere2_vision, got_ocr2, idefics3, internvl
 
@@ -43,7 +45,9 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "pixtral": pixtral,
     # transformers fails on a picture of a single merged patch.
     "mistral3": lambda folder: pixtral(folder, merge=2, patch=2),
+    "idefics2": lambda folder: idefics2(folder, split=True),
     "idefics3": idefics3,
+    "ovis2": ovis2,
     "gemma3": gemma3,
     "paligemma": paligemma,
     "paligemma2": lambda folder: paligemma(folder, text="gemma2"),

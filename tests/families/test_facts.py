@@ -438,6 +438,8 @@ def test_qwen2_5_vl_vision_is_that_of_transformers(attention: str, tmp_path: Pat
         ("command-a-vision", 256 + 3, 8, 128),
         ("deepseek-vl-1.3b", 576, 16, 128),
         ("got-ocr2", 256, 16, 64),
+        ("ovis2-1b", 256 + 3, 2, 64),
+        ("idefics2-8b", 5 * (64 + 1) + 1, 8, 128),
         ("blip2-opt-2.7b", 32, 32, 80),
     ],
 )
@@ -485,6 +487,8 @@ def test_published_models(name: str, tokens: int, kv_heads: int, head_dim: int) 
         "deepseek-vl-1.3b",
         "got-ocr2",
         "janus-pro-1b",
+        "ovis2-1b",
+        "idefics2-8b",
     ],
 )
 def test_published_text_sizes_are_those_transformers_reads(name: str) -> None:

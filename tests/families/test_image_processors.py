@@ -13,8 +13,9 @@ from vlmc.families.image_processors import (
     FIXED_CLASSES,
     fixed_spec,
 )
+from vlmc.families.quarters_processor import QUARTERS_CLASSES
 from vlmc.families.split_processors import SPLIT_CLASSES, split_spec
-from vlmc.families.tiles_processors import TILES_CLASSES
+from vlmc.families.tiles_processors import OVIS_CLASSES, TILES_CLASSES
 from vlmc.runtime.images import prepare, vision_inputs
 
 CLASSES = {**FIXED_CLASSES, **NATIVE_GRID_CLASSES, **SPLIT_CLASSES}
@@ -56,9 +57,12 @@ def saved(processor, folder):
     return json.loads((folder / "preprocessor_config.json").read_text()), loaded
 
 
-@pytest.mark.parametrize("name", [*CLASSES, *TILES_CLASSES, *ANYRES_CLASSES])
+OTHERS = {**TILES_CLASSES, **OVIS_CLASSES, **ANYRES_CLASSES, **QUARTERS_CLASSES}
+
+
+@pytest.mark.parametrize("name", [*CLASSES, *OTHERS])
 def test_defaults_are_the_class_attributes(name):
-    known = {**CLASSES, **TILES_CLASSES, **ANYRES_CLASSES}[name]
+    known = {**CLASSES, **OTHERS}[name]
     for key, value in known.items():
         theirs = getattr(oracle(name), key, None)
         assert (False if theirs is None else theirs) == value, key

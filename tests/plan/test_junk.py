@@ -27,6 +27,8 @@ NAMES = (
     "gemma-3-4b-it",
     "paligemma-3b-mix-224",
     "llama-4-scout-17b-16e",
+    "ovis2-1b",
+    "idefics2-8b",
 )
 GONE = "gone"
 NUMBERS = (0, -1, 1, 3, 10**30, 1.5, -0.5, 1e308, float("nan"))

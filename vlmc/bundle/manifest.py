@@ -64,7 +64,8 @@ class ImageLayout(Frozen):
     ``start``; every tile as ``tile``, its image tokens and ``tile_end``, with ``row_end`` after a
     row of tiles; ``before_whole`` where there are tiles; ``whole``, the image tokens of the whole
     picture, and ``end``. ``tile`` knows ``{row}``, ``{column}`` and ``{number}``, from 1. With
-    ``after_whole`` the whole comes first, then that, and the tiles, where there are any.
+    ``after_whole`` the whole comes first, then that, and the tiles, where there are any. ``close``
+    stands behind it all. Two ``edge`` in a row become one, and a space parts it from a word.
     """
 
     placeholder: str | None = None  # what the template writes; None: the image token
@@ -73,10 +74,13 @@ class ImageLayout(Frozen):
     tile_end: str = ""
     between: str = ""  # two tiles of a row
     row_end: str = ""
+    between_rows: str = ""
     before_whole: str = ""
     whole: str = ""
     end: str = ""
     after_whole: str | None = None
+    close: str = ""
+    edge: str = ""
 
 
 class PromptFrame(Frozen):
@@ -121,6 +125,9 @@ class PromptSpec(Frozen):
     image_layout: ImageLayout | None = None  # None: an image is its image tokens alone
     frame: PromptFrame | None = None  # None: the tokenizer adds what it adds to any text
     opening: str = ""  # stands before the rendered prompt, whatever the template
+    # Tokens that have rows among an image's features too, wherever they stand in a prompt that
+    # shows one: behind its others, in this order.
+    mark_token_ids: tuple[int, ...] = ()
     # An image's tokens stand before all others, the tokenizer's own too, and the text has no place
     # for it; there is no prompt without an image.
     leading_images: bool = False

@@ -72,7 +72,7 @@ def vision(model: nn.Module) -> nn.Module:
 
 FAMILY = Family(
     name="mistral3",
-    title="Mistral Small 3.1 and 3.2",
+    title="Mistral Small 3.1 and 3.2, Ministral 3",
     model_types=("mistral3",),
     facts=facts,
     vision=vision,

@@ -31,6 +31,7 @@ def read_prompt(
     frame: PromptFrame | None = None,
     add_special_tokens: bool = True,
     extra_tokens: Sequence[str] = (),
+    mark_token_ids: tuple[int, ...] = (),
     leading_images: bool = False,
     vision_text: VisionText | None = None,
 ) -> tuple[PromptSpec, dict[str, bytes]]:
@@ -51,6 +52,7 @@ def read_prompt(
         frame: What the processor adds to every prompt.
         add_special_tokens: Whether the tokenizer adds its own.
         extra_tokens: Words that the processor adds to the tokenizer where they are not.
+        mark_token_ids: Tokens beside the placeholders that take rows of an image's features.
         leading_images: Whether an image's tokens stand before all others.
         vision_text: What the vision program reads of the prompt.
 
@@ -101,6 +103,7 @@ def read_prompt(
         image_layout=layout,
         opening=opening,
         add_special_tokens=add_special_tokens,
+        mark_token_ids=mark_token_ids,
         frame=None if frame is None else PromptFrame(**named(frame)),
         leading_images=leading_images,
         vision_text=vision_text,

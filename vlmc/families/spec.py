@@ -81,6 +81,9 @@ class ModelFacts:
     # tokenizer's special token of that name. None: nothing.
     image_layout: ImageLayout | None = None
     opening: str = ""  # what the processor writes before every prompt
+    # Tokens around an image's tiles that take rows of its features, behind the others; as many as
+    # the geometry's ``marks``.
+    mark_token_ids: tuple[int, ...] = ()
     # Deep-stack features: for each further row of an image token, how many of the decoder's
     # layers have run when it is added to the token's hidden state.
     deepstack: tuple[int, ...] = ()

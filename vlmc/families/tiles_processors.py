@@ -19,6 +19,9 @@ from vlmc.schema import Json
 _SQUARE: Json = {"size": {"height": 384, "width": 384}, "default_to_square": True}
 _TILED: Json = {**_COMMON, **_CLIP_COLORS, **_SQUARE, "min_patches": 1, "max_patches": 12}
 TILES_CLASSES: dict[str, Json] = {"GotOcr2ImageProcessor": _TILED}
+OVIS_CLASSES: dict[str, Json] = {
+    "Ovis2ImageProcessor": {**_TILED, "crop_to_patches": False, "use_covering_area_grid": True}
+}
 # transformers has it with torchvision alone.
 TORCH_TILES_CLASSES: dict[str, Json] = {
     "Cohere2VisionImageProcessor": {
@@ -71,6 +74,39 @@ def torch_tiles_spec(
     # Its grids may have any number of tiles, whatever min_patches says.
     options |= {"fit": "scale", "min_tiles": 1, "as_torch": True}
     options["values"] = {**_values(values, at), "fused": True}
+    spec = ImageSpec(geometry="tiles", options=options)
+    return check_spec(spec, at=at if max_tiles is None else "images.max-tiles")
+
+
+def ovis_tiles_spec(
+    image_processor_json: Json,
+    tokens: int,
+    *,
+    marks: int,
+    at: str = _AT,
+    max_tiles: int | None = None,
+) -> ImageSpec:
+    """The ``tiles`` geometry of an Ovis 2 image processor; arguments as ``tiles_spec``.
+
+    ``marks`` are the feature rows of the tokens around a picture's tiles.
+
+    Raises:
+        VlmcError: As ``tiles_spec``.
+    """
+    _, values = _settings(image_processor_json, OVIS_CLASSES, at)
+    if _flag(values, "do_center_crop", at) and _box(values, "crop_size", at) != _box(
+        values, "size", at
+    ):
+        raise VlmcError("tiles would be cut to another size", at=f"{at}: crop_size")
+    if not _flag(values, "crop_to_patches", at):
+        max_tiles = 1
+    options = _options(values, tokens, at, max_tiles)
+    covering = _flag(values, "use_covering_area_grid", at)
+    if covering or options["max_tiles"] == 1:
+        options["min_tiles"] = 1  # it does not count there
+    if covering:
+        options["fit"] = "cover"
+    options |= {"marks": marks, "whole_first": True}
     spec = ImageSpec(geometry="tiles", options=options)
     return check_spec(spec, at=at if max_tiles is None else "images.max-tiles")
 

@@ -147,7 +147,9 @@ class Reference:
         # Without a template, the processor was given them one by one.
         among = len(pictures) if self.processor.chat_template is not None else 1
         counts = [image_tokens(p.height, p.width, self.images, count=among) for p in pictures]
-        return np.split(rows, np.cumsum(counts)[:-1])
+        split = np.split(rows, np.cumsum(counts)[:-1])
+        marks = getattr(made, "visual_indicator_features", None)  # the same behind every picture's
+        return split if marks is None else [np.concatenate([own, marks]) for own in split]
 
 
 def _parts(made: Any, deepstack: Collection[int]) -> list[Any]:

@@ -259,10 +259,10 @@ class Engine:
         names = [present_name(s.name) if self.single else s.name for s in self._features]
         parts = [outputs[name].reshape(len(outputs[name]), -1) for name in names]
         rows = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
-        if rows.shape != (image.tokens, self._blank.shape[1]):
+        if rows.shape != (image.rows, self._blank.shape[1]):
             raise VlmcError(
                 f"the vision program gave features {list(rows.shape)} "
-                f"for an image of {image.tokens} tokens",
+                f"for an image of {image.rows} rows",
                 at=str(self.bundle.folder),
             )
         return rows.astype(self._blank.dtype, copy=False)

@@ -66,7 +66,7 @@ def _owners(prompt: Prompt, rows: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def first_rows(prompt: Prompt) -> NDArray[np.int64]:
     """int64 [images + 1]: first row of each image in the concatenated features, then the end."""
-    return np.cumsum([0, *(image.tokens for image in prompt.images)])
+    return np.cumsum([0, *(image.rows for image in prompt.images)])
 
 
 def needed_images(prompt: Prompt, chunk: Chunk) -> list[int]:

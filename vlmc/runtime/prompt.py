@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from vlmc.bundle.manifest import ImageLayout, PromptFrame, PromptSpec
 from vlmc.bundle.store import check_name
 from vlmc.errors import VlmcError
-from vlmc.runtime.image_text import image_text
 from vlmc.runtime.injection import BREAK
+from vlmc.runtime.layout import feature_index, image_text, join_edges
 from vlmc.runtime.template import ChatTemplate
 from vlmc.runtime.tokenizer import StreamDecoder, TextTokenizer
 from vlmc.runtime.types import ImageSpan, PreparedImage, Prompt
@@ -187,6 +187,9 @@ class PromptBuilder:
         marked = pieces[0] + "".join(
             text + piece for text, piece in zip(texts, pieces[1:], strict=True)
         )
+        if layout.edge:
+            marked = join_edges(marked, layout.edge)
+            return marked.replace(BREAK, ""), marked
         apart = plain.split(self._placeholder)
         if len(apart) != len(pieces):  # a text spells the placeholder
             return marked.replace(BREAK, ""), marked
@@ -247,8 +250,8 @@ class PromptBuilder:
             each = image.runs or (image.tokens // count,) * count
             spread = [
                 part
-                for rows, text in zip(each, islice(rest, count), strict=True)
-                for part in (np.full(rows, token, dtype=np.int64), text[1:])
+                for taken, text in zip(each, islice(rest, count), strict=True)
+                for part in (np.full(taken, token, dtype=np.int64), text[1:])
             ]
             framed = [self._prefix, *spread[:-1], self._suffix, spread[-1]]
             inside = sum(map(len, spread[:-1]))
@@ -259,10 +262,8 @@ class PromptBuilder:
         if len(expanded) and int(expanded.max()) >= self.spec.vocab_size:
             most = f"the model has {self.spec.vocab_size} tokens"
             raise VlmcError(f"the tokenizer gives id {expanded.max()}; {most}")
-        feature_index = np.full(len(expanded), -1, dtype=np.int64)
-        taken = expanded == self.spec.image_token_id
-        feature_index[taken] = np.arange(int(taken.sum()))
-        return Prompt(expanded, feature_index, tuple(spans), tuple(images))
+        rows = feature_index(expanded, images, spans, self.spec)
+        return Prompt(expanded, rows, tuple(spans), tuple(images))
 
 
 def _added_ids(tokens: Sequence[str], tokenizer: TextTokenizer) -> NDArray[np.int64]:

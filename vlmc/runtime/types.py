@@ -19,6 +19,8 @@ class PreparedImage:
         grid: Feature rows as (time, height, width); M-RoPE reads it.
         tiles: Rows and columns of tiles it was cut into beside the whole picture; 0 and 0: none.
         runs: Feature rows of each tile, then of the whole; empty: all have as many.
+        marks: Further feature rows, for tokens beside the placeholders
+            (``PromptSpec.mark_token_ids``).
     """
 
     tensors: dict[str, Array]
@@ -26,6 +28,12 @@ class PreparedImage:
     grid: tuple[int, int, int]
     tiles: tuple[int, int] = (0, 0)
     runs: tuple[int, ...] = ()
+    marks: int = 0
+
+    @property
+    def rows(self) -> int:
+        """All its feature rows."""
+        return self.tokens + self.marks
 
 
 @dataclass(frozen=True)

@@ -232,7 +232,7 @@ def test_a_vision_program_of_another_size_is_refused(models):
     prompt = model.prompt(prompt="x", images=[picture(0)])
     image = prompt.images[0]
     image.tensors["pixel_values"] = np.zeros((1, 3, 8, 16), np.float32)
-    with pytest.raises(VlmcError, match="for an image of 4 tokens"):
+    with pytest.raises(VlmcError, match="for an image of 4 rows"):
         model.image_features(image)
 
 

@@ -151,11 +151,11 @@ def _experts(low: Lowering, node: ir.Node) -> None:
 def _attention(low: Lowering, node: ir.Node) -> None:
     attributes = {key: attr.value for key, attr in node.attributes.items()}
     if len(node.inputs) <= 4:
-        if attributes["causal"] or attributes["kv_num_heads"] != attributes["num_heads"]:
-            raise VlmcError(
-                "the vision tower shares key heads or attends causally, which is not supported yet"
-            )
+        if attributes["causal"]:
+            raise VlmcError("the vision tower attends causally, which is not supported yet")
         query, key, value, *bias = node.inputs
+        if attributes["kv_num_heads"] != attributes["num_heads"]:
+            key, value = (_repeat_heads(low, x, attributes) for x in (key, value))
         out = low.add(
             "MultiHeadAttention",
             [query, key, value, *([None, None, *bias] if bias else [])],
@@ -200,6 +200,15 @@ def _attention(low: Lowering, node: ir.Node) -> None:
     if size != cached:
         out = resize_heads(low, out, heads, cached, size)
     replace(node, [out, *present])
+
+
+def _repeat_heads(low: Lowering, x: ir.Value | None, attributes: Mapping[str, Any]) -> ir.Value:
+    """[B, S, KV * D] -> [B, S, H * D], each head as often as it has queries."""
+    heads, of, size = (attributes[key] for key in ("num_heads", "kv_num_heads", "head_size"))
+    x = low.add("Reshape", [x, low.constant(np.array([0, 0, of, 1, size], np.int64))])
+    x = low.add("Tile", [x, low.constant(np.array([1, 1, 1, heads // of, 1], np.int64))])
+    x = low.add("Reshape", [x, low.constant(np.array([0, 0, heads * size], np.int64))])
+    return x
 
 
 def _is_empty(low: Lowering, value: ir.Value) -> ir.Value:

@@ -1,4 +1,4 @@
-"""``tiles``: a grid of square cuts, then the whole picture (InternVL, Aya and Command A Vision)."""
+"""``tiles``: a grid of square cuts and the whole picture (InternVL, Aya Vision, Ovis 2, ...)."""
 
 import math
 from typing import Annotated, Literal
@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from vlmc.bundle.manifest import TensorSpec
 from vlmc.runtime.images import pixels, torch_resize
@@ -19,15 +19,18 @@ Tiles = Annotated[int, Field(ge=1, le=256)]
 
 
 class Options(Frozen):
-    """Constants of ``GotOcr2ImageProcessor`` and ``Cohere2VisionImageProcessor``, cropping.
+    """Constants of the image processors of GOT-OCR 2, Cohere2 Vision and Ovis 2, cropping.
 
     Attributes:
         height: Of a tile, in pixels.
         width: The same.
-        fit: How a grid is chosen: by its shape, or by how far the picture is scaled.
+        fit: How a grid is chosen: by its shape, by how far the picture is scaled, or by how much
+            of the picture its tiles keep.
         min_tiles: The fewest tiles of a grid, the whole picture not counted.
         max_tiles: The most.
         tokens: Feature rows of the vision program for each tile.
+        marks: Its further rows for the tokens around a picture's tiles.
+        whole_first: The whole picture stands before the grid's tiles, not behind them.
         resample: The filter of every resize.
         as_torch: Resize as torch does, not as Pillow.
         on_white: Lay transparent pictures on white (``do_convert_rgb``).
@@ -36,10 +39,12 @@ class Options(Frozen):
 
     height: PositiveInt
     width: PositiveInt
-    fit: Literal["shape", "scale"] = "shape"
+    fit: Literal["shape", "scale", "cover"] = "shape"
     min_tiles: Tiles
     max_tiles: Tiles
     tokens: PositiveInt
+    marks: NonNegativeInt = 0
+    whole_first: bool = False
     resample: Resample
     as_torch: bool = False
     on_white: bool
@@ -67,8 +72,7 @@ def grid(height: int, width: int, options: Options) -> tuple[int, int]:
         ],
         key=math.prod,
     )
-    choose = _least_scaled if options.fit == "scale" else _nearest_shape
-    columns, rows = choose(height, width, grids, options)
+    columns, rows = _FITS[options.fit](height, width, grids, options)
     return rows, columns
 
 
@@ -109,6 +113,48 @@ def _nearest_shape(
     return best
 
 
+_COVERED = 0.9
+
+
+def _covering(
+    height: int, width: int, grids: list[tuple[int, int]], options: Options
+) -> tuple[int, int]:
+    """The smallest grid whose tiles keep nine tenths of the picture; else the one that keeps most.
+
+    Mirrors ``get_min_tile_covering_grid`` of
+    ``transformers.models.ovis2.image_processing_pil_ovis2``, which weighs each grid turned: as
+    many rows as it will have columns.
+    """
+    kept = [
+        sum(
+            _kept(high, wide, options.height)
+            for high in _cut_sizes(height, columns)
+            for wide in _cut_sizes(width, rows)
+        )
+        / (width * height)
+        for columns, rows in grids
+    ]
+    enough = [at for at, share in enumerate(kept) if share > _COVERED]
+    if enough:
+        return grids[min(enough, key=lambda at: (math.prod(grids[at]), -kept[at]))]
+    return grids[min(range(len(grids)), key=lambda at: (-kept[at], math.prod(grids[at])))]
+
+
+def _cut_sizes(size: int, count: int) -> list[int]:
+    """Lengths of a side's cuts; the last takes what is left."""
+    each = size // count
+    return [each] * (count - 1) + [size - each * (count - 1)]
+
+
+def _kept(height: int, width: int, side: int) -> float:
+    """Pixels of a cut, shrunk until its longer side fits a tile's."""
+    longer, shorter = max(height, width), min(height, width)
+    return shorter / longer * side * side if longer > side else shorter * longer
+
+
+_FITS = {"shape": _nearest_shape, "scale": _least_scaled, "cover": _covering}
+
+
 def count(height: int, width: int, options: Options) -> int:
     """Tiles the vision program sees of a picture."""
     rows, columns = grid(height, width, options)
@@ -129,11 +175,12 @@ def tokens(height: int, width: int, options: Options) -> int:
 def prepare(image: Image.Image, options: Options) -> PreparedImage:
     """One picture for the vision program.
 
-    Equals ``GotOcr2ImageProcessorPil`` bit for bit, and with ``as_torch`` what
-    ``Cohere2VisionImageProcessor`` makes with torchvision.
+    Equals ``GotOcr2ImageProcessorPil`` and ``Ovis2ImageProcessorPil`` bit for bit, and with
+    ``as_torch`` what ``Cohere2VisionImageProcessor`` makes with torchvision.
 
     Returns:
-        ``pixel_values`` float32 [T, 3, H, W]: the grid's tiles row by row, then the whole picture.
+        ``pixel_values`` float32 [T, 3, H, W]: the grid's tiles row by row, then the whole picture,
+        or that first.
 
     Raises:
         VlmcError: The picture would grow beyond all bounds.
@@ -145,15 +192,17 @@ def prepare(image: Image.Image, options: Options) -> PreparedImage:
     canvas = _resized(picture, rows * high, columns * wide, options)
     levels = np.empty((tiles, high, wide, 3), dtype=np.uint8)
     cut = canvas.reshape(rows, high, columns, wide, 3).transpose(0, 2, 1, 3, 4)
-    levels[: rows * columns] = cut.reshape(-1, high, wide, 3)
+    first = 1 if tiles > 1 and options.whole_first else 0
+    levels[first : first + rows * columns] = cut.reshape(-1, high, wide, 3)
     if tiles > 1:
-        levels[-1] = _resized(picture, high, wide, options)
+        levels[first - 1] = _resized(picture, high, wide, options)
     values = np.empty((tiles, 3, high, wide), dtype=np.float32)
     for channel, table in enumerate(pixels.table(options.values)):
         values[:, channel] = table[levels[..., channel]]
     made = tiles * options.tokens
     cuts = (rows, columns) if tiles > 1 else (0, 0)
-    return PreparedImage({"pixel_values": values}, made, (1, 1, made), tiles=cuts)
+    tensors = {"pixel_values": values}
+    return PreparedImage(tensors, made, (1, 1, made), tiles=cuts, marks=options.marks)
 
 
 def _resized(picture: Image.Image, height: int, width: int, options: Options) -> NDArray[np.uint8]:
