@@ -166,7 +166,12 @@ def _limits(recipe: Recipe, facts: ModelFacts) -> Limits:
             at="ctx-len",
             hint=f"set ctx-len to at least {smallest + 1}, plus the prompt and the answer",
         )
-    images = recipe.images.max_per_prompt
+    images, most_images = recipe.images.max_per_prompt, facts.most_images
+    if images is not None and most_images is not None and images > most_images:
+        raise VlmcError(
+            f"{images} images in one prompt, the model's processor takes {most_images}",
+            at="images.max-per-prompt",
+        )
     if images is not None and images * smallest > room:
         raise VlmcError(
             f"{images} images take at least {images * smallest} tokens, and ctx-len is {ctx_len}",
@@ -177,7 +182,7 @@ def _limits(recipe: Recipe, facts: ModelFacts) -> Limits:
         prefill_seq_len=prefill,
         ctx_len=ctx_len,
         batch_size=recipe.batch_size,
-        max_images=images or room // smallest,
+        max_images=images or min(room // smallest, most_images or room),
     )
 
 

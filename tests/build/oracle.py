@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from tests.build.torch_images import Cohere2VisionImages, Llama4Images
+from vlmc.passes.stand_in import cut_tensors
 
 TOKENS = 24
 TORCH_IMAGES = {
@@ -52,6 +53,9 @@ class Oracle:
         self.model = model.eval()
         self.processor = make_processor(folder)
         self.image_text = getattr(self.processor, "image_token", "")
+        if type(self.processor).__name__ == "FuyuProcessor":
+            cut_tensors(self.processor.image_processor)
+            self.image_text = ""  # it writes the picture itself, ahead of the text
 
     def answer(self, messages: list[dict[str, Any]], pictures: list[Any]) -> Expected:
         """``pictures`` are PIL images, in the order of the messages' image parts.
@@ -96,6 +100,8 @@ class Oracle:
 
     def rows(self, found: Any, pictures: list[Any]) -> list[np.ndarray]:
         """The features of each picture, which transformers may give in one, or tile by tile."""
+        if len(pictures) == 1:
+            return [np.concatenate([part.numpy() for part in found])]
         counts, shown = [], len(pictures)
         for one in pictures:
             # As often as there are pictures: among others, a picture may have fewer features.
@@ -108,24 +114,28 @@ class Oracle:
 
     def continue_(self, inputs: Any, pictures: list[Any], torch: Any) -> Expected:
         length = inputs["input_ids"].shape[1]
-        own = {"do_sample": False, "max_new_tokens": TOKENS, "num_beams": 1}
+        asked = {"do_sample": False, "max_new_tokens": TOKENS, "num_beams": 1}
         with torch.no_grad():
             features = []
             if pictures:
                 given = {key: inputs[key] for key in IMAGE_INPUTS if key in inputs}
+                if "image_patches" in inputs:
+                    given["pixel_values"] = inputs["image_patches"]
                 made = features_of(self.model)(**given, return_dict=True)
                 deep = getattr(made, "deepstack_features", None)
-                if made.pooler_output is None and not deep:  # Llama 4 leaves that to its caller
-                    made.pooler_output = self.model.multi_modal_projector(made.last_hidden_state)
+                if made.pooler_output is None and not deep:
+                    # Llama 4 leaves that to its caller; Fuyu has no more to do.
+                    own = getattr(self.model, "multi_modal_projector", lambda rows: rows[None])
+                    made.pooler_output = own(made.last_hidden_state)
                 layers = self.model.config.get_text_config().num_hidden_layers
                 found = feature_rows(made, layers)
                 features = self.rows(found, pictures)
-            tokens = self.model.generate(**inputs, **own)[0, length:].tolist()
+            tokens = self.model.generate(**inputs, **asked)[0, length:].tolist()
             ends = self.model.generation_config.eos_token_id
             ends = ends if isinstance(ends, list) else [ends]
             made = self.model.generate(
                 **inputs,
-                **own,
+                **asked,
                 min_new_tokens=None,
                 eos_token_id=-1,
                 output_logits=True,

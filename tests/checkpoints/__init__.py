@@ -18,6 +18,7 @@ from tests.checkpoints.native import (
     qwen3_vl,
 )
 from tests.checkpoints.tiles import aya_vision, cohere2_vision, got_ocr2, idefics3, internvl
+from tests.checkpoints.towerless import fuyu
 
 MAKERS: dict[str, Callable[[Path], Path]] = {
     "llava-clip-llama": llava,
@@ -52,4 +53,5 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "deepseek-vl": deepseek_vl,
     "got-ocr2": got_ocr2,
     "janus": janus,
+    "fuyu": fuyu,
 }

@@ -91,6 +91,23 @@ class PromptFrame(Frozen):
     end: str
 
 
+class PictureAhead(Frozen):
+    """A prompt's one picture, written ahead of all its text and encoded apart from it.
+
+    Attributes:
+        image: The token of every feature row; it and the other words may be plain words of the
+            vocabulary.
+        row_end: Behind each row of feature rows.
+        end: Behind the picture.
+        text_end: Behind the text; a prompt without a picture has none of all this.
+    """
+
+    image: str
+    row_end: str
+    end: str
+    text_end: str
+
+
 class PromptSpec(Frozen):
     """``processor/prompt.json``: how messages become token ids."""
 
@@ -106,6 +123,7 @@ class PromptSpec(Frozen):
     clean_up_tokenization_spaces: bool = False  # transformers' flag, when texts are decoded
     image_layout: ImageLayout | None = None  # None: an image is its image tokens alone
     frame: PromptFrame | None = None  # None: the tokenizer adds what it adds to any text
+    ahead: PictureAhead | None = None  # None: a picture stands where the template says
     opening: str = ""  # stands before the rendered prompt, whatever the template
 
 

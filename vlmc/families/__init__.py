@@ -4,6 +4,7 @@ from vlmc.families import (
     aya_vision,
     cohere2_vision,
     deepseek_vl,
+    fuyu,
     gemma3,
     glm4v,
     got_ocr2,
@@ -57,6 +58,7 @@ _ROWS = (
     deepseek_vl.FAMILY,
     got_ocr2.FAMILY,
     janus.FAMILY,
+    fuyu.FAMILY,
 )
 FAMILIES: dict[str, Family] = {row.name: row for row in _ROWS}
 

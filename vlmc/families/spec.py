@@ -10,6 +10,7 @@ from vlmc.bundle.manifest import (
     ImageLayout,
     ImageSpec,
     MaskSpec,
+    PictureAhead,
     PositionSpec,
     PromptFrame,
     TensorSpec,
@@ -85,6 +86,7 @@ class ModelFacts:
     deepstack: tuple[int, ...] = ()
     # The decoder's layers that have no keys and values, in order.
     states: tuple[StateFacts, ...] = ()
+    most_images: int | None = None  # that the processor takes in a prompt; None: any number
 
     def memory(self) -> tuple[tuple[str, int], ...]:
         """Kind and layer of each tensor that the language program hands from step to step."""
@@ -138,6 +140,8 @@ class Family:
             placeholders, where the processor puts them there and not the chat template.
         frame: What the processor adds to every prompt, special tokens by name; it takes none
             without an image.
+        ahead: Where the processor writes the prompt's one picture ahead of its text, what it puts
+            around the two.
         extra_tokens: Words that the processor adds to the tokenizer.
         logits: What the model does to its head's logits, a soft cap say: ``(model, logits) ->
             logits``, for export; None: nothing.
@@ -156,5 +160,6 @@ class Family:
     special_tokens: bool = True
     tower: str | None = None
     frame: PromptFrame | None = None
+    ahead: PictureAhead | None = None
     extra_tokens: tuple[str, ...] = ()
     logits: Callable[[Any, Any], Any] | None = None
