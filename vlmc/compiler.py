@@ -135,6 +135,7 @@ def build(
         default_template=family.template,
         image_frame=family.image_frame,
         frame=family.frame,
+        ahead=family.ahead,
         add_special_tokens=family.special_tokens,
         extra_tokens=family.extra_tokens,
         mark_token_ids=facts.mark_token_ids,

@@ -33,6 +33,7 @@ REAL_SIZE = (
     "ovis2-1b",
     "idefics2-8b",
     "blip2-opt-2.7b",
+    "fuyu-8b",
 )
 """What ``test_real_size.py`` exports; the README's table tells of them."""
 

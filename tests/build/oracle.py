@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from tests.build.torch_images import Cohere2VisionImages, Llama4Images
+from vlmc.passes.stand_in import cut_tensors
 
 TOKENS = 24
 TORCH_IMAGES = {
@@ -57,6 +58,9 @@ class Oracle:
         token = getattr(self.processor, "image_token", "")
         # BLIP-2's has no place in a text.
         self.image_text = token if isinstance(token, str) else ""
+        if type(self.processor).__name__ == "FuyuProcessor":
+            cut_tensors(self.processor.image_processor)
+            self.image_text = ""  # it writes the picture itself, ahead of the text
 
     def answer(self, messages: list[dict[str, Any]], pictures: list[Any]) -> Expected:
         """``pictures`` are PIL images, in the order of the messages' image parts.
@@ -118,27 +122,31 @@ class Oracle:
 
     def continue_(self, inputs: Any, pictures: list[Any], torch: Any) -> Expected:
         length = inputs["input_ids"].shape[1]
-        own = {"do_sample": False, "max_new_tokens": TOKENS, "num_beams": 1}
+        asked = {"do_sample": False, "max_new_tokens": TOKENS, "num_beams": 1}
         with torch.no_grad():
             features = []
             if pictures:
                 given = {key: inputs[key] for key in IMAGE_INPUTS if key in inputs}
+                if "image_patches" in inputs:
+                    given["pixel_values"] = inputs["image_patches"]
                 made = features_of(self.model)(**given, return_dict=True)
                 deep = getattr(made, "deepstack_features", None)
-                if made.pooler_output is None and not deep:  # Llama 4 leaves that to its caller
-                    made.pooler_output = self.model.multi_modal_projector(made.last_hidden_state)
+                if made.pooler_output is None and not deep:
+                    # Llama 4 leaves that to its caller; Fuyu has no more to do.
+                    own = getattr(self.model, "multi_modal_projector", lambda rows: rows[None])
+                    made.pooler_output = own(made.last_hidden_state)
                 layers = self.model.config.get_text_config().num_hidden_layers
                 found = feature_rows(made, layers)
                 features = self.rows(found, pictures)
                 marks = getattr(made, "visual_indicator_features", None)
                 if marks is not None:  # Ovis 2: behind every picture's own
                     features = [np.concatenate([own, marks]) for own in features]
-            tokens = self.model.generate(**inputs, **own)[0, length:].tolist()
+            tokens = self.model.generate(**inputs, **asked)[0, length:].tolist()
             ends = generating(self.model).generation_config.eos_token_id
             ends = ends if isinstance(ends, list) else [ends]
             made = self.model.generate(
                 **inputs,
-                **own,
+                **asked,
                 min_new_tokens=None,
                 eos_token_id=-1,
                 output_logits=True,

@@ -19,8 +19,15 @@ from tests.checkpoints.native import pixtral, qwen2_5_vl, qwen2_vl
 from tests.checkpoints.ovis2 import ovis2
 from tests.checkpoints.parts import LLAVA_TEMPLATE
 from tests.checkpoints.tiles import aya_vision, cohere2_vision, got_ocr2, idefics3, internvl
+from tests.checkpoints.towerless import fuyu
 
 Json = dict[str, Any]
+
+
+FUYU_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'text' %}{{ part['text'] }}\n{% endif %}{% endfor %}{% endfor %}"
+)
 
 
 def edit(path: Path, change: Callable[[Json], object]) -> None:
@@ -246,6 +253,32 @@ def hub_gemma3(folder: Path) -> Path:
     return folder
 
 
+def hub_fuyu(folder: Path) -> Path:
+    """As on the hub: the decoder's keys at the top level, old names, an older processor's file."""
+    fuyu(folder, qk_layernorm=False, hidden_act="gelu")
+
+    def flat(config: Json) -> None:
+        text = config.pop("text_config")
+        del config["image_token_id"], text["model_type"], text["rope_parameters"]
+        kept = {key: value for key, value in text.items() if not key.endswith("partial_rotary")}
+        config.update({**kept, "rope_theta": 25000.0, "image_token_id": 3})
+
+    old = {"model.language_model.": "language_model.model.", "lm_head": "language_model.lm_head"}
+    resave(folder, {**old, "model.vision_embed": "vision_embed"}, "bfloat16")
+    edit(folder / "config.json", flat)
+    split_processor(folder, "FuyuImageProcessor")
+    return folder
+
+
+def split_processor(folder: Path, name: str) -> None:
+    """Moves the image processor's settings to a file of their own, as older versions had them."""
+    processor = folder / "processor_config.json"
+    values = json.loads(processor.read_text(encoding="utf-8"))
+    images = values.pop("image_processor") | {"image_processor_type": name}
+    processor.write_text(json.dumps(values), encoding="utf-8")
+    (folder / "preprocessor_config.json").write_text(json.dumps(images), encoding="utf-8")
+
+
 VARIANTS: dict[str, Callable[[Path], Path]] = {
     "biased-in-shards": biased_in_shards,
     "old-names": old_names,
@@ -355,6 +388,11 @@ VARIANTS: dict[str, Callable[[Path], Path]] = {
         tower={"tokenize_function": "st_argmax", "mlp_bias": True, "qkv_bias": False},
         images={"use_covering_area_grid": False, "min_patches": 2, "max_patches": 4},
         specials=("<image>",),
+    ),
+    "hub-fuyu": hub_fuyu,
+    # Its template says nothing of pictures: the processor writes them.
+    "fuyu-chat": lambda folder: fuyu(
+        folder, text="llama", template=FUYU_TEMPLATE, tie_word_embeddings=True
     ),
     "internvl-qwen3": lambda folder: internvl(
         folder,

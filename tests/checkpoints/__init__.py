@@ -21,6 +21,7 @@ from tests.checkpoints.native import (
 from tests.checkpoints.ovis2 import ovis2
 from tests.checkpoints.queries import blip_2, instructblip
 from tests.checkpoints.tiles import aya_vision, cohere2_vision, got_ocr2, idefics3, internvl
+from tests.checkpoints.towerless import fuyu
 
 MAKERS: dict[str, Callable[[Path], Path]] = {
     "llava-clip-llama": llava,
@@ -59,4 +60,5 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "janus": janus,
     "blip-2": blip_2,
     "instructblip": instructblip,
+    "fuyu": fuyu,
 }

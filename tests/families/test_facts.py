@@ -86,7 +86,8 @@ def assert_text_equals_transformers(model_type: str, given: Json) -> None:
     assert found.layers == config.num_hidden_layers
     assert found.hidden == config.hidden_size
     assert found.heads == config.num_attention_heads
-    assert found.kv_heads == config.num_key_value_heads
+    grouped = TEXT_DEFAULTS[model_type].grouped
+    assert found.kv_heads == (config.num_key_value_heads if grouped else found.heads)
     assert found.head_dim == (
         getattr(config, "head_dim", None) or config.hidden_size // found.heads
     )
@@ -489,6 +490,7 @@ def test_published_models(name: str, tokens: int, kv_heads: int, head_dim: int) 
         "janus-pro-1b",
         "ovis2-1b",
         "idefics2-8b",
+        "fuyu-8b",
     ],
 )
 def test_published_text_sizes_are_those_transformers_reads(name: str) -> None:
@@ -499,7 +501,7 @@ def test_published_text_sizes_are_those_transformers_reads(name: str) -> None:
     config = AutoConfig.from_pretrained(CONFIGS / name).text_config
     assert found.layers == config.num_hidden_layers
     assert found.hidden == config.hidden_size
-    assert found.kv_heads == config.num_key_value_heads
+    assert found.kv_heads == getattr(config, "num_key_value_heads", found.heads)
     assert found.vocab == config.vocab_size
     assert found.max_positions == config.max_position_embeddings
 

@@ -279,6 +279,7 @@ def test_an_unfinished_download_is_noticed_offline(hub: Hub, model: Path, tmp_pa
         ("got-ocr2", "stepfun-ai/GOT-OCR-2.0-hf", "got-ocr2", ["384.0 MiB"]),
         ("blip2-opt-2.7b", "Salesforce/blip2-opt-2.7b", "blip2-opt-2.7b", ["320.0 MiB"]),
         ("janus-pro-1b", "deepseek-community/Janus-Pro-1B", "janus-pro-1b", ["768.0 MiB"]),
+        ("fuyu-8b", "adept/fuyu-8b", "fuyu-8b", ["2.2 GiB"]),
         ("qwen3-vl-2b", "Qwen/Qwen3-VL-2B-Instruct", "qwen3-vl-2b", ["448.0 MiB"]),
     ],
 )

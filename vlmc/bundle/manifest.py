@@ -109,6 +109,23 @@ class VisionText(Frozen):
     most: PositiveInt
 
 
+class PictureAhead(Frozen):
+    """A prompt's one picture, written ahead of all its text and encoded apart from it.
+
+    Attributes:
+        image: The token of every feature row; it and the other words may be plain words of the
+            vocabulary.
+        row_end: Behind each row of feature rows.
+        end: Behind the picture.
+        text_end: Behind the text; a prompt without a picture has none of all this.
+    """
+
+    image: str
+    row_end: str
+    end: str
+    text_end: str
+
+
 class PromptSpec(Frozen):
     """``processor/prompt.json``: how messages become token ids."""
 
@@ -124,6 +141,7 @@ class PromptSpec(Frozen):
     clean_up_tokenization_spaces: bool = False  # transformers' flag, when texts are decoded
     image_layout: ImageLayout | None = None  # None: an image is its image tokens alone
     frame: PromptFrame | None = None  # None: the tokenizer adds what it adds to any text
+    ahead: PictureAhead | None = None  # None: a picture stands where the template says
     opening: str = ""  # stands before the rendered prompt, whatever the template
     # Tokens that have rows among an image's features too, wherever they stand in a prompt that
     # shows one: behind its others, in this order.

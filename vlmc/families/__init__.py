@@ -5,6 +5,7 @@ from vlmc.families import (
     blip_2,
     cohere2_vision,
     deepseek_vl,
+    fuyu,
     gemma3,
     glm4v,
     got_ocr2,
@@ -65,6 +66,7 @@ _ROWS = (
     janus.FAMILY,
     blip_2.FAMILY,
     instructblip.FAMILY,
+    fuyu.FAMILY,
 )
 FAMILIES: dict[str, Family] = {row.name: row for row in _ROWS}
 

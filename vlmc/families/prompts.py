@@ -6,10 +6,11 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from vlmc.bundle.manifest import ImageLayout, PromptFrame, PromptSpec, VisionText
+from vlmc.bundle.manifest import ImageLayout, PictureAhead, PromptFrame, PromptSpec, VisionText
 from vlmc.errors import VlmcError
 from vlmc.families.special_tokens import read_object
 from vlmc.families.tokenizer_files import load_tokenizer
+from vlmc.runtime.ahead import picture_ids
 from vlmc.schema import Frozen, Json
 
 TEMPLATE_PATH = "processor/chat_template.jinja"
@@ -29,6 +30,7 @@ def read_prompt(
     default_template: str | None = None,
     image_frame: tuple[str, str] | None = None,
     frame: PromptFrame | None = None,
+    ahead: PictureAhead | None = None,
     add_special_tokens: bool = True,
     extra_tokens: Sequence[str] = (),
     mark_token_ids: tuple[int, ...] = (),
@@ -50,6 +52,7 @@ def read_prompt(
         default_template: The chat template where the checkpoint has none.
         image_frame: Names of the special tokens before and after an image's placeholders.
         frame: What the processor adds to every prompt.
+        ahead: What it puts around a picture that comes ahead of all text.
         add_special_tokens: Whether the tokenizer adds its own.
         extra_tokens: Words that the processor adds to the tokenizer where they are not.
         mark_token_ids: Tokens beside the placeholders that take rows of an image's features.
@@ -68,7 +71,10 @@ def read_prompt(
     loaded = load_tokenizer(folder, read_object(folder / "config.json"), config)
     known = loaded.tokenizer.get_vocab()
     loaded.tokenizer.add_tokens([token for token in extra_tokens if token not in known])
-    image_token = _image_token(folder, loaded.tokenizer, image_token, image_token_id)
+    if ahead is None:
+        image_token = _image_token(folder, loaded.tokenizer, image_token, image_token_id)
+    else:
+        image_token = _image_word(folder, loaded.tokenizer, ahead, image_token_id)
     template = _chat_template(folder, config) or default_template
     files = {"tokenizer.json": loaded.tokenizer.to_str().encode()}
     if template is not None:
@@ -107,6 +113,7 @@ def read_prompt(
         frame=None if frame is None else PromptFrame(**named(frame)),
         leading_images=leading_images,
         vision_text=vision_text,
+        ahead=ahead,
     )
     return spec, files
 
@@ -142,6 +149,25 @@ def _image_token(folder: Path, tokenizer: Tokenizer, token: str | None, id: int)
         problem = f"the image's placeholder, {name}, is a word, not an added token"
     hint = "looked in tokenizer.json and in added_tokens_decoder of tokenizer_config.json"
     raise VlmcError(problem, at=folder.name, hint=hint)
+
+
+def _image_word(folder: Path, tokenizer: Tokenizer, ahead: PictureAhead, id: int) -> str:
+    """The image token of a picture ahead of the text, once it is known to come out as one."""
+
+    def encode(text: str) -> list[int]:
+        return list(tokenizer.encode(text, add_special_tokens=False).ids)
+
+    found = {word: tokenizer.token_to_id(word) for word in (ahead.image, ahead.row_end)}
+    if lacking := [word for word, known in found.items() if known is None]:
+        raise VlmcError(f"the tokenizer has no '{lacking[0]}'", at=folder.name)
+    if found[ahead.image] != id:
+        problem = f"'{ahead.image}' is {found[ahead.image]} in the tokenizer, {id} in the model"
+        raise VlmcError(problem, at=folder.name)
+    try:
+        picture_ids(encode, ahead, id, 2, 2)
+    except VlmcError as error:
+        raise error.located(folder.name) from error
+    return ahead.image
 
 
 def _chat_template(folder: Path, tokenizer_config: Json) -> str | None:

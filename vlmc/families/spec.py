@@ -10,6 +10,7 @@ from vlmc.bundle.manifest import (
     ImageLayout,
     ImageSpec,
     MaskSpec,
+    PictureAhead,
     PositionSpec,
     PromptFrame,
     TensorSpec,
@@ -147,6 +148,8 @@ class Family:
             placeholders, where the processor puts them there and not the chat template.
         frame: What the processor adds to every prompt, special tokens by name; it takes none
             without an image.
+        ahead: Where the processor writes the prompt's one picture ahead of its text, what it puts
+            around the two.
         extra_tokens: Words that the processor adds to the tokenizer.
         leading_images: Whether the processor puts an image's tokens before the whole prompt, which
             then has no place for one, and the model takes no prompt without an image.
@@ -168,6 +171,7 @@ class Family:
     special_tokens: bool = True
     tower: str | None = None
     frame: PromptFrame | None = None
+    ahead: PictureAhead | None = None
     extra_tokens: tuple[str, ...] = ()
     leading_images: bool = False
     folders: tuple[str, ...] = ()

@@ -19,7 +19,8 @@ CONFIG = "config.json"
 class TextDefaults:
     """Defaults of one text configuration class.
 
-    ``kv_heads`` None: as many as ``heads``; ``head_dim`` None: ``hidden // heads``.
+    ``kv_heads`` None: as many as ``heads``; ``head_dim`` None: ``hidden // heads``. ``grouped``
+    False: always as many as ``heads``, whatever the file says.
     """
 
     layers: int
@@ -31,9 +32,11 @@ class TextDefaults:
     kv_heads: int | None = None
     head_dim: int | None = None
     tied: bool = False
+    grouped: bool = True
 
 
 TEXT_DEFAULTS = {
+    "chameleon": TextDefaults(32, 4096, 32, 65536, 4096, 11008, 32),
     "cohere": TextDefaults(40, 8192, 64, 256000, 8192, 22528, tied=True),
     "cohere2": TextDefaults(40, 8192, 64, 256000, 8192, 22528, tied=True),
     "gemma": TextDefaults(28, 3072, 16, 256000, 8192, 24576, 16, 256, tied=True),
@@ -49,6 +52,7 @@ TEXT_DEFAULTS = {
     "mistral": TextDefaults(32, 4096, 32, 32000, 131072, 14336, 8),
     "olmo2": TextDefaults(32, 4096, 32, 50304, 2048, 11008),
     "paddleocr_vl_text": TextDefaults(18, 1024, 16, 103424, 131072, 3072, 2, 128, tied=True),
+    "persimmon": TextDefaults(36, 4096, 64, 262144, 16384, 16384, grouped=False),
     "phi3": TextDefaults(32, 3072, 32, 32064, 4096, 8192),
     "qwen2": TextDefaults(32, 4096, 32, 151936, 32768, 22016, 32),
     "qwen2_5_vl_text": TextDefaults(80, 8192, 64, 152064, 32768, 29568, 8),
@@ -88,6 +92,8 @@ def text_facts(config: Json, model_type: str, *, at: str = f"{CONFIG}: text_conf
             raise _unknown(model_type, error) from None
         raise
     kv_heads = size("num_key_value_heads", _absent(config, "num_key_value_heads", known, heads))
+    if known is not None and not known.grouped:
+        kv_heads = heads
     head_dim = _head_dim(config, known, hidden, heads, at)
     if heads % kv_heads:
         message = f"{heads} attention heads cannot share {kv_heads} key/value heads"

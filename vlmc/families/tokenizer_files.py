@@ -18,13 +18,14 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json with merges.
 # transformers' TOKENIZER_MAPPING_NAMES and MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS, for the
 # model types resolved here. Others are left to transformers itself.
 _REGISTERED = {
+    "fuyu": "TokenizersBackend",
     "llava": "TokenizersBackend",
     "llava_next": "TokenizersBackend",
     "qwen2_5_vl": "Qwen2Tokenizer",
     "qwen2_vl": "Qwen2Tokenizer",
 }
 # Whatever class their files name.
-_ALWAYS_REGISTERED = ("llava", "llava_next")
+_ALWAYS_REGISTERED = ("fuyu", "llava", "llava_next")
 _BACKENDS = ("TokenizersBackend", "PreTrainedTokenizer", "PythonBackend")
 
 _SAVE = (

@@ -18,6 +18,7 @@ from vlmc.passes.host_images import load_images, read_settings
 from vlmc.passes.parameters import match_names, untie_different
 from vlmc.passes.processor_class import processor_class
 from vlmc.passes.quiet import quiet
+from vlmc.passes.stand_in import cut_tensors
 from vlmc.passes.transform import build_module
 from vlmc.passes.weight_stream import keep_freed_memory
 from vlmc.runtime.images import image_tokens
@@ -135,11 +136,15 @@ class Reference:
 
     def _features(self, inputs: Any, pictures: Sequence[Any]) -> list[NDArray[np.float32]]:
         given = {key: inputs[key] for key in _IMAGE_INPUTS if key in inputs}
+        if "image_patches" in inputs:
+            given["pixel_values"] = inputs["image_patches"]
         # A few classes leave it to the model inside.
         own = getattr(self.model, "get_image_features", None)
         made = (own or self.model.model.get_image_features)(**given, return_dict=True)
-        if made.pooler_output is None and not self.deepstack:  # Llama 4 leaves it to its caller
-            made.pooler_output = self.model.multi_modal_projector(made.last_hidden_state)
+        if made.pooler_output is None and not self.deepstack:
+            # Llama 4 leaves it to its caller; Fuyu has one picture, and no more to do.
+            projector = getattr(self.model, "multi_modal_projector", lambda rows: rows[None])
+            made.pooler_output = projector(made.last_hidden_state)
         # One tensor for each picture, for each of its tiles, or for all; deep-stack ones beside.
         found = _parts(made, self.deepstack)
         columns = [np.concatenate([part.float().numpy() for part in parts]) for parts in found]
@@ -185,6 +190,8 @@ def _processor(folder: Path, images: ImageSpec) -> Any:
         ) from error
     # A template that only the tokenizer has is the model's all the same.
     processor.chat_template = processor.chat_template or processor.tokenizer.chat_template
+    if images.geometry == "patch_rows":
+        cut_tensors(processor.image_processor)
     if {"min_pixels", "max_pixels"} <= image_options.keys():
         processor.image_processor.size = {
             "shortest_edge": image_options["min_pixels"],

@@ -75,3 +75,18 @@ def _flat(images: Any) -> Iterator[Any]:
             yield from _flat(one)
         else:
             yield one
+
+
+def cut_tensors(images: Any) -> None:
+    """Lets Fuyu's image processor of Pillow cut tensors, which its processor hands it.
+
+    It takes arrays alone, and gives patches without the batch's axis that is then taken away.
+    """
+    import torch
+
+    cut = images.patchify_image
+
+    def patchify_image(image: Any, patch_size: Any = None) -> Any:
+        return torch.from_numpy(cut(image.numpy(), patch_size))[None]
+
+    images.patchify_image = patchify_image

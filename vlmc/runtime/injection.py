@@ -37,21 +37,28 @@ class Control:
         return _OPEN + "".join(_DIGITS[int(digit, 16)] for digit in f"{self.id:x}") + _CLOSE
 
 
-def find_controls(tokenizer: Tokenizer, named: Iterable[str], literals: str) -> tuple[Control, ...]:
+def find_controls(
+    tokenizer: Tokenizer, named: Iterable[str], literals: str, words: Iterable[str] = ()
+) -> tuple[Control, ...]:
     """The tokens that text must not become.
 
     These are the special tokens, those with a name (``named``: the image token, ``eos_token``),
     and the other added tokens that the template itself writes (``literals``), as
-    transformers' ``_get_control_tokens`` has it. Other added tokens are words of the vocabulary.
+    transformers' ``_get_control_tokens`` has it. Other added tokens are words of the vocabulary;
+    those among ``words`` count too.
     """
     names = set(named)
-    return tuple(
+    added = tokenizer.get_added_tokens_decoder()
+    ids = {tokenizer.token_to_id(word): word for word in words}
+    plain = [Control(id, word, True) for id, word in ids.items() if id is not None]
+    found = [
         Control(id, token.content, token.normalized)
-        for id, token in sorted(tokenizer.get_added_tokens_decoder().items())
+        for id, token in sorted(added.items())
         if token.special
         or token.content in names
         or (token.content in literals and not token.content.isspace())
-    )
+    ]
+    return (*found, *(control for control in plain if control.id not in added))
 
 
 class Guard:

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from vlmc.bundle.manifest import ImageLayout, PromptFrame, PromptSpec
 from vlmc.bundle.store import check_name
 from vlmc.errors import VlmcError
+from vlmc.runtime.ahead import behind_picture
 from vlmc.runtime.injection import BREAK
 from vlmc.runtime.layout import feature_index, image_text, join_edges
 from vlmc.runtime.template import ChatTemplate
@@ -46,7 +47,8 @@ class PromptBuilder:
         reader: VisionReader | None = None,
     ) -> None:
         found = tokenizer.token_to_id(spec.image_token)
-        if found != spec.image_token_id or not tokenizer.is_added(spec.image_token):
+        known = spec.ahead is not None or tokenizer.is_added(spec.image_token)
+        if found != spec.image_token_id or not known:
             raise VlmcError(
                 f"'{spec.image_token}' is {spec.image_token_id} in the prompt's description, "
                 f"{found} in the tokenizer",
@@ -68,8 +70,9 @@ class PromptBuilder:
             literals += "".join(spec.image_layout.model_dump(exclude_none=True).values())
             placeholder = spec.image_layout.placeholder
         self._placeholder = placeholder or spec.image_token
+        words = [] if spec.ahead is None else list(spec.ahead.model_dump().values())
         self._guard = tokenizer.guard(
-            [spec.image_token, *named], literals, texts=[self._placeholder]
+            [spec.image_token, *named, *words], literals, texts=[self._placeholder], words=words
         )
 
     @classmethod
@@ -121,6 +124,12 @@ class PromptBuilder:
         marked = self._render(broken)
         plain = marked if broken == list(messages) else self._render(messages)
         self._check_dropped(messages, plain)
+        if self.spec.ahead is not None and images:
+            end, id = self.spec.ahead.text_end, self.spec.image_token_id
+            text = self._guard.ids(plain + end, marked + end, add_special_tokens=False)
+            prompt = behind_picture(self._tokenizer.encode, self.spec.ahead, id, images, text)
+            self._check_vocabulary(prompt.token_ids)
+            return prompt
         rendered, runs = marked, [1] * len(images)
         if self.spec.image_layout is not None:
             plain, marked = self._laid_out(plain, marked, images, self.spec.image_layout)
@@ -228,6 +237,11 @@ class PromptBuilder:
             )
         return [self.spec.image_token_id] * images + ids
 
+    def _check_vocabulary(self, ids: NDArray[np.int64]) -> None:
+        if len(ids) and int(ids.max()) >= self.spec.vocab_size:
+            most = f"the model has {self.spec.vocab_size} tokens"
+            raise VlmcError(f"the tokenizer gives id {ids.max()}; {most}")
+
     def _check_places(self, places: int, images: int) -> None:
         if places != images:
             raise VlmcError(
@@ -259,9 +273,7 @@ class PromptBuilder:
             pieces += framed
             length += sum(map(len, framed))
         expanded = np.concatenate(pieces)
-        if len(expanded) and int(expanded.max()) >= self.spec.vocab_size:
-            most = f"the model has {self.spec.vocab_size} tokens"
-            raise VlmcError(f"the tokenizer gives id {expanded.max()}; {most}")
+        self._check_vocabulary(expanded)
         rows = feature_index(expanded, images, spans, self.spec)
         return Prompt(expanded, rows, tuple(spans), tuple(images))
 

@@ -73,9 +73,16 @@ class TextTokenizer:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
-    def guard(self, named: Iterable[str], literals: str, texts: Iterable[str] = ()) -> Guard:
+    def guard(
+        self,
+        named: Iterable[str],
+        literals: str,
+        texts: Iterable[str] = (),
+        words: Iterable[str] = (),
+    ) -> Guard:
         """What keeps texts from becoming special tokens; see ``vlmc.runtime.injection``."""
-        return Guard(self._tokenizer, find_controls(self._tokenizer, named, literals), texts)
+        controls = find_controls(self._tokenizer, named, literals, words)
+        return Guard(self._tokenizer, controls, texts)
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """The text of ``ids``, as transformers' ``tokenizer.decode``."""

@@ -12,6 +12,7 @@ from vlmc.families.canvas_processor import canvas_spec
 from vlmc.families.grid_processors import naflex_spec, native_grid_spec, whole_patches_spec
 from vlmc.families.image_processors import fixed_spec
 from vlmc.families.pan_and_scan_processor import pan_and_scan_spec
+from vlmc.families.patch_rows_processor import patch_rows_spec
 from vlmc.families.split_processors import split_spec
 from vlmc.families.tiles_processors import tiles_spec
 from vlmc.runtime.images import GEOMETRIES, image_tokens, prepare, vision_inputs
@@ -55,6 +56,14 @@ SPECS = {
         5,
         image_size=224,
         max_tiles=3,
+    ),
+    "patch_rows": patch_rows_spec(
+        {
+            "image_processor_type": "FuyuImageProcessor",
+            "image_mean": [0.48145466, 0.4578275, 0.40821073],
+            "image_std": [0.26862954, 0.26130258, 0.27577711],
+        },
+        2700,
     ),
     "split": split_spec(
         {
@@ -120,7 +129,7 @@ def test_the_color_order_is_red_green_blue(spec):
     pixel_values = prepare(Image.new("RGB", (56, 56), (255, 0, 128)), spec).tensors["pixel_values"]
     if pixel_values.ndim == 4:
         red, green, blue = pixel_values[0, :, 50, 50]
-    elif spec.geometry == "naflex":  # channels lie innermost
+    elif spec.geometry in ("naflex", "patch_rows"):  # channels lie innermost
         red, green, blue = pixel_values[0, :3]
     else:
         red, green, blue = pixel_values.reshape(16, 3, -1)[0, :, 0]

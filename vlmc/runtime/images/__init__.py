@@ -14,6 +14,7 @@ from vlmc.runtime.images.fixed import FIXED
 from vlmc.runtime.images.naflex import NAFLEX
 from vlmc.runtime.images.native_grid import NATIVE_GRID
 from vlmc.runtime.images.pan_and_scan import PAN_AND_SCAN
+from vlmc.runtime.images.patch_rows import PATCH_ROWS
 from vlmc.runtime.images.quarters import QUARTERS
 from vlmc.runtime.images.spec import Geometry
 from vlmc.runtime.images.split import SPLIT
@@ -37,6 +38,7 @@ GEOMETRIES: dict[str, Geometry] = {
         PAN_AND_SCAN,
         CANVAS,
         QUARTERS,
+        PATCH_ROWS,
     )
 }
 
