@@ -25,6 +25,7 @@ IMAGE_INPUTS = (
     "image_sizes",
     "batch_num_images",
     "spatial_shapes",
+    "image_position_ids",
 )
 
 
@@ -202,7 +203,7 @@ def make_processor(folder: Path) -> Any:
     return WithoutVideo(
         image_processor=images,
         tokenizer=words,
-        **({} if known.__name__ == "Lfm2VlProcessor" else {"video_processor": None}),
+        **dict.fromkeys({"video_processor", "feature_extractor"} & named.keys()),
         chat_template=template.read_text("utf-8") if template.is_file() else words.chat_template,
         **{key: settings[key] for key in named if key in settings and key != "chat_template"},
     )

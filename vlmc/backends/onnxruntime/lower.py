@@ -147,11 +147,11 @@ def _experts(low: Lowering, node: ir.Node) -> None:
 def _attention(low: Lowering, node: ir.Node) -> None:
     attributes = {key: attr.value for key, attr in node.attributes.items()}
     if len(node.inputs) <= 4:
-        if attributes["causal"] or attributes["kv_num_heads"] != attributes["num_heads"]:
-            raise VlmcError(
-                "the vision tower shares key heads or attends causally, which is not supported yet"
-            )
+        if attributes["causal"]:
+            raise VlmcError("the vision tower attends causally, which is not supported yet")
         query, key, value, *bias = node.inputs
+        if attributes["kv_num_heads"] != attributes["num_heads"]:
+            key, value = (_repeat_heads(low, x, attributes) for x in (key, value))
         out = low.add(
             "MultiHeadAttention",
             [query, key, value, *([None, None, *bias] if bias else [])],
@@ -168,11 +168,15 @@ def _attention(low: Lowering, node: ir.Node) -> None:
     heads, kv_heads = attributes["num_heads"], attributes["kv_num_heads"]
     # Zeros behind a head's numbers change no product; the kernel takes multiples of eight only.
     size, cached = attributes["head_size"], int(past_key.shape[3])
+    adds = packed[1] is not None  # if not, another layer's keys and values are read
     if size != cached:
-        counts = (heads, kv_heads, kv_heads)
+        counts = (heads, kv_heads, kv_heads) if adds else (heads,)
         packed = [
-            resize_heads(low, x, n, size, cached) for x, n in zip(packed, counts, strict=True)
+            resize_heads(low, x, n, size, cached) for x, n in zip(packed, counts, strict=False)
         ]
+    if not adds:
+        nothing = _no_keys(low, packed[0], kv_heads * cached)
+        packed = [packed[0], nothing, nothing]
     one = low.constant(np.int32(1))
     last_index = low.shared("last", lengths, lambda: low.add("Sub", [lengths, one]))
     inputs = [*packed, past_key, past_value, last_index, total]
@@ -184,7 +188,8 @@ def _attention(low: Lowering, node: ir.Node) -> None:
     }
     causal = (inputs, {**common, "local_window_size": attributes["window"] or -1})
     if bias is None:
-        out, *present = low.add("GroupQueryAttention", *causal, domain=MICROSOFT, outputs=3)
+        made = low.add("GroupQueryAttention", *causal, domain=MICROSOFT, outputs=len(node.outputs))
+        out, *present = made if adds else (made,)
     else:
         # The kernel knows a window only where it is causal, and is fastest without a bias.
         empty = low.shared("empty", bias, lambda: _is_empty(low, bias))
@@ -196,6 +201,24 @@ def _attention(low: Lowering, node: ir.Node) -> None:
     if size != cached:
         out = resize_heads(low, out, heads, cached, size)
     replace(node, [out, *present])
+
+
+def _no_keys(low: Lowering, query: ir.Value | None, width: int) -> ir.Value:
+    """Keys [B, 0, width] of a step that adds none, which the kernel knows."""
+    assert query is not None
+    ends = [[0, 0], [0, width], [1, 2]]
+    cuts = [low.constant(np.array(end, np.int64)) for end in ends]
+    nothing: ir.Value = low.add("Slice", [query, *cuts])
+    return nothing
+
+
+def _repeat_heads(low: Lowering, x: ir.Value | None, attributes: Mapping[str, Any]) -> ir.Value:
+    """[B, S, KV * D] -> [B, S, H * D], each head as often as it has queries."""
+    heads, of, size = (attributes[key] for key in ("num_heads", "kv_num_heads", "head_size"))
+    x = low.add("Reshape", [x, low.constant(np.array([0, 0, of, 1, size], np.int64))])
+    x = low.add("Tile", [x, low.constant(np.array([1, 1, 1, heads // of, 1], np.int64))])
+    x = low.add("Reshape", [x, low.constant(np.array([0, 0, heads * size], np.int64))])
+    return x
 
 
 def _is_empty(low: Lowering, value: ir.Value) -> ir.Value:
