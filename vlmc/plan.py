@@ -19,14 +19,18 @@ Shape = tuple[int | str, ...]
 
 @dataclass(frozen=True)
 class Storage:
-    """How each part's numbers are stored; ``cache_width`` numbers for a head in the cache."""
+    """How each part's numbers are stored; a head in the cache is filled up to ``head_multiple``."""
 
     vision: VisionPrecision
     language: LanguagePrecision
     embedding: LanguagePrecision
     head: LanguagePrecision
     kv_cache: CachePrecision
-    cache_width: int
+    head_multiple: int
+
+    def cache_width(self, head_size: int) -> int:
+        """Numbers of a head in the cache."""
+        return math.ceil(head_size / self.head_multiple) * self.head_multiple
 
 
 @dataclass(frozen=True)
@@ -98,11 +102,10 @@ def resolve(
         limits = _limits(recipe, facts)
     except VlmcError as error:
         raise error.located(recipe_at) from error
-    storage = _storage(recipe, facts)
+    storage = _storage(recipe)
     settled = _settled(recipe, limits, storage)
-    text = facts.text
-    layers = text.layers - len(facts.states)
-    per_position = 2 * layers * text.kv_heads * storage.cache_width
+    caches = [facts.heads_of(layer) for kind, layer in facts.memory() if kind != "state"]
+    per_position = sum(heads * storage.cache_width(size) for heads, size in caches)
     element = 2 if storage.kv_cache == "fp16" else 4
     return Plan(
         recipe=settled,
@@ -185,8 +188,7 @@ def _limits(recipe: Recipe, facts: ModelFacts) -> Limits:
     )
 
 
-def _storage(recipe: Recipe, facts: ModelFacts) -> Storage:
-    multiple = BACKENDS[recipe.compile.backend].head_multiple
+def _storage(recipe: Recipe) -> Storage:
     precision, quantize = recipe.precision, recipe.quantize
     # Tables lose more by four bits than layers do, and answers hang on the head.
     derived: LanguagePrecision = "int8" if precision.language == "int4" else precision.language
@@ -196,7 +198,7 @@ def _storage(recipe: Recipe, facts: ModelFacts) -> Storage:
         embedding=quantize.embedding or derived,
         head=quantize.head or derived,
         kv_cache=precision.kv_cache,
-        cache_width=math.ceil(facts.text.head_dim / multiple) * multiple,
+        head_multiple=BACKENDS[recipe.compile.backend].head_multiple,
     )
 
 
@@ -246,7 +248,6 @@ def language_interface(
     step: Shape = ("batch", "step")
     axes = facts.positions.scheme == "mrope"
     cache: ElementType = "float16" if storage.kv_cache == "fp16" else "float32"
-    block: Shape = ("batch", text.kv_heads, ctx_len, storage.cache_width)
     features, *deep = _feature_specs(facts, "features")
     inputs = [
         _spec("input_ids", "int64", step),
@@ -264,6 +265,8 @@ def language_interface(
     outputs = [_spec("logits", "float32", ("batch", text.vocab))]
     states: dict[int, Shape] = {one.layer: ("batch", *one.shape) for one in facts.states}
     for kind, layer in facts.memory():
+        heads, size = facts.heads_of(layer)
+        block: Shape = ("batch", heads, ctx_len, storage.cache_width(size))
         shape = states.get(layer, block)
         held: ElementType = "float32" if layer in states else cache
         inputs.append(_spec(f"past_{kind}.{layer}", held, shape))

@@ -28,6 +28,7 @@ REAL_SIZE = (
     "qwen2.5-vl-3b",
     "internvl3-1b",
     "gemma-3-4b-it",
+    "gemma-4-e2b-it",
     "mistral-small-3.1",
     "smolvlm-256m",
     "ovis2-1b",
@@ -104,10 +105,12 @@ def stand_ins(folder: Path) -> dict[str, Any]:
     from vlmc.passes.transform import build_module
 
     model = build_module(folder, "eager")
+    saved = model.state_dict().keys()
+    numbers = {k: value for k, value in model.named_buffers() if k in saved}
     nowhere = Path("nowhere.safetensors")
     return {
         key: TensorRef(key, nowhere, "BF16", tuple(value.shape), 0, 2 * value.numel())
-        for key, value in model.named_parameters()
+        for key, value in {**dict(model.named_parameters()), **numbers}.items()
     }
 
 

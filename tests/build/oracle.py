@@ -29,6 +29,7 @@ IMAGE_INPUTS = (
     "spatial_shapes",
     "qformer_input_ids",
     "qformer_attention_mask",
+    "image_position_ids",
 )
 
 
@@ -228,7 +229,7 @@ def make_processor(folder: Path) -> Any:
     return WithoutVideo(
         image_processor=images,
         tokenizer=words,
-        **({} if known.__name__ == "Lfm2VlProcessor" else {"video_processor": None}),
+        **dict.fromkeys({"video_processor", "feature_extractor"} & named.keys()),
         chat_template=template.read_text("utf-8") if template.is_file() else words.chat_template,
         **{key: settings[key] for key in named if key in settings and key != "chat_template"},
     )

@@ -33,6 +33,7 @@ PRECISIONS = {
         "qwen3-vl-moe",
         "idefics3",
         "gemma3",
+        "gemma4",
         "narrow-heads",
     ],
 )

@@ -19,6 +19,7 @@ from tests.checkpoints.native import (
     qwen3_vl,
 )
 from tests.checkpoints.ovis2 import ovis2
+from tests.checkpoints.pooled import gemma4
 from tests.checkpoints.queries import blip_2, instructblip
 from tests.checkpoints.tiles import aya_vision, cohere2_vision, got_ocr2, idefics3, internvl
 from tests.checkpoints.towerless import fuyu
@@ -50,6 +51,21 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "idefics3": idefics3,
     "ovis2": ovis2,
     "gemma3": gemma3,
+    "gemma4": gemma4,
+    # As the larger ones: experts, no shared keys, pictures seen both ways; a tower of sounds too.
+    "gemma4-experts": lambda folder: gemma4(
+        folder,
+        sounds=True,
+        num_kv_shared_layers=0,
+        hidden_size_per_layer_input=0,
+        use_bidirectional_attention="vision",
+        enable_moe_block=True,
+        num_experts=4,
+        top_k_experts=2,
+        moe_intermediate_size=24,
+        num_hidden_layers=2,
+        layer_types=["sliding_attention", "full_attention"],
+    ),
     "paligemma": paligemma,
     "paligemma2": lambda folder: paligemma(folder, text="gemma2"),
     "llama4": llama4,

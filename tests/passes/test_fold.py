@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.checkpoints import fixed, native, tiles
+from tests.checkpoints import fixed, native, pooled, tiles
 from vlmc.passes import export as exporting
 
 DEEP = 5
@@ -99,6 +99,20 @@ CASES: dict[str, tuple[int, Callable[[Path], Path]]] = {
     "qwen2-vl": (
         DEEP - 1 + 1,
         lambda folder: native.qwen2_vl(folder, num_hidden_layers=DEEP),
+    ),
+    # Layers with experts that write in place; the last sees all, the others a window.
+    "gemma4": (
+        1 + 1,
+        lambda folder: pooled.gemma4(
+            folder,
+            num_hidden_layers=3,
+            layer_types=["sliding_attention", "sliding_attention", "full_attention"],
+            num_kv_shared_layers=0,
+            enable_moe_block=True,
+            num_experts=3,
+            top_k_experts=2,
+            moe_intermediate_size=16,
+        ),
     ),
     # One of the tower's three layers sees all patches, the others windows.
     "qwen2.5-vl": (1 + 1, native.qwen2_5_vl),

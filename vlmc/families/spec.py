@@ -95,15 +95,24 @@ class ModelFacts:
     ends: tuple[int, ...] | None = None
     # The decoder's layers that have no keys and values, in order.
     states: tuple[StateFacts, ...] = ()
+    # Layers that read the keys and values of another, an earlier one: layer -> that one.
+    owners: Mapping[int, int] = field(default_factory=dict)
+    # Layers whose key/value heads are not those of ``text``: layer -> how many, and their size.
+    kv_heads: Mapping[int, tuple[int, int]] = field(default_factory=dict)
 
     def memory(self) -> tuple[tuple[str, int], ...]:
         """Kind and layer of each tensor that the language program hands from step to step."""
         without = {state.layer for state in self.states}
         found: list[tuple[str, int]] = []
         for layer in range(self.text.layers):
-            kinds = ("state",) if layer in without else ("key", "value")
-            found += [(kind, layer) for kind in kinds]
+            if layer not in self.owners:
+                kinds = ("state",) if layer in without else ("key", "value")
+                found += [(kind, layer) for kind in kinds]
         return tuple(found)
+
+    def heads_of(self, layer: int) -> tuple[int, int]:
+        """A layer's key/value heads, and their size."""
+        return self.kv_heads.get(layer, (self.text.kv_heads, self.text.head_dim))
 
 
 @dataclass(frozen=True)
@@ -156,6 +165,9 @@ class Family:
         folders: Folders of the checkpoint whose tokenizers are read too.
         logits: What the model does to its head's logits, a soft cap say: ``(model, logits) ->
             logits``, for export; None: nothing.
+        embeds: What the decoder is given for a step's tokens, where it is more than embeddings
+            and features: ``(model, embeds [B, S, H], ids [B, S], is_image [B, S]) -> the
+            decoder's arguments``, ``inputs_embeds`` among them; None: those alone.
     """
 
     name: str
@@ -176,3 +188,4 @@ class Family:
     leading_images: bool = False
     folders: tuple[str, ...] = ()
     logits: Callable[[Any, Any], Any] | None = None
+    embeds: Callable[[Any, Any, Any, Any], dict[str, Any]] | None = None

@@ -43,6 +43,7 @@ TEXT_DEFAULTS = {
     "gemma2": TextDefaults(26, 2304, 8, 256000, 8192, 9216, 4, 256, tied=True),
     "glm4v_text": TextDefaults(40, 4096, 32, 151552, 32768, 13696, 2),
     "gemma3_text": TextDefaults(26, 2304, 8, 262208, 131072, 9216, 4, 256, tied=True),
+    "gemma4_text": TextDefaults(30, 2304, 8, 262144, 131072, 9216, 4, 256, tied=True),
     "granite": TextDefaults(32, 4096, 32, 32000, 2048, 11008),
     "granite4_vision_text": TextDefaults(32, 4096, 32, 32000, 2048, 11008),
     "lfm2": TextDefaults(32, 2560, 32, 65536, 128000, 12288, 8, tied=True),

@@ -110,6 +110,8 @@ def _attention(node: ir.Node, width: int, kept: Collection[str]) -> Fold | None:
     )
     if heads * size != width or heads % kv_heads:
         return None
+    if any(use.node.domain == DOMAIN for value in node.outputs[1:] for use in value.uses()):
+        return None  # another layer reads these values too
     fold = _alone(node.inputs[2], kv_heads * size, kept)
     if fold is None or fold.group != 1:
         return None

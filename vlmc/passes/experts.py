@@ -18,6 +18,8 @@ from vlmc.passes.checkpoint import TensorRef
 NAME = "vlmc"
 _VERSION = 1
 _WEIGHTS = ("gate_up_proj", "down_proj")
+# transformers' classes of activations, and what the neutral node calls them.
+_GATES = {"SiLU": "silu", "SiLUActivation": "silu", "GELUTanh": "gelu_tanh"}
 
 
 def experts(
@@ -39,12 +41,12 @@ def experts(
         VlmcError: They are experts of another kind.
     """
     plain = module.has_gate and not module.has_bias and not module.has_post_expert_norm
-    silu = isinstance(module.act_fn, nn.SiLU) or type(module.act_fn).__name__ == "SiLUActivation"
+    gate = _GATES.get(type(module.act_fn).__name__)
     same = type(module)._apply_gate is _default_apply_gate
-    if not (plain and silu and same and module.is_concatenated) or module.is_transposed:
+    if not (plain and gate and same and module.is_concatenated) or module.is_transposed:
         raise VlmcError(
             f"{type(module).__name__}: experts of this kind are not supported yet",
-            hint="those with a gate by SiLU and no biases are",
+            hint="those with a gate by SiLU or GELU (tanh) and no biases are",
         )
     hidden = hidden_states.shape[-1]
     inner = module.down_proj[0].numel() // hidden
@@ -54,6 +56,7 @@ def experts(
         {
             "hidden": int(hidden),
             "inner": int(inner),
+            "gate": gate,
             "transposed": int(getattr(module, "stored_transposed", False)),
         },
         dtype=hidden_states.dtype,

@@ -10,7 +10,7 @@ Nothing is assumed of a model: a layer that differs in anything stays as it is.
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -114,11 +114,14 @@ def _layers(graph: fx.Graph) -> list[_Layer]:
 
 
 def _is_size_of_input(node: fx.Node) -> bool:
-    """A size that stands in the first layer that needs it, and belongs to none."""
+    """A size, or a product of some, that stands in the first layer needing it; it is of none."""
     import torch
 
     inputs = node.all_input_nodes
-    return node.target is torch.ops.aten.sym_size.int and inputs[0].op == "placeholder"
+    if node.target is torch.ops.aten.sym_size.int:
+        return bool(inputs[0].op == "placeholder")
+    arithmetic = node.target in (operator.mul, operator.add, operator.sub, operator.floordiv)
+    return arithmetic and bool(inputs) and all(map(_is_size_of_input, inputs))
 
 
 def _place(node: fx.Node) -> tuple[str, int] | None:
@@ -215,10 +218,31 @@ def _live(layer: _Layer) -> set[int]:
     return {at for at, node in enumerate(layer.nodes) if not own.issuperset(node.users)}
 
 
-def _mutates(nodes: Iterable[fx.Node]) -> bool:
-    """Whether something is written in place: what enters a layer would then change outside."""
-    schemas = (getattr(node.target, "_schema", None) for node in nodes)
-    return any(schema is not None and schema.is_mutable for schema in schemas)
+def _mutates(nodes: Sequence[fx.Node]) -> bool:
+    """Whether something is written in place that the layer did not make for itself alone."""
+    own = set(nodes)
+    for node in nodes:
+        schema = getattr(node.target, "_schema", None)
+        if schema is None or not schema.is_mutable:
+            continue
+        written = [
+            value
+            for value, argument in zip(node.args, schema.arguments, strict=False)
+            if argument.alias_info is not None and argument.alias_info.is_write
+        ]
+        if not written or not all(_is_own(value, own) for value in written):
+            return True
+    return False
+
+
+def _is_own(value: Any, own: set[fx.Node]) -> bool:
+    """Whether a value is a tensor of the layer's that is no view, and that none outside reads."""
+    if value not in own or not own.issuperset(value.users):
+        return False
+    if value.target is operator.getitem:
+        return _is_own(value.args[0], own)
+    schema = getattr(value.target, "_schema", None)
+    return schema is not None and all(out.alias_info is None for out in schema.returns)
 
 
 def _enclose(graph: fx.Graph, layer: _Layer, kind: _Kind, replaced: dict[fx.Node, fx.Node]) -> None:

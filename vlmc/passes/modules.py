@@ -81,7 +81,8 @@ class StepCache(Cache):  # type: ignore[misc]
     """The cache during one exported step: past tensors in, present tensors out.
 
     ``masks`` are those of the program's inputs; where a model takes tensors only, a layer is
-    handed such a mask's bias, and the mask is found by it.
+    handed such a mask's bias, and the mask is found by it. ``owners`` are the layers whose keys
+    and values others read.
 
     ``update`` hands the step's own keys and values through; the attention node appends them to
     the past in place, so the past never flows through the model's code.
@@ -93,10 +94,12 @@ class StepCache(Cache):  # type: ignore[misc]
         lengths: Tensor,
         total: Tensor,
         masks: Sequence[CausalMask] = (),
+        owners: Mapping[int, int] | None = None,
     ) -> None:
         super().__init__(layers=[])
         self.past = past
         self.masks = masks
+        self.owners = owners or {}
         self.lengths = lengths
         self.total = total
         self.present: dict[tuple[str, int], Tensor] = {}
@@ -216,6 +219,19 @@ def attention(
         return out.reshape(*out.shape[:-1], heads, width), None
     bias = attention_mask.bias if isinstance(attention_mask, CausalMask) else None
     cache, layer = _step[-1], int(module.layer_idx)  # type: ignore[arg-type]
+    if layer in cache.owners:
+        # Its keys and values are the owner's, this step's among them; it adds none.
+        keys, values = (cache.present[kind, cache.owners[layer]] for kind in ("key", "value"))
+        read = [packed[0], None, None, keys, values, cache.lengths, cache.total]
+        out = torch.onnx.ops.symbolic(
+            "vlmc::Attention",
+            [*read, *([] if bias is None else [bias])],
+            attributes,
+            dtype=query.dtype,
+            shape=packed[0].shape,
+            version=DOMAIN_VERSION,
+        )
+        return out.reshape(*out.shape[:-1], heads, width), None
     past_key, past_value = (cache.past[kind, layer] for kind in ("key", "value"))
     out, present_key, present_value = torch.onnx.ops.symbolic_multi_out(
         "vlmc::Attention",
@@ -280,6 +296,8 @@ class LanguageProgram(nn.Module):
         head: The output projection.
         facts: Its ``deepstack`` and ``masks`` count; these are proven right.
         finish: What becomes of the logits then.
+        begin: What the decoder is given, of embeddings, ids and where images are; None: the
+            embeddings.
     """
 
     def __init__(
@@ -289,15 +307,18 @@ class LanguageProgram(nn.Module):
         head: nn.Module,
         facts: ModelFacts,
         finish: Callable[[Tensor], Tensor] | None = None,
+        begin: Callable[[Tensor, Tensor, Tensor], dict[str, Tensor]] | None = None,
     ) -> None:
         super().__init__()
         self.decoder = decoder
         self.embed = embed
         self.head = head
         self.finish = finish
+        self.begin = begin
         self.masks = facts.masks
         self.deepstack = facts.deepstack
         self.memory = facts.memory()
+        self.owners = facts.owners
 
     def forward(
         self,
@@ -320,6 +341,9 @@ class LanguageProgram(nn.Module):
         text = self.embed(torch.where(is_image, 0, input_ids))
         rows = image_features[feature_index.clamp(min=0)]
         embeds = torch.where(is_image.unsqueeze(-1), rows, text)
+        tokens = {"inputs_embeds": embeds}
+        if self.begin is not None:
+            tokens = self.begin(embeds, input_ids, is_image)
         given = iter(extras)
         added: list[Tensor] = []
         if self.deepstack:
@@ -329,11 +353,13 @@ class LanguageProgram(nn.Module):
         masks = [CausalMask(m.window, next(given) if m.input else None) for m in self.masks]
         memory = dict(zip(self.memory, past, strict=True))
         with (
-            step_cache(StepCache(memory, sequence_lengths, total_length, masks)) as cache,
+            step_cache(
+                StepCache(memory, sequence_lengths, total_length, masks, self.owners)
+            ) as cache,
             _adding(self.decoder, dict(zip(self.deepstack, added, strict=True))),
         ):
             hidden = self.decoder(
-                inputs_embeds=embeds,
+                **tokens,
                 position_ids=position_ids,
                 past_key_values=cache,
                 use_cache=True,

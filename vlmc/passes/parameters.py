@@ -50,6 +50,22 @@ def match_names(model: Any, index: Mapping[str, TensorRef]) -> dict[str, str]:
     return matched
 
 
+def adopt_buffers(model: nn.Module, matched: Mapping[str, str]) -> None:
+    """Makes parameters of the buffers that the checkpoint holds, such as a layer's factor.
+
+    They are trained numbers as parameters are, and read like them; the others are computed.
+    """
+    import torch
+
+    for name, buffer in list(model.named_buffers()):
+        if name not in matched or not buffer.is_floating_point():
+            continue
+        owner, _, leaf = name.rpartition(".")
+        module = model.get_submodule(owner)
+        del module._buffers[leaf]
+        module._parameters[leaf] = torch.nn.Parameter(buffer, requires_grad=False)
+
+
 def untie_different(model: Any, index: Mapping[str, TensorRef], matched: Mapping[str, str]) -> None:
     """Undoes ties that the checkpoint contradicts, as transformers' ``tie_weights`` does.
 

@@ -85,12 +85,15 @@ def quantize(
     for name, path in graphs.items():
         graph = ir.load(path).graph
         matrices, experts = _weights_of(graph, "Linear", 1), _weights_of(graph, "Experts", 3)
+        looked_up = _tables_of(graph) if name == "language" else set()
         word = formats.language if name == "language" else formats.vision
         jobs = []
         for weight in parameters["programs"][name]:
             source = parameters["sources"][weight]
             if weight in tables and name == "language":
                 form = _TABLE[tables[weight]]
+            elif weight in looked_up - matrices:
+                form = _TABLE[formats.embedding]
             elif weight in experts:
                 form = _TABLE[word]  # one expert's matrices are looked up as a table's row
             elif weight in matrices:
@@ -145,6 +148,18 @@ def read_weights(folder: Path) -> dict[str, StoredWeight]:
             },
         )
         for name, weight in described.items()
+    }
+
+
+def _tables_of(graph: Any) -> set[str]:
+    """Matrices whose rows are looked up by token: embeddings beside the usual one."""
+    return {
+        str(node.inputs[0].name)
+        for node in graph
+        if (node.domain, node.op_type) == ("", "Gather")
+        and node.inputs[0].is_graph_input()
+        and len(node.inputs[0].shape or ()) == 2
+        and len(node.inputs[1].shape or ()) == 2
     }
 
 

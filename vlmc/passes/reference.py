@@ -15,7 +15,7 @@ from vlmc.errors import VlmcError
 from vlmc.passes.answers import Expected
 from vlmc.passes.checkpoint import TensorRef
 from vlmc.passes.host_images import load_images, read_settings
-from vlmc.passes.parameters import match_names, untie_different
+from vlmc.passes.parameters import adopt_buffers, match_names, untie_different
 from vlmc.passes.processor_class import processor_class
 from vlmc.passes.quiet import quiet
 from vlmc.passes.stand_in import cut_tensors
@@ -35,9 +35,11 @@ _IMAGE_INPUTS = (
     "spatial_shapes",
     "qformer_input_ids",
     "qformer_attention_mask",
+    "image_position_ids",
 )
 # What a processor is made of; its own file sets the rest.
-_PARTS = {"self", "image_processor", "tokenizer", "video_processor", "chat_template", "kwargs"}
+_PARTS = {"self", "image_processor", "tokenizer", "video_processor", "feature_extractor"}
+_PARTS |= {"chat_template", "kwargs"}
 
 
 class Reference:
@@ -61,6 +63,7 @@ class Reference:
 
         model: Any = build_module(folder, attention="eager")
         matched = match_names(model, index)
+        adopt_buffers(model, matched)
         untie_different(model, index, matched)
         model.tie_weights(recompute_mapping=False)
         keep_freed_memory()
@@ -180,7 +183,8 @@ def _processor(folder: Path, images: ImageSpec) -> Any:
             try:
                 processor = AutoProcessor.from_pretrained(folder, backend="pil", **here)
             except (ImportError, ValueError) as error:
-                if isinstance(error, ValueError) and "video processor" not in str(error):
+                absent = ("video processor", "feature extractor")
+                if isinstance(error, ValueError) and not any(a in str(error) for a in absent):
                     raise
                 processor = _without_video(folder, images, here)
     except (ImportError, ValueError, OSError, KeyError, TypeError) as error:
@@ -230,7 +234,7 @@ def _without_video(folder: Path, images: ImageSpec, here: Mapping[str, Any]) -> 
         chat_template=(
             template.read_text("utf-8") if template.is_file() else tokenizer.chat_template
         ),
-        **({"video_processor": None} if "video_processor" in takes else {}),
+        **dict.fromkeys({"video_processor", "feature_extractor"} & takes),
         **{key: value for key, value in settings.items() if key in takes - _PARTS},
     )
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from vlmc.errors import VlmcError
 from vlmc.passes.checkpoint import TensorRef
 from vlmc.passes.masks import prove_masks
-from vlmc.passes.parameters import match_names, untie_different
+from vlmc.passes.parameters import adopt_buffers, match_names, untie_different
 
 if TYPE_CHECKING:
     import torch
@@ -108,6 +108,7 @@ def transform(
     if facts.masks:
         prove_masks(model, facts.masks)
     matched = match_names(model, index)
+    adopt_buffers(model, matched)
     untie_different(model, index, matched)
     prepare_experts(model, index, matched)
     _fix_rotary(model, ctx_len)
@@ -128,8 +129,9 @@ def transform(
             module.forward = neutral_linear(module)  # type: ignore[method-assign, assignment]
     decoder = family.decoder(model)
     finish = None if family.logits is None else partial(family.logits, model)
+    begin = None if family.embeds is None else partial(family.embeds, model)
     embed, head = model.get_input_embeddings(), model.get_output_embeddings()
-    language = LanguageProgram(decoder, embed, head, facts, finish)
+    language = LanguageProgram(decoder, embed, head, facts, finish, begin)
     return TransformedModel(model, family.vision(model), language, matched)
 
 

@@ -22,13 +22,14 @@ def experts(low: Lowering, node: Any) -> Any:
         low: The graph.
         node: Rows [T, H], chosen experts int64 [T, k] and their shares float [T, k]; weights
             ``gate_up`` [E, 2I, H] and ``down`` [E, H, I], both with the last axes the other way
-            round where ``transposed``.
+            round where ``transposed``; ``gate`` is ``silu`` or ``gelu_tanh``.
     """
     import onnx_ir as ir
 
     rows, index, shares, gate_up, down = node.inputs
     hidden, inner = node.attributes["hidden"].value, node.attributes["inner"].value
     transposed = bool(node.attributes["transposed"].value)
+    tanh = node.attributes["gate"].value == "gelu_tanh"
 
     turn, go_on, total = (
         _input(low, name, dtype, shape)
@@ -60,7 +61,11 @@ def experts(low: Lowering, node: Any) -> Any:
     tokens = body.add("Slice", [pairs, low.constant(np.array([0], np.int64)), one, one])
     both = product(body.add("GatherND", [rows, tokens]), matrix(gate_up, (2 * inner, hidden)))
     gate, up = body.add("Split", [both], {"axis": -1, "num_outputs": 2}, outputs=2)
-    active = body.add("Mul", [body.add("Mul", [gate, body.add("Sigmoid", [gate])]), up])
+    if tanh:
+        gate = body.add("Gelu", [gate], {"approximate": "tanh"})
+    else:
+        gate = body.add("Mul", [gate, body.add("Sigmoid", [gate])])
+    active = body.add("Mul", [gate, up])
     made = product(active, matrix(down, (hidden, inner)))
     share = body.add("Unsqueeze", [body.add("GatherND", [shares, pairs]), one])
     made = body.add("Mul", [made, share])

@@ -172,11 +172,15 @@ def _attention(low: Lowering, node: ir.Node) -> None:
     heads, kv_heads = attributes["num_heads"], attributes["kv_num_heads"]
     # Zeros behind a head's numbers change no product; the kernel takes multiples of eight only.
     size, cached = attributes["head_size"], int(past_key.shape[3])
+    adds = packed[1] is not None  # if not, another layer's keys and values are read
     if size != cached:
-        counts = (heads, kv_heads, kv_heads)
+        counts = (heads, kv_heads, kv_heads) if adds else (heads,)
         packed = [
-            resize_heads(low, x, n, size, cached) for x, n in zip(packed, counts, strict=True)
+            resize_heads(low, x, n, size, cached) for x, n in zip(packed, counts, strict=False)
         ]
+    if not adds:
+        nothing = _no_keys(low, packed[0], kv_heads * cached)
+        packed = [packed[0], nothing, nothing]
     one = low.constant(np.int32(1))
     last_index = low.shared("last", lengths, lambda: low.add("Sub", [lengths, one]))
     inputs = [*packed, past_key, past_value, last_index, total]
@@ -188,7 +192,8 @@ def _attention(low: Lowering, node: ir.Node) -> None:
     }
     causal = (inputs, {**common, "local_window_size": attributes["window"] or -1})
     if bias is None:
-        out, *present = low.add("GroupQueryAttention", *causal, domain=MICROSOFT, outputs=3)
+        made = low.add("GroupQueryAttention", *causal, domain=MICROSOFT, outputs=len(node.outputs))
+        out, *present = made if adds else (made,)
     else:
         # The kernel knows a window only where it is causal, and is fastest without a bias.
         empty = low.shared("empty", bias, lambda: _is_empty(low, bias))
@@ -200,6 +205,15 @@ def _attention(low: Lowering, node: ir.Node) -> None:
     if size != cached:
         out = resize_heads(low, out, heads, cached, size)
     replace(node, [out, *present])
+
+
+def _no_keys(low: Lowering, query: ir.Value | None, width: int) -> ir.Value:
+    """Keys [B, 0, width] of a step that adds none, which the kernel knows."""
+    assert query is not None
+    ends = [[0, 0], [0, width], [1, 2]]
+    cuts = [low.constant(np.array(end, np.int64)) for end in ends]
+    nothing: ir.Value = low.add("Slice", [query, *cuts])
+    return nothing
 
 
 def _repeat_heads(low: Lowering, x: ir.Value | None, attributes: Mapping[str, Any]) -> ir.Value:

@@ -19,6 +19,7 @@ from vlmc.runtime.images.quarters import QUARTERS
 from vlmc.runtime.images.spec import Geometry
 from vlmc.runtime.images.split import SPLIT
 from vlmc.runtime.images.tiles import TILES
+from vlmc.runtime.images.token_budget import TOKEN_BUDGET
 from vlmc.runtime.images.whole_patches import WHOLE_PATCHES
 from vlmc.runtime.types import PreparedImage
 from vlmc.schema import Frozen, lookup
@@ -31,6 +32,7 @@ GEOMETRIES: dict[str, Geometry] = {
         FIXED,
         NATIVE_GRID,
         WHOLE_PATCHES,
+        TOKEN_BUDGET,
         NAFLEX,
         TILES,
         SPLIT,
