@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ from vlmc.schema import Json
 # hand the same memory out again: fresh pages cost more than the products.
 _PIECE_BYTES = 8 << 20
 _LOGGER = "transformers"
+# What is said of a part that needs torchvision; only such a part is done without.
+_TORCHVISION = re.compile("video processor|dependencies: .*torchvision")
 # What ``get_image_features`` may take of a processor's output.
 _IMAGE_INPUTS = (
     "pixel_values",
@@ -64,7 +67,7 @@ class Reference:
         keep_freed_memory()
         _stream_weights(model, index, matched)
         self.model = model
-        self.processor = _processor(folder, images)
+        self.processor = make_processor(folder, images)
         self.processor.chat_template = self.processor.chat_template or template
         self.images = images
         self.plain_image = plain_image
@@ -158,7 +161,12 @@ def _parts(made: Any, deepstack: Collection[int]) -> list[Any]:
     return [[torch.zeros_like(part) for part in some], *added.values()]
 
 
-def _processor(folder: Path, images: ImageSpec) -> Any:
+def make_processor(folder: Path, images: ImageSpec) -> Any:
+    """The processor of transformers, with the recipe's bounds; no part needs torchvision.
+
+    Raises:
+        VlmcError: transformers cannot make it.
+    """
     from transformers import AutoProcessor
 
     image_options = images.options
@@ -167,8 +175,8 @@ def _processor(folder: Path, images: ImageSpec) -> Any:
         with quiet(_LOGGER):
             try:
                 processor = AutoProcessor.from_pretrained(folder, backend="pil", **here)
-            except (ImportError, ValueError) as error:
-                if isinstance(error, ValueError) and "video processor" not in str(error):
+            except (ImportError, ValueError, OSError) as error:
+                if not (isinstance(error, ImportError) or _TORCHVISION.search(str(error))):
                     raise
                 processor = _without_video(folder, images, here)
     except (ImportError, ValueError, OSError, KeyError, TypeError) as error:
