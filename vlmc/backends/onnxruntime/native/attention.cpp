@@ -243,14 +243,14 @@ void cached_attention(const AttentionShape& s, size_t batch, size_t step, size_t
   });
 }
 
-void tower_attention(const AttentionShape& s, size_t batch, size_t step, const float* query,
-                     const float* key, const float* value, const float* bias,
+void tower_attention(const AttentionShape& s, size_t batch, size_t step, size_t total,
+                     const float* query, const float* key, const float* value, const float* bias,
                      size_t bias_batch_stride, float* out, const Parallel& parallel) {
   const size_t kv_heads = s.heads / s.group, size = s.head_size;
   attend(s, batch, step, parallel, [&](size_t b, size_t h, Rows* rows, Head* k, Head* v) {
     const size_t from = b * step * s.heads * size + h * s.group * size;
-    const size_t kv_from = (b * step * kv_heads + h) * size;
-    rows->query = query + from, rows->out = out + from, rows->total = step, rows->past = 0;
+    const size_t kv_from = (b * total * kv_heads + h) * size;
+    rows->query = query + from, rows->out = out + from, rows->total = total, rows->past = 0;
     if (bias) rows->bias = bias + b * bias_batch_stride + h * s.group * s.bias_head_stride;
     *k = {key + kv_from, kv_heads * size, false};
     *v = {value + kv_from, kv_heads * size, false};

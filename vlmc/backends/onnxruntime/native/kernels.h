@@ -8,7 +8,7 @@ namespace vlmc {
 
 // Raised with every change of an operator's meaning; vlmc/backends/onnxruntime/native/__init__.py
 // refuses a library that was built from other sources.
-constexpr int kInterface = 2;
+constexpr int kInterface = 3;
 
 // Runs task(data, 0) .. task(data, tasks - 1), each once, in any order, and waits for all of them.
 // A task must not throw. threads: how many may run at a time, to choose the number of tasks by.
@@ -63,11 +63,12 @@ void cached_attention(const AttentionShape& shape, size_t batch, size_t step, si
                       const int32_t* lengths, void* keys, void* values, bool half, float* out,
                       const Parallel& parallel);
 
-// The same where every query sees all keys of its row; key and value [batch, step, key heads,
+// The same where every query sees all keys of its row; key and value [batch, total, key heads,
 // head_size]. bias, or null, is added to the scores: row b's, head h's, lies at
-// b * bias_batch_stride + h * bias_head_stride, [step, bias_width].
-void tower_attention(const AttentionShape& shape, size_t batch, size_t step, const float* query,
-                     const float* key, const float* value, const float* bias,
+// b * bias_batch_stride + h * bias_head_stride, [step, total] with rows bias_width apart (0: one
+// row for all).
+void tower_attention(const AttentionShape& shape, size_t batch, size_t step, size_t total,
+                     const float* query, const float* key, const float* value, const float* bias,
                      size_t bias_batch_stride, float* out, const Parallel& parallel);
 
 }  // namespace vlmc
