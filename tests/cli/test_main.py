@@ -100,3 +100,16 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
         process.stdout.close()
         assert process.stderr.read() == ""
         assert process.wait(timeout=60) == 1
+
+
+@pytest.mark.parametrize("option", ["--out", "--cache"])
+def test_a_folder_that_cannot_be_made_is_said_before_anything_is_built(
+    option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe, file = tmp_path / "recipe.yaml", tmp_path / "file"
+    recipe.write_text("model: nobody/nothing\n", encoding="utf-8")
+    file.write_text("", encoding="utf-8")
+
+    assert main(["build", str(recipe), "--offline", option, str(file / "artifacts")]) == 2
+
+    assert f"error: {option} {file / 'artifacts'}: '{file}' is a file" in capsys.readouterr().err

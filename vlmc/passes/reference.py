@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from vlmc.runtime.images import image_tokens
 from vlmc.schema import Json
 
 _LOGGER = "transformers"
+# What is said of a part that needs torchvision, or is for sounds; such a part is done without.
+_TORCHVISION = re.compile("video processor|feature extractor|dependencies: .*torchvision")
 # What ``get_image_features`` may take of a processor's output.
 _IMAGE_INPUTS = (
     "pixel_values",
@@ -69,7 +72,7 @@ class Reference:
         keep_freed_memory()
         stream_weights(model, index, matched)
         self.model = model
-        self.processor = _processor(folder, images)
+        self.processor = make_processor(folder, images)
         self.processor.chat_template = self.processor.chat_template or template
         self.images = images
         self.plain_image = plain_image
@@ -173,7 +176,12 @@ def _parts(made: Any, deepstack: Collection[int]) -> list[Any]:
     return [[torch.zeros_like(part) for part in some], *added.values()]
 
 
-def _processor(folder: Path, images: ImageSpec) -> Any:
+def make_processor(folder: Path, images: ImageSpec) -> Any:
+    """The processor of transformers, with the recipe's bounds; no part needs torchvision.
+
+    Raises:
+        VlmcError: transformers cannot make it.
+    """
     from transformers import AutoProcessor
 
     image_options = images.options
@@ -182,9 +190,8 @@ def _processor(folder: Path, images: ImageSpec) -> Any:
         with quiet(_LOGGER):
             try:
                 processor = AutoProcessor.from_pretrained(folder, backend="pil", **here)
-            except (ImportError, ValueError) as error:
-                absent = ("video processor", "feature extractor")
-                if isinstance(error, ValueError) and not any(a in str(error) for a in absent):
+            except (ImportError, ValueError, OSError) as error:
+                if not (isinstance(error, ImportError) or _TORCHVISION.search(str(error))):
                     raise
                 processor = _without_video(folder, images, here)
     except (ImportError, ValueError, OSError, KeyError, TypeError) as error:

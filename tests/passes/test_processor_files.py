@@ -1,0 +1,33 @@
+"""Processors as transformers with torchvision saves them, read where torchvision is not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.checkpoints import MAKERS
+from vlmc.families import by_config
+from vlmc.passes.reference import make_processor
+from vlmc.sources import read_checkpoint
+
+
+@pytest.mark.parametrize("name", ["cohere2-vision", "lfm2-vl", "llama4", "qwen2-vl"])
+def test_a_processor_saved_in_one_file_is_made(name: str, tmp_path: Path) -> None:
+    """``ProcessorMixin.save_pretrained`` writes the image processor into the processor's file."""
+    MAKERS[name](tmp_path)
+    images = json.loads((tmp_path / "preprocessor_config.json").read_text("utf-8"))
+    (tmp_path / "preprocessor_config.json").unlink()
+    images["image_processor_type"] = images["image_processor_type"].removesuffix("Fast")
+    path = tmp_path / "processor_config.json"
+    held = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    path.write_text(json.dumps({**held, "image_processor": images}), encoding="utf-8")
+    found = read_checkpoint(tmp_path, tokenizer=False)
+    spec = by_config(found.config).facts(found).images
+
+    processor = make_processor(tmp_path, spec)
+
+    picture = Image.new("RGB", (60, 40), "red")
+    assert len(processor(text=["a" + processor.image_token], images=[[picture]])["input_ids"][0])
