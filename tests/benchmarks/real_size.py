@@ -30,6 +30,7 @@ REAL_SIZE = (
     "gemma-3-4b-it",
     "mistral-small-3.1",
     "smolvlm-256m",
+    "phi-4-multimodal",
 )
 """What ``test_real_size.py`` exports; the README's table tells of them."""
 

@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from tests.build.phi_images import Phi4Images, projected
 from tests.build.torch_images import Cohere2VisionImages, Llama4Images
 
 TOKENS = 24
 TORCH_IMAGES = {
     "Cohere2VisionImageProcessor": Cohere2VisionImages,
     "Llama4ImageProcessor": Llama4Images,
+    "Phi4MultimodalImageProcessor": Phi4Images,
 }
 IMAGE_INPUTS = (
     "pixel_values",
@@ -25,6 +27,8 @@ IMAGE_INPUTS = (
     "image_sizes",
     "batch_num_images",
     "spatial_shapes",
+    "image_pixel_values",
+    "image_attention_mask",
 )
 
 
@@ -40,14 +44,17 @@ class Expected:
 
 
 class Oracle:
-    """A folder's model in float32 with eager attention, and its processor."""
+    """A folder's model in float32, and its processor."""
 
     def __init__(self, folder: Path) -> None:
         import torch
-        from transformers import AutoModelForImageTextToText
+        from transformers import AutoConfig, AutoModelForMultimodalLM
 
-        model: Any = AutoModelForImageTextToText.from_pretrained(
-            folder, dtype=torch.float32, attn_implementation="eager", local_files_only=True
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        # Phi-4's tower answers otherwise with eager attention than by default.
+        attention = {} if "phi4" in config.model_type else {"attn_implementation": "eager"}
+        model: Any = AutoModelForMultimodalLM.from_pretrained(
+            folder, dtype=torch.float32, local_files_only=True, **attention
         )
         self.model = model.eval()
         self.processor = make_processor(folder)
@@ -97,11 +104,13 @@ class Oracle:
     def rows(self, found: Any, pictures: list[Any]) -> list[np.ndarray]:
         """The features of each picture, which transformers may give in one, or tile by tile."""
         counts, shown = [], len(pictures)
+        config = self.model.config
+        token = getattr(config, "image_token_id", getattr(self.processor, "image_token_id", None))
         for one in pictures:
             # As often as there are pictures: among others, a picture may have fewer features.
             text = [self.processor.image_token * shown]
             alone = self.processor(text=text, images=[[one] * shown])["input_ids"][0]
-            counts.append(list(alone).count(self.model.config.image_token_id) // shown)
+            counts.append(list(alone).count(token) // shown)
         together = np.concatenate([part.numpy() for part in found])
         assert sum(counts) == len(together)
         return np.split(together, np.cumsum(counts)[:-1])
@@ -113,7 +122,8 @@ class Oracle:
             features = []
             if pictures:
                 given = {key: inputs[key] for key in IMAGE_INPUTS if key in inputs}
-                made = features_of(self.model)(**given, return_dict=True)
+                get = features_of(self.model)
+                made = get(**given, return_dict=True) if get else projected(self.model, inputs)
                 deep = getattr(made, "deepstack_features", None)
                 if made.pooler_output is None and not deep:  # Llama 4 leaves that to its caller
                     made.pooler_output = self.model.multi_modal_projector(made.last_hidden_state)
@@ -141,8 +151,9 @@ class Oracle:
 
 
 def features_of(model: Any) -> Any:
-    """``get_image_features`` of the model, or of the one inside."""
-    return getattr(model, "get_image_features", None) or model.model.get_image_features
+    """``get_image_features`` of the model, or of the one inside; None where neither has it."""
+    name = "get_image_features"
+    return getattr(model, name, None) or getattr(model.model, name, None)
 
 
 def feature_rows(made: Any, layers: int) -> Any:
@@ -174,7 +185,8 @@ def make_processor(folder: Path) -> Any:
             made.num_image_tokens = config["image_seq_length"]
         return made
     except (ImportError, ValueError) as error:
-        if isinstance(error, ValueError) and "video processor" not in str(error):
+        missing = ("video processor", "any image processor class")
+        if isinstance(error, ValueError) and not any(words in str(error) for words in missing):
             raise
         known = processor_class(folder)
 
@@ -202,7 +214,7 @@ def make_processor(folder: Path) -> Any:
     return WithoutVideo(
         image_processor=images,
         tokenizer=words,
-        **({} if known.__name__ == "Lfm2VlProcessor" else {"video_processor": None}),
+        **{name: None for name in ("video_processor", "audio_processor") if name in named},
         chat_template=template.read_text("utf-8") if template.is_file() else words.chat_template,
         **{key: settings[key] for key in named if key in settings and key != "chat_template"},
     )

@@ -17,6 +17,7 @@ from tests.checkpoints.native import (
     qwen2_vl,
     qwen3_vl,
 )
+from tests.checkpoints.phi import phi4_multimodal
 from tests.checkpoints.tiles import aya_vision, cohere2_vision, got_ocr2, idefics3, internvl
 
 MAKERS: dict[str, Callable[[Path], Path]] = {
@@ -47,6 +48,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "paligemma": paligemma,
     "paligemma2": lambda folder: paligemma(folder, text="gemma2"),
     "llama4": llama4,
+    "phi4-multimodal": phi4_multimodal,
     "aya-vision": aya_vision,
     "cohere2-vision": cohere2_vision,
     "deepseek-vl": deepseek_vl,

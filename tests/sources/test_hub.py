@@ -255,6 +255,12 @@ def test_an_unfinished_download_is_noticed_offline(hub: Hub, model: Path, tmp_pa
             "deepseek-vl-1.3b",
             ["768.0 MiB"],
         ),
+        (
+            "phi-4-multimodal",
+            "microsoft/Phi-4-multimodal-instruct",
+            "phi-4-multimodal",
+            ["512.0 MiB"],
+        ),
         ("got-ocr2", "stepfun-ai/GOT-OCR-2.0-hf", "got-ocr2", ["384.0 MiB"]),
         ("janus-pro-1b", "deepseek-community/Janus-Pro-1B", "janus-pro-1b", ["768.0 MiB"]),
         ("qwen3-vl-2b", "Qwen/Qwen3-VL-2B-Instruct", "qwen3-vl-2b", ["448.0 MiB"]),
@@ -263,8 +269,10 @@ def test_an_unfinished_download_is_noticed_offline(hub: Hub, model: Path, tmp_pa
 def test_the_comments_of_the_recipes_hold(
     hub: Hub, name: str, model_id: str, config: str, lines: list[str]
 ) -> None:
-    hub.add(model_id, CONFIGS / config)
+    commit = hub.add(model_id, CONFIGS / config)
     path = ROOT / "recipes" / f"{name}.yaml"
+    if revision := load_recipe(path).revision:
+        hub.models[model_id].commits[revision] = commit
     done = hub.run("check", str(path), "--json", "--image-size", "640x480")
     assert done.code == 0, done.err
     plan = json.loads(done.out)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,9 +36,14 @@ _IMAGE_INPUTS = (
     "image_sizes",
     "batch_num_images",
     "spatial_shapes",
+    "image_pixel_values",
+    "image_attention_mask",
 )
 # What a processor is made of; its own file sets the rest.
-_PARTS = {"self", "image_processor", "tokenizer", "video_processor", "chat_template", "kwargs"}
+# transformers' words for a part of a processor that needs torchvision, as a ``ValueError``.
+_NOT_HERE = "video processor|any image processor class"
+_OTHER_PARTS = ("video_processor", "audio_processor")
+_PARTS = {"self", "image_processor", "tokenizer", *_OTHER_PARTS, "chat_template", "kwargs"}
 
 
 class Reference:
@@ -168,7 +174,7 @@ def _processor(folder: Path, images: ImageSpec) -> Any:
             try:
                 processor = AutoProcessor.from_pretrained(folder, backend="pil", **here)
             except (ImportError, ValueError) as error:
-                if isinstance(error, ValueError) and "video processor" not in str(error):
+                if isinstance(error, ValueError) and not re.search(_NOT_HERE, str(error)):
                     raise
                 processor = _without_video(folder, images, here)
     except (ImportError, ValueError, OSError, KeyError, TypeError) as error:
@@ -216,7 +222,7 @@ def _without_video(folder: Path, images: ImageSpec, here: Mapping[str, Any]) -> 
         chat_template=(
             template.read_text("utf-8") if template.is_file() else tokenizer.chat_template
         ),
-        **({"video_processor": None} if "video_processor" in takes else {}),
+        **{name: None for name in _OTHER_PARTS if name in takes},
         **{key: value for key, value in settings.items() if key in takes - _PARTS},
     )
 
