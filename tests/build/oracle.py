@@ -22,6 +22,7 @@ TORCH_IMAGES = {
 }
 IMAGE_INPUTS = (
     "pixel_values",
+    "high_res_pixel_values",
     "pixel_attention_mask",
     "image_grid_thw",
     "image_sizes",

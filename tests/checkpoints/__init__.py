@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.checkpoints.anyres import granite4_vision, llava_next, llava_onevision
 from tests.checkpoints.bidirectional import gemma3, llama4, paligemma
-from tests.checkpoints.fixed import deepseek_vl, janus, llava, vipllava
+from tests.checkpoints.fixed import deepseek_vl, deepseek_vl_hybrid, janus, llava, vipllava
 from tests.checkpoints.native import (
     glm4v,
     lfm2_vl,
@@ -52,6 +52,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "aya-vision": aya_vision,
     "cohere2-vision": cohere2_vision,
     "deepseek-vl": deepseek_vl,
+    "deepseek-vl-hybrid": deepseek_vl_hybrid,
     "got-ocr2": got_ocr2,
     "janus": janus,
 }

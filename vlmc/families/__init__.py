@@ -4,6 +4,7 @@ from vlmc.families import (
     aya_vision,
     cohere2_vision,
     deepseek_vl,
+    deepseek_vl_hybrid,
     gemma3,
     glm4v,
     got_ocr2,
@@ -57,6 +58,7 @@ _ROWS = (
     aya_vision.FAMILY,
     cohere2_vision.FAMILY,
     deepseek_vl.FAMILY,
+    deepseek_vl_hybrid.FAMILY,
     got_ocr2.FAMILY,
     janus.FAMILY,
 )

@@ -141,6 +141,8 @@ class Family:
         extra_tokens: Words that the processor adds to the tokenizer.
         logits: What the model does to its head's logits, a soft cap say: ``(model, logits) ->
             logits``, for export; None: nothing.
+        own_attention: Parts of the configuration whose modules have attention of their own, which
+            is exported as it is written.
         reference: Prepares transformers' model to be compared with: where it has no
             ``get_image_features``, or answers otherwise with eager attention than by default.
     """
@@ -160,4 +162,5 @@ class Family:
     frame: PromptFrame | None = None
     extra_tokens: tuple[str, ...] = ()
     logits: Callable[[Any, Any], Any] | None = None
+    own_attention: tuple[str, ...] = ()
     reference: Callable[[Any], None] | None = None

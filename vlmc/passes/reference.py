@@ -31,6 +31,7 @@ _LOGGER = "transformers"
 # What ``get_image_features`` may take of a processor's output.
 _IMAGE_INPUTS = (
     "pixel_values",
+    "high_res_pixel_values",
     "pixel_attention_mask",
     "image_grid_thw",
     "image_sizes",
@@ -189,7 +190,7 @@ def _processor(folder: Path, images: ImageSpec) -> Any:
             "shortest_edge": image_options["min_pixels"],
             "longest_edge": image_options["max_pixels"],
         }
-    if hasattr(processor, "num_image_tokens"):
+    if hasattr(processor, "num_image_tokens") and "tokens" in image_options:
         processor.num_image_tokens = image_options["tokens"]
     if "min_crop" in image_options:
         # Gemma 3's processor hands its image processor these, not that one's own.

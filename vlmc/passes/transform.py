@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -41,7 +41,7 @@ class TransformedModel:
     matched: dict[str, str]
 
 
-def build_module(folder: Path, attention: str) -> nn.Module:
+def build_module(folder: Path, attention: str, own: Collection[str] = ()) -> nn.Module:
     """The model of a folder on the meta device, its computed buffers real, in float32.
 
     No weight is read and no remote code is run.
@@ -49,6 +49,7 @@ def build_module(folder: Path, attention: str) -> nn.Module:
     Args:
         folder: The checkpoint's folder.
         attention: transformers' name of the attention implementation.
+        own: Parts of the configuration whose modules have attention of their own.
 
     Raises:
         VlmcError: transformers refuses the configuration.
@@ -59,9 +60,14 @@ def build_module(folder: Path, attention: str) -> nn.Module:
 
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        parts = dict.fromkeys(("", *config.sub_configs), attention)
+        parts.update(dict.fromkeys(own, "eager"))
         with torch.device("meta"):
             model = AutoModelForMultimodalLM.from_config(
-                config, attn_implementation=attention, dtype=torch.float32, trust_remote_code=False
+                config,
+                attn_implementation=parts if own else attention,
+                dtype=torch.float32,
+                trust_remote_code=False,
             )
     except (StrictDataclassError, ValueError) as error:
         raise VlmcError(
@@ -104,7 +110,7 @@ def transform(
     )
 
     register_attention()
-    model: Any = build_module(folder, ATTENTION)
+    model: Any = build_module(folder, ATTENTION, family.own_attention)
     if facts.masks:
         prove_masks(model, facts.masks)
     matched = match_names(model, index)

@@ -19,6 +19,7 @@ from vlmc.runtime.images.pan_and_scan import PAN_AND_SCAN
 from vlmc.runtime.images.spec import Geometry
 from vlmc.runtime.images.split import SPLIT
 from vlmc.runtime.images.tiles import TILES
+from vlmc.runtime.images.two_sizes import TWO_SIZES
 from vlmc.runtime.images.whole_patches import WHOLE_PATCHES
 from vlmc.runtime.types import PreparedImage
 from vlmc.schema import Frozen, lookup
@@ -46,6 +47,7 @@ GEOMETRIES: dict[str, Geometry] = {
         PAN_AND_SCAN,
         CANVAS,
         HD_CROPS,
+        TWO_SIZES,
     )
 }
 
