@@ -65,11 +65,11 @@ def cached_session(heads, kv_heads, size, *, half=False, window=0, softcap=0.0, 
 def tower_session(heads, kv_heads, size, *, bias=True, threads=2):
     shapes = {
         "query": ["B", "S", heads * size],
-        "key": ["B", "S", kv_heads * size],
-        "value": ["B", "S", kv_heads * size],
+        "key": ["B", "T", kv_heads * size],
+        "value": ["B", "T", kv_heads * size],
     }
     if bias:
-        shapes["bias"] = ["X", "Y", "S", "S"]
+        shapes["bias"] = ["X", "Y", "Z", "T"]
     heads_of = {"num_heads": heads, "kv_num_heads": kv_heads}
     return session("TowerAttention", shapes, threads=threads, scale=size**-0.5, **heads_of)
 
@@ -205,9 +205,10 @@ def test_nothing_is_asked(threads):
 KEYS_OF_2 = {"query": 96, "key": 48, "value": 48}
 
 
-def seen_by_tower(batch, step, heads, kv_heads, size):
+def seen_by_tower(batch, step, heads, kv_heads, size, total=None):
     feeds = asked([step] * batch, step, 1, heads, kv_heads, size)
-    return {name: feeds[name] for name in ("query", "key", "value")}
+    keys = asked([step] * batch, total or step, 1, heads, kv_heads, size)
+    return {"query": feeds["query"], "key": keys["key"], "value": keys["value"]}
 
 
 def tower_expected(feeds, heads, kv_heads, size, bias=None):
@@ -216,7 +217,7 @@ def tower_expected(feeds, heads, kv_heads, size, bias=None):
     for row in range(batch):
         query = feeds["query"][row].reshape(step, heads, size)
         keys, values = (
-            feeds[name][row].reshape(step, kv_heads, size).transpose(1, 0, 2)
+            feeds[name][row].reshape(-1, kv_heads, size).transpose(1, 0, 2)
             for name in ("key", "value")
         )
         added = 0.0 if bias is None else np.broadcast_to(bias, (batch, *bias.shape[1:]))[row]
@@ -244,6 +245,23 @@ def test_a_tower(heads, kv_heads, size, batch, step, threads):
             bias[hidden] = never
             [y] = session.run(None, feeds | {"bias": bias})
             near(y, tower_expected(feeds, **given, bias=bias), ALLOWED)
+
+
+@with_kernels
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(("step", "total"), [(1, 4), (5, 70), (70, 5), (32, 257)])
+@pytest.mark.parametrize(("heads", "kv_heads", "size"), [(2, 2, 64), (6, 2, 24)])
+def test_queries_of_one_sequence_see_another(heads, kv_heads, size, step, total, threads):
+    feeds = seen_by_tower(3, step, heads, kv_heads, size, total)
+    given = {"heads": heads, "kv_heads": kv_heads, "size": size}
+    [y] = tower_session(**given, bias=False, threads=threads).run(None, feeds)
+    near(y, tower_expected(feeds, **given), ALLOWED)
+    session = tower_session(**given, threads=threads)
+    for shape in ((1, 1, 1), (3, 1, 1), (3, heads, step), (1, heads, step)):
+        bias = np.random.default_rng(shape).standard_normal((*shape, total)).astype(np.float32)
+        bias[..., : total // 2] = -np.inf
+        [y] = session.run(None, feeds | {"bias": bias})
+        near(y, tower_expected(feeds, **given, bias=bias), ALLOWED)
 
 
 @with_kernels
@@ -307,7 +325,7 @@ def test_shapes_that_do_not_fit_are_refused(change, message):
 
 
 @with_kernels
-@pytest.mark.parametrize("shape", [(2, 1, 5, 6), (3, 1, 5, 5), (1, 3, 5, 5), (5, 5)])
+@pytest.mark.parametrize("shape", [(2, 1, 5, 6), (2, 1, 4, 5), (3, 1, 5, 5), (1, 3, 5, 5), (5, 5)])
 def test_a_bias_that_does_not_fit_is_refused(shape):
     feeds = seen_by_tower(2, 5, 4, 2, 24) | {"bias": np.ones(shape, np.float32)}
     heads = {"num_heads": 4, "kv_num_heads": 2, "scale": 0.2}

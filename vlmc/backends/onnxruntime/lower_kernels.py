@@ -25,29 +25,35 @@ def lower_node(low: Lowering, node: ir.Node, slower: frozenset[Product]) -> bool
     return False
 
 
-def _linear(low: Lowering, node: ir.Node) -> bool:
-    x, weight, *bias = node.inputs
+def product_parts(
+    low: Lowering, node: ir.Node
+) -> tuple[str, list[ir.Value | None], dict[str, Any]]:
+    """The operator for a neutral product, its inputs after x, all of them, and its attributes."""
+    _, weight, *bias = node.inputs
     assert weight is not None
     name = str(weight.name)
     stored = low.weights[name]
-    added = [float_weight(low, str(b.name)) for b in bias if b is not None]
-    attributes: dict[str, Any] = {}
+    added = float_weight(low, str(bias[0].name)) if bias and bias[0] is not None else None
     if stored.format == "int8_channel":
-        op, inputs = "Linear8", [x, low.part(name, ""), low.part(name, ".scales"), *added]
-    elif stored.format in _BITS:
+        return "Linear8", [low.part(name, ""), low.part(name, ".scales"), added], {}
+    if stored.format in _BITS:
         zeros = low.part(name, ".zero_points") if ".zero_points" in stored.parts else None
-        op, inputs = "LinearBlocks", [x, low.part(name, ""), low.part(name, ".scales"), zeros]
-        inputs += added
         attributes = {
             "K": stored.columns,
-            "N": stored.rows,
             "bits": _BITS[stored.format],
             "block_size": stored.block,
         }
-    else:
-        op = "LinearHalf" if stored.format == "fp16" else "LinearFloat"
-        inputs = [x, low.part(name, ""), *added]
-    replace(node, [low.add(op, inputs, attributes, domain=DOMAIN)])
+        parts = [low.part(name, ""), low.part(name, ".scales"), zeros, added]
+        return "LinearBlocks", parts, attributes
+    op = "LinearHalf" if stored.format == "fp16" else "LinearFloat"
+    return op, [low.part(name, ""), added], {}
+
+
+def _linear(low: Lowering, node: ir.Node) -> bool:
+    op, parts, attributes = product_parts(low, node)
+    while parts[-1] is None:
+        parts.pop()
+    replace(node, [low.add(op, [node.inputs[0], *parts], attributes, domain=DOMAIN)])
     return True
 
 

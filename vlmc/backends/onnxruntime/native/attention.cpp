@@ -8,6 +8,7 @@
 #include <cstring>
 #include <functional>
 
+#include "activation.h"
 #include "float_tile.h"
 #include "scratch.h"
 
@@ -15,22 +16,6 @@ namespace vlmc {
 namespace {
 
 constexpr size_t kRows = 24;  // query rows whose scores are kept
-
-// exp(x) for x <= 0, to 2 units in the last place (Cephes' polynomial); 0 far below.
-AVX512_INLINE __m512 exponential(__m512 x) {
-  x = _mm512_max_ps(_mm512_set1_ps(-104.0f), x);  // the second of the two where one is no number
-  const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504088896341f)), 0);
-  __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
-  r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);
-  __m512 p = _mm512_set1_ps(1.9875691500e-4f);
-  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.3981999507e-3f));
-  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(8.3334519073e-3f));
-  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(4.1665795894e-2f));
-  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.6666665459e-1f));
-  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(5.0000001201e-1f));
-  p = _mm512_fmadd_ps(_mm512_mul_ps(p, r), r, _mm512_add_ps(r, _mm512_set1_ps(1.0f)));
-  return _mm512_scalef_ps(p, n);
-}
 
 // Keys or values of one head: element (t, d) lies at `from`[t * stride + d].
 struct Head {
@@ -243,14 +228,14 @@ void cached_attention(const AttentionShape& s, size_t batch, size_t step, size_t
   });
 }
 
-void tower_attention(const AttentionShape& s, size_t batch, size_t step, const float* query,
-                     const float* key, const float* value, const float* bias,
+void tower_attention(const AttentionShape& s, size_t batch, size_t step, size_t total,
+                     const float* query, const float* key, const float* value, const float* bias,
                      size_t bias_batch_stride, float* out, const Parallel& parallel) {
   const size_t kv_heads = s.heads / s.group, size = s.head_size;
   attend(s, batch, step, parallel, [&](size_t b, size_t h, Rows* rows, Head* k, Head* v) {
     const size_t from = b * step * s.heads * size + h * s.group * size;
-    const size_t kv_from = (b * step * kv_heads + h) * size;
-    rows->query = query + from, rows->out = out + from, rows->total = step, rows->past = 0;
+    const size_t kv_from = (b * total * kv_heads + h) * size;
+    rows->query = query + from, rows->out = out + from, rows->total = total, rows->past = 0;
     if (bias) rows->bias = bias + b * bias_batch_stride + h * s.group * s.bias_head_stride;
     *k = {key + kv_from, kv_heads * size, false};
     *v = {value + kv_from, kv_heads * size, false};

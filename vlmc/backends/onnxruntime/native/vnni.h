@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "activation.h"
 #include "avx512.h"
 #include "kernels.h"
 #include "scratch.h"
@@ -141,6 +142,36 @@ AVX512 inline void multiply_panel(const Tokens& t, size_t m, const uint8_t* pane
     case 1: byte_tile<1>(at(i), t.room, panel, groups, t.scales + i, t.sums + i, out, i); break;
     default: break;
   }
+}
+
+// body(product, first, count, y, stride) for every panel of the products' channels; y is where the
+// panel's first channel goes. With a gate, a panel of both products and then the gate over it.
+template <typename F>
+void for_panels(const Product* products, size_t count, Gate gate, size_t m,
+                const Parallel& parallel, F&& body) {
+  const auto panels = [](const Product& p) { return (p.n + kPanel - 1) / kPanel; };
+  const auto run = [&](const Product& p, size_t panel, float* y, size_t stride) {
+    const size_t first = panel * kPanel, channels = std::min(kPanel, p.n - first);
+    body(p, first, channels, y ? y : p.y + first, y ? stride : p.n);
+    return channels;
+  };
+  if (gate != Gate::none) {
+    each(parallel, panels(products[0]), [&](size_t panel) {
+      static thread_local Scratch<float> room;
+      float* beside = room.at_least(m * kPanel);
+      run(products[0], panel, nullptr, 0);
+      const size_t channels = run(products[1], panel, beside, kPanel);
+      gate_rows(gate, m, channels, beside, kPanel, products[0].y + panel * kPanel, products[0].n);
+    });
+    return;
+  }
+  size_t all = 0;
+  for (size_t i = 0; i < count; ++i) all += panels(products[i]);
+  each(parallel, all, [&](size_t panel) {
+    const Product* p = products;
+    for (; panel >= panels(*p); ++p) panel -= panels(*p);
+    run(*p, panel, nullptr, 0);
+  });
 }
 
 }  // namespace vlmc
