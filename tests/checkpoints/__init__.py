@@ -20,6 +20,17 @@ from tests.checkpoints.native import (
 from tests.checkpoints.phi import phi4_multimodal
 from tests.checkpoints.tiles import aya_vision, cohere2_vision, got_ocr2, idefics3, internvl
 
+# Queries grow past every sixteenth token.
+SCALED = {
+    "rope_type": "yarn",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "original_max_position_embeddings": 16,
+    "mscale": 1.0,
+    "mscale_all_dim": 1.0,
+    "llama_4_scaling_beta": 0.3,
+}
+
 MAKERS: dict[str, Callable[[Path], Path]] = {
     "llava-clip-llama": llava,
     "llava-siglip-mistral": lambda folder: llava(
@@ -43,6 +54,9 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "pixtral": pixtral,
     # transformers fails on a picture of a single merged patch.
     "mistral3": lambda folder: pixtral(folder, merge=2, patch=2),
+    "mistral3-ministral3": lambda folder: pixtral(
+        folder, merge=2, patch=2, text="ministral3", rope_parameters=SCALED
+    ),
     "idefics3": idefics3,
     "gemma3": gemma3,
     "paligemma": paligemma,

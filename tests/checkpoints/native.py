@@ -317,6 +317,7 @@ def pixtral(
     merge: int = 1,
     patch: int = PATCH,
     layer: int | list[int] = -1,
+    text: str = "mistral",
     seed: int = 1,
     **values: Any,
 ) -> Path:
@@ -335,7 +336,7 @@ def pixtral(
     }
     given = {
         "vision_config": tower,
-        "text_config": text_config("mistral", len(words), **{"head_dim": 20, **values}),
+        "text_config": text_config(text, len(words), **{"head_dim": 20, **values}),
         "image_token_index": PIXTRAL_SPECIALS.index("[IMG]"),
         "vision_feature_layer": layer,
     }

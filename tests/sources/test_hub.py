@@ -262,6 +262,12 @@ def test_an_unfinished_download_is_noticed_offline(hub: Hub, model: Path, tmp_pa
             ["512.0 MiB"],
         ),
         ("deepseek-vl-7b", "deepseek-community/deepseek-vl-7b-chat", "deepseek-vl-7b", ["1.9 GiB"]),
+        (
+            "ministral-3-3b",
+            "mistralai/Ministral-3-3B-Instruct-2512-BF16",
+            "ministral-3-3b",
+            ["832.0 MiB"],
+        ),
         ("got-ocr2", "stepfun-ai/GOT-OCR-2.0-hf", "got-ocr2", ["384.0 MiB"]),
         ("janus-pro-1b", "deepseek-community/Janus-Pro-1B", "janus-pro-1b", ["768.0 MiB"]),
         ("qwen3-vl-2b", "Qwen/Qwen3-VL-2B-Instruct", "qwen3-vl-2b", ["448.0 MiB"]),

@@ -1,4 +1,4 @@
-"""Mistral 3: Pixtral's tower with its patches merged by four, and a Mistral decoder.
+"""Mistral 3: Pixtral's tower with its patches merged by four, and a Mistral or Ministral decoder.
 
 Mirrors ``transformers.models.mistral3`` (``Mistral3ForConditionalGeneration``).
 """
@@ -72,7 +72,7 @@ def vision(model: nn.Module) -> nn.Module:
 
 FAMILY = Family(
     name="mistral3",
-    title="Mistral Small 3.1 and 3.2",
+    title="Mistral Small 3.1 and 3.2, Ministral 3",
     model_types=("mistral3",),
     facts=facts,
     vision=vision,

@@ -47,6 +47,8 @@ TEXT_DEFAULTS = {
     "lfm2": TextDefaults(32, 2560, 32, 65536, 128000, 12288, 8, tied=True),
     "llama": TextDefaults(32, 4096, 32, 32000, 2048, 11008),
     "llama4_text": TextDefaults(48, 5120, 40, 202048, 131072, 8192, 8, 128),
+    "ministral": TextDefaults(32, 4096, 32, 32000, 131072, 14336, 8),
+    "ministral3": TextDefaults(34, 4096, 32, 131072, 262144, 14336, 8, 128),
     "mistral": TextDefaults(32, 4096, 32, 32000, 131072, 14336, 8),
     "olmo2": TextDefaults(32, 4096, 32, 50304, 2048, 11008),
     "paddleocr_vl_text": TextDefaults(18, 1024, 16, 103424, 131072, 3072, 2, 128, tied=True),
