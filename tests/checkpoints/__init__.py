@@ -49,6 +49,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "qwen3-vl": qwen3_vl,
     "qwen3-vl-moe": lambda folder: qwen3_vl(folder, experts=5),
     "glm4v": glm4v,
+    "glm4v-4.6": lambda folder: glm4v(folder, newer=True, num_key_value_heads=1),
     "lfm2-vl": lfm2_vl,
     "paddleocr-vl": paddleocr_vl,
     "pixtral": pixtral,

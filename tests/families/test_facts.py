@@ -501,6 +501,12 @@ def test_published_text_sizes_are_those_transformers_reads(name: str) -> None:
     assert found.max_positions == config.max_position_embeddings
 
 
+def test_glm_with_a_decoder_of_experts_is_refused() -> None:
+    config = {"model_type": "glm46v", "text_config": {"model_type": "glm4v_moe_text"}}
+    with pytest.raises(VlmcError, match="'glm4v_moe_text'"):
+        by_config(config).facts(Checkpoint(config, {}, {}, {}, {}))
+
+
 def test_tied_tables_are_counted_once() -> None:
     text = text_facts({"tie_word_embeddings": True}, "llama")
     assert text_weights({"tie_word_embeddings": True}, text, tied=None)[2] == 0
