@@ -17,6 +17,7 @@ from tests.checkpoints.native import (
     qwen2_vl,
     qwen3_vl,
 )
+from tests.checkpoints.ocr import lighton_ocr
 from tests.checkpoints.phi import phi4_multimodal
 from tests.checkpoints.tiles import aya_vision, cohere2_vision, got_ocr2, idefics3, internvl
 
@@ -58,6 +59,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "mistral3-ministral3": lambda folder: pixtral(
         folder, merge=2, patch=2, text="ministral3", rope_parameters=SCALED
     ),
+    "lighton-ocr": lighton_ocr,
     "idefics3": idefics3,
     "gemma3": gemma3,
     "paligemma": paligemma,

@@ -11,6 +11,7 @@ from vlmc.errors import VlmcError
 from vlmc.runtime.images.anyres import ANYRES
 from vlmc.runtime.images.canvas import CANVAS
 from vlmc.runtime.images.decode import open_image
+from vlmc.runtime.images.edged_patches import EDGED_PATCHES
 from vlmc.runtime.images.fixed import FIXED
 from vlmc.runtime.images.hd_crops import HD_CROPS
 from vlmc.runtime.images.naflex import NAFLEX
@@ -40,6 +41,7 @@ GEOMETRIES: dict[str, Geometry] = {
         FIXED,
         NATIVE_GRID,
         WHOLE_PATCHES,
+        EDGED_PATCHES,
         NAFLEX,
         TILES,
         SPLIT,
