@@ -199,7 +199,10 @@ def build(
 
     def oracle() -> Reference:
         images, text = facts.images, prompt.plain_image
-        return Reference(source.folder, index, images, text, family.template, facts.deepstack)
+        made = Reference(source.folder, index, images, text, family.template, facts.deepstack)
+        if family.reference is not None:
+            family.reference(made.model)
+        return made
 
     asked_alike = {
         "images": facts.images.model_dump(mode="json"),

@@ -35,6 +35,7 @@ REAL_SIZE = (
     "idefics2-8b",
     "blip2-opt-2.7b",
     "fuyu-8b",
+    "phi-4-multimodal",
 )
 """What ``test_real_size.py`` exports; the README's table tells of them."""
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from tests.build.phi_images import Phi4Images, projected
 from tests.build.torch_images import Cohere2VisionImages, Llama4Images
 from vlmc.passes.stand_in import cut_tensors
 
@@ -18,10 +19,12 @@ TOKENS = 24
 TORCH_IMAGES = {
     "Cohere2VisionImageProcessor": Cohere2VisionImages,
     "Llama4ImageProcessor": Llama4Images,
+    "Phi4MultimodalImageProcessor": Phi4Images,
 }
 ONE_PICTURE = ("Blip2Processor", "InstructBlipProcessor")
 IMAGE_INPUTS = (
     "pixel_values",
+    "high_res_pixel_values",
     "pixel_attention_mask",
     "image_grid_thw",
     "image_sizes",
@@ -30,6 +33,8 @@ IMAGE_INPUTS = (
     "qformer_input_ids",
     "qformer_attention_mask",
     "image_position_ids",
+    "image_pixel_values",
+    "image_attention_mask",
 )
 
 
@@ -45,14 +50,17 @@ class Expected:
 
 
 class Oracle:
-    """A folder's model in float32 with eager attention, and its processor."""
+    """A folder's model in float32, and its processor."""
 
     def __init__(self, folder: Path) -> None:
         import torch
-        from transformers import AutoModelForImageTextToText
+        from transformers import AutoConfig, AutoModelForMultimodalLM
 
-        model: Any = AutoModelForImageTextToText.from_pretrained(
-            folder, dtype=torch.float32, attn_implementation="eager", local_files_only=True
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        # Phi-4's tower answers otherwise with eager attention than by default.
+        attention = {} if "phi4" in config.model_type else {"attn_implementation": "eager"}
+        model: Any = AutoModelForMultimodalLM.from_pretrained(
+            folder, dtype=torch.float32, local_files_only=True, **attention
         )
         self.model = model.eval()
         self.processor = make_processor(folder)
@@ -111,12 +119,13 @@ class Oracle:
         if len(pictures) == 1:
             return [np.concatenate([part.numpy() for part in found])]
         counts, shown = [], len(pictures)
+        config = self.model.config
+        token = getattr(config, "image_token_id", getattr(self.processor, "image_token_id", None))
         for one in pictures:
             # As often as there are pictures: among others, a picture may have fewer features.
             text = [self.processor.image_token * shown]
-            alone = self.processor(text=text, images=[[one] * shown], return_tensors="pt")
-            ids = alone["input_ids"][0].tolist()
-            counts.append(ids.count(self.model.config.image_token_id) // shown)
+            alone = self.processor(text=text, images=[[one] * shown])["input_ids"][0]
+            counts.append(list(alone).count(token) // shown)
         together = np.concatenate([part.numpy() for part in found])
         assert sum(counts) == len(together)
         return np.split(together, np.cumsum(counts)[:-1])
@@ -130,7 +139,8 @@ class Oracle:
                 given = {key: inputs[key] for key in IMAGE_INPUTS if key in inputs}
                 if "image_patches" in inputs:
                     given["pixel_values"] = inputs["image_patches"]
-                made = features_of(self.model)(**given, return_dict=True)
+                get = features_of(self.model)
+                made = get(**given, return_dict=True) if get else projected(self.model, inputs)
                 deep = getattr(made, "deepstack_features", None)
                 if made.pooler_output is None and not deep:
                     # Llama 4 leaves that to its caller; Fuyu has no more to do.
@@ -168,8 +178,9 @@ def generating(model: Any) -> Any:
 
 
 def features_of(model: Any) -> Any:
-    """``get_image_features`` of the model, or of the one inside."""
-    return getattr(model, "get_image_features", None) or model.model.get_image_features
+    """``get_image_features`` of the model, or of the one inside; None where neither has it."""
+    name = "get_image_features"
+    return getattr(model, name, None) or getattr(model.model, name, None)
 
 
 def feature_rows(made: Any, layers: int) -> Any:
@@ -201,7 +212,8 @@ def make_processor(folder: Path) -> Any:
             made.num_image_tokens = config["image_seq_length"]
         return made
     except (ImportError, ValueError) as error:
-        if isinstance(error, ValueError) and "video processor" not in str(error):
+        missing = ("video processor", "any image processor class")
+        if isinstance(error, ValueError) and not any(words in str(error) for words in missing):
             raise
         known = processor_class(folder)
 
@@ -229,7 +241,7 @@ def make_processor(folder: Path) -> Any:
     return WithoutVideo(
         image_processor=images,
         tokenizer=words,
-        **dict.fromkeys({"video_processor", "feature_extractor"} & named.keys()),
+        **dict.fromkeys({"video_processor", "feature_extractor", "audio_processor"} & named.keys()),
         chat_template=template.read_text("utf-8") if template.is_file() else words.chat_template,
         **{key: settings[key] for key in named if key in settings and key != "chat_template"},
     )

@@ -122,21 +122,30 @@ def normalize(levels: Any, mean: list[float], std: list[float]) -> Any:
 
 
 def llama4_module() -> Any:
-    """The module of ``Llama4ImageProcessor``, which asks for torchvision when it is imported."""
+    """The module of ``Llama4ImageProcessor``."""
     import torch
+
+    functional = SimpleNamespace(
+        pad=lambda x, padding, fill: torch.nn.functional.pad(x, (0, padding[2], 0, padding[3]))
+    )
+    return import_images("llama4", functional)
+
+
+def import_images(kind: str, functional: SimpleNamespace) -> Any:
+    """A module of image processors that asks for torchvision when it is imported.
+
+    ``functional`` stands for ``torchvision.transforms.v2.functional``.
+    """
     import transformers.image_processing_backends as backends
 
     # What transformers found out by now it remembers: it looks for no torchvision again.
     assert not backends.is_torchvision_available()
-    functional = SimpleNamespace(
-        pad=lambda x, padding, fill: torch.nn.functional.pad(x, (0, padding[2], 0, padding[3])),
-        InterpolationMode=SimpleNamespace,
-    )
+    functional.InterpolationMode = SimpleNamespace
     found = {name: ModuleType(name) for name in ("torchvision", "torchvision.transforms")}
     found["torchvision.transforms.v2"] = v2 = ModuleType("torchvision.transforms.v2")
     v2.functional = functional  # type: ignore[attr-defined]
     with patch.dict(sys.modules, found):
-        return importlib.import_module("transformers.models.llama4.image_processing_llama4")
+        return importlib.import_module(f"transformers.models.{kind}.image_processing_{kind}")
 
 
 def resize(levels: Any, height: int, width: int, mode: str = "bicubic") -> Any:

@@ -15,7 +15,7 @@ from tests.checkpoints.anyres import granite4_vision, llava_next, llava_onevisio
 from tests.checkpoints.bidirectional import gemma3, paligemma
 from tests.checkpoints.fixed import deepseek_vl, janus, llava
 from tests.checkpoints.idefics2 import idefics2
-from tests.checkpoints.native import pixtral, qwen2_5_vl, qwen2_vl
+from tests.checkpoints.native import qwen2_5_vl, qwen2_vl
 from tests.checkpoints.ovis2 import ovis2
 from tests.checkpoints.parts import LLAVA_TEMPLATE
 from tests.checkpoints.tiles import aya_vision, cohere2_vision, got_ocr2, idefics3, internvl
@@ -355,20 +355,6 @@ VARIANTS: dict[str, Callable[[Path], Path]] = {
     # An untied Qwen2, marks that are words, a wider projector, several layers back.
     "aya-vision-qwen2": lambda folder: aya_vision(
         folder, text="qwen2", marks=(), adapter=40, feature_layer=-2, tie_word_embeddings=False
-    ),
-    # Queries grow with their position, every 32 tokens.
-    "mistral3-ministral3": lambda folder: pixtral(
-        folder,
-        merge=2,
-        patch=2,
-        text="ministral3",
-        rope_parameters={
-            "rope_type": "yarn",
-            "rope_theta": 10000.0,
-            "factor": 4.0,
-            "original_max_position_embeddings": 32,
-            "llama_4_scaling_beta": 0.3,
-        },
     ),
     # Not quartered but brought to one size; the mark around pictures is another token.
     "idefics2-llama": lambda folder: idefics2(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.checkpoints.anyres import granite4_vision, llava_next, llava_onevision
 from tests.checkpoints.bidirectional import gemma3, llama4, paligemma
-from tests.checkpoints.fixed import deepseek_vl, janus, llava, vipllava
+from tests.checkpoints.fixed import deepseek_vl, deepseek_vl_hybrid, janus, llava, vipllava
 from tests.checkpoints.idefics2 import idefics2
 from tests.checkpoints.native import (
     glm4v,
@@ -18,11 +18,24 @@ from tests.checkpoints.native import (
     qwen2_vl,
     qwen3_vl,
 )
+from tests.checkpoints.ocr import lighton_ocr
 from tests.checkpoints.ovis2 import ovis2
+from tests.checkpoints.phi import phi4_multimodal
 from tests.checkpoints.pooled import gemma4
 from tests.checkpoints.queries import blip_2, instructblip
 from tests.checkpoints.tiles import aya_vision, cohere2_vision, got_ocr2, idefics3, internvl
 from tests.checkpoints.towerless import fuyu
+
+# Queries grow past every sixteenth token.
+SCALED = {
+    "rope_type": "yarn",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "original_max_position_embeddings": 16,
+    "mscale": 1.0,
+    "mscale_all_dim": 1.0,
+    "llama_4_scaling_beta": 0.3,
+}
 
 MAKERS: dict[str, Callable[[Path], Path]] = {
     "llava-clip-llama": llava,
@@ -42,12 +55,17 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "qwen3-vl": qwen3_vl,
     "qwen3-vl-moe": lambda folder: qwen3_vl(folder, experts=5),
     "glm4v": glm4v,
+    "glm4v-4.6": lambda folder: glm4v(folder, newer=True, num_key_value_heads=1),
     "lfm2-vl": lfm2_vl,
     "paddleocr-vl": paddleocr_vl,
     "pixtral": pixtral,
     # transformers fails on a picture of a single merged patch.
     "mistral3": lambda folder: pixtral(folder, merge=2, patch=2),
     "idefics2": lambda folder: idefics2(folder, split=True),
+    "mistral3-ministral3": lambda folder: pixtral(
+        folder, merge=2, patch=2, text="ministral3", rope_parameters=SCALED
+    ),
+    "lighton-ocr": lighton_ocr,
     "idefics3": idefics3,
     "ovis2": ovis2,
     "gemma3": gemma3,
@@ -69,9 +87,11 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "paligemma": paligemma,
     "paligemma2": lambda folder: paligemma(folder, text="gemma2"),
     "llama4": llama4,
+    "phi4-multimodal": phi4_multimodal,
     "aya-vision": aya_vision,
     "cohere2-vision": cohere2_vision,
     "deepseek-vl": deepseek_vl,
+    "deepseek-vl-hybrid": deepseek_vl_hybrid,
     "got-ocr2": got_ocr2,
     "janus": janus,
     "blip-2": blip_2,

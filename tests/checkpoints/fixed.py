@@ -125,6 +125,42 @@ def deepseek_vl(folder: Path, *, text: str = "llama", seed: int = 1, **values: A
     return save(model, processor, folder)
 
 
+def deepseek_vl_hybrid(
+    folder: Path, *, seed: int = 1, images: dict[str, Any] | None = None, **values: Any
+) -> Path:
+    """A DeepSeek-VL whose second tower takes pictures of 54 pixels, in windows that do not fit."""
+    import transformers as hf
+
+    words = tokenizer(DEEPSEEK_SPECIALS, bos="<bos>", eos="<eos>", template=None)
+    words._set_model_specific_special_tokens({"image_token": "<image_placeholder>"})
+    config = hf.DeepseekVLHybridConfig(
+        vision_config=tower_config("siglip"),
+        high_res_vision_config={
+            "image_size": 54,
+            "patch_size": 6,
+            "hidden_size": 48,
+            "output_channels": 16,
+            "mlp_dim": 64,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 3,
+            "window_size": 4,
+            "global_attn_indexes": [1, 3],
+        },
+        text_config=text_config("llama", len(words), **values),
+        image_token_id=DEEPSEEK_SPECIALS.index("<image_placeholder>"),
+        tie_word_embeddings=values.get("tie_word_embeddings", False),
+    )
+    settings = {**_JANUS_IMAGES, "high_res_size": {"height": 54, "width": 54}, **(images or {})}
+    processor = hf.DeepseekVLHybridProcessor(
+        image_processor=hf.DeepseekVLHybridImageProcessorPil(**settings),
+        tokenizer=words,
+        num_image_tokens=16,
+        chat_template=DEEPSEEK_TEMPLATE,
+    )
+    model = randomize(hf.DeepseekVLHybridForConditionalGeneration(config), seed)
+    return save(model, processor, folder)
+
+
 def janus(
     folder: Path,
     *,

@@ -158,8 +158,8 @@ GLM_TEMPLATE = (
 )
 
 
-def glm4v(folder: Path, *, seed: int = 1, **values: Any) -> Path:
-    """A GLM-4.1V that rotates half of each head."""
+def glm4v(folder: Path, *, newer: bool = False, seed: int = 1, **values: Any) -> Path:
+    """A GLM-4.1V, or a 4.6V, that rotates half of each head."""
     import transformers as hf
 
     words = tokenizer(GLM_SPECIALS, bos=None, eos="<|endoftext|>", template=GLM_TEMPLATE)
@@ -172,8 +172,9 @@ def glm4v(folder: Path, *, seed: int = 1, **values: Any) -> Path:
         f"{name}_token_id": GLM_SPECIALS.index(token)
         for name, token in zip(ids, GLM_SPECIALS[5:], strict=True)
     }
-    config = hf.Glm4vConfig(
+    config = (hf.Glm46VConfig if newer else hf.Glm4vConfig)(
         vision_config={
+            "model_type": "glm4v_vision",
             "depth": 2,
             "hidden_size": 48,
             "out_hidden_size": 64,
@@ -185,10 +186,11 @@ def glm4v(folder: Path, *, seed: int = 1, **values: Any) -> Path:
         text_config=text,
         **named,
     )
-    images = hf.Glm4vImageProcessorPil(
+    images = (hf.Glm46VImageProcessorPil if newer else hf.Glm4vImageProcessorPil)(
         patch_size=PATCH, size={"shortest_edge": 8 * 14 * 14, "longest_edge": 80 * 14 * 14}
     )
-    model = randomize(hf.Glm4vForConditionalGeneration(config), seed)
+    named_class = hf.Glm46VForConditionalGeneration if newer else hf.Glm4vForConditionalGeneration
+    model = randomize(named_class(config), seed)
     return save_parts(model, images, words, folder)
 
 

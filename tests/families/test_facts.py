@@ -432,6 +432,8 @@ def test_qwen2_5_vl_vision_is_that_of_transformers(attention: str, tmp_path: Pat
         ("aya-vision-8b", 169 + 3, 8, 128),
         ("pixtral-12b", 2, 8, 128),
         ("mistral-small-3.1", 2, 8, 128),
+        ("ministral-3-3b", 2, 8, 128),
+        ("lighton-ocr-1b", 1, 8, 128),
         ("glm-4.1v-9b", 8, 2, 128),
         ("lfm2-vl-450m", 66, 8, 64),
         ("paddleocr-vl", 188, 2, 128),
@@ -480,6 +482,8 @@ def test_published_models(name: str, tokens: int, kv_heads: int, head_dim: int) 
         "qwen3-vl-2b",
         "pixtral-12b",
         "mistral-small-3.1",
+        "ministral-3-3b",
+        "lighton-ocr-1b",
         "glm-4.1v-9b",
         "lfm2-vl-450m",
         "paddleocr-vl",
@@ -509,6 +513,12 @@ def test_published_text_sizes_are_those_transformers_reads(name: str) -> None:
     assert found.kv_heads == getattr(config, "num_key_value_heads", found.heads)
     assert found.vocab == config.vocab_size
     assert found.max_positions == config.max_position_embeddings
+
+
+def test_glm_with_a_decoder_of_experts_is_refused() -> None:
+    config = {"model_type": "glm46v", "text_config": {"model_type": "glm4v_moe_text"}}
+    with pytest.raises(VlmcError, match="'glm4v_moe_text'"):
+        by_config(config).facts(Checkpoint(config, {}, {}, {}, {}))
 
 
 def test_tied_tables_are_counted_once() -> None:

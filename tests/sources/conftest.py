@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import StringIO
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -111,7 +112,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 code = {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository not found"}
                 return self.send(404, b"{}", code, body=body)
             api, rest = path.startswith("api/models/"), parts[2:]
-            revision = rest[1] if len(rest) > 1 else "main"
+            revision = unquote(rest[1]) if len(rest) > 1 else "main"
             commit = repository.commits.get(revision)
             if commit is None:
                 return self.send(404, b"{}", {"X-Error-Code": "RevisionNotFound"}, body=body)

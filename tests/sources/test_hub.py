@@ -277,6 +277,20 @@ def test_an_unfinished_download_is_noticed_offline(hub: Hub, model: Path, tmp_pa
         ),
         ("idefics2-8b", "HuggingFaceM4/idefics2-8b", "idefics2-8b", ["512.0 MiB"]),
         ("ovis2-1b", "thisisiron/Ovis2-1B-hf", "ovis2-1b", ["48.0 MiB"]),
+        (
+            "phi-4-multimodal",
+            "microsoft/Phi-4-multimodal-instruct",
+            "phi-4-multimodal",
+            ["512.0 MiB"],
+        ),
+        ("deepseek-vl-7b", "deepseek-community/deepseek-vl-7b-chat", "deepseek-vl-7b", ["1.9 GiB"]),
+        (
+            "ministral-3-3b",
+            "mistralai/Ministral-3-3B-Instruct-2512-BF16",
+            "ministral-3-3b",
+            ["832.0 MiB"],
+        ),
+        ("lighton-ocr-1b", "lightonai/LightOnOCR-1B-1025", "lighton-ocr-1b", ["672.0 MiB"]),
         ("got-ocr2", "stepfun-ai/GOT-OCR-2.0-hf", "got-ocr2", ["384.0 MiB"]),
         ("blip2-opt-2.7b", "Salesforce/blip2-opt-2.7b", "blip2-opt-2.7b", ["320.0 MiB"]),
         ("janus-pro-1b", "deepseek-community/Janus-Pro-1B", "janus-pro-1b", ["768.0 MiB"]),
@@ -287,8 +301,10 @@ def test_an_unfinished_download_is_noticed_offline(hub: Hub, model: Path, tmp_pa
 def test_the_comments_of_the_recipes_hold(
     hub: Hub, name: str, model_id: str, config: str, lines: list[str]
 ) -> None:
-    hub.add(model_id, CONFIGS / config)
+    commit = hub.add(model_id, CONFIGS / config)
     path = ROOT / "recipes" / f"{name}.yaml"
+    if revision := load_recipe(path).revision:
+        hub.models[model_id].commits[revision] = commit
     done = hub.run("check", str(path), "--json", "--image-size", "640x480")
     assert done.code == 0, done.err
     plan = json.loads(done.out)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vlmc.bundle.manifest import PositionSpec
+from vlmc.bundle.manifest import ImageSpec, PositionSpec
 from vlmc.errors import VlmcError
 from vlmc.families.configs import section, whole
 from vlmc.families.image_processors import fixed_spec
@@ -45,7 +45,12 @@ def facts(checkpoint: Checkpoint) -> ModelFacts:
 
 
 def fixed_facts(
-    checkpoint: Checkpoint, side: int, tokens: int, vision: int, image_token_id: int
+    checkpoint: Checkpoint,
+    side: int,
+    tokens: int,
+    vision: int,
+    image_token_id: int,
+    images: ImageSpec | None = None,
 ) -> ModelFacts:
     """The facts of a tower that sees each picture whole, whose processor counts its tokens.
 
@@ -55,6 +60,7 @@ def fixed_facts(
         tokens: Feature rows it makes.
         vision: Numbers in tower and projector.
         image_token_id: The configuration class's own.
+        images: How pictures are prepared; None: as its processor makes them all one size.
 
     Raises:
         VlmcError: The processor makes another size, or counts other tokens.
@@ -67,7 +73,7 @@ def fixed_facts(
             f"the processor counts {said} tokens for an image, the model makes {tokens}",
             at=f"{at}: num_image_tokens",
         )
-    images = fixed_spec(checkpoint.image_processor, tokens, image_size=side)
+    images = images or fixed_spec(checkpoint.image_processor, tokens, image_size=side)
     text = decoder_facts(config)
     # The top level decides.
     tied = config.get("tie_word_embeddings", True) is True

@@ -1,6 +1,7 @@
 """GLM-4.1V: pictures at their own size, learned positions by cubic sampling, a gated merger.
 
-Mirrors ``transformers.models.glm4v`` (``Glm4vForConditionalGeneration``).
+Mirrors ``transformers.models.glm4v`` (``Glm4vForConditionalGeneration``) and
+``transformers.models.glm46v`` with the same tower and decoder.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from vlmc.errors import VlmcError
-from vlmc.families.configs import MAX_LAYERS, section, whole
+from vlmc.families.configs import MAX_LAYERS, section, whole, word
 from vlmc.families.qwen2_vl import decoder, grid_facts
 from vlmc.families.spec import Checkpoint, Family, ModelFacts
 from vlmc.schema import Json
@@ -23,8 +24,14 @@ def facts(checkpoint: Checkpoint) -> ModelFacts:
     """What a plan needs of a GLM-4.1V checkpoint.
 
     Raises:
-        VlmcError: As for Qwen2-VL; or a picture of the tower's own size has no patch.
+        VlmcError: As for Qwen2-VL; a picture of the tower's own size has no patch; or the decoder
+            is of another kind, with experts say.
     """
+    parts = (("vision_config", "glm4v_vision"), ("text_config", "glm4v_text"))
+    # GLM-4.1V's own class makes these, whatever its file calls them.
+    for part, kind in parts if checkpoint.config.get("model_type") == "glm46v" else ():
+        found = section(checkpoint.config, part, at="config.json")
+        word(found, "model_type", kind, (kind,), at=f"config.json: {part}")
     tower = section(checkpoint.config, "vision_config", at="config.json")
     pixels = whole(tower, "image_size", 336, at=_VISION)
     patch = whole(tower, "patch_size", 14, at=_VISION)
@@ -70,8 +77,8 @@ def vision(model: nn.Module) -> nn.Module:
 
 FAMILY = Family(
     name="glm4v",
-    title="GLM-4.1V",
-    model_types=("glm4v",),
+    title="GLM-4.1V and 4.6V Flash",
+    model_types=("glm4v", "glm46v"),
     facts=facts,
     vision=vision,
     decoder=decoder,

@@ -20,7 +20,16 @@ from vlmc.families.image_processors import (
 from vlmc.runtime.images import check_spec
 from vlmc.schema import Json
 
-_GLM4V, _PADDLE = "Glm4vImageProcessor", "PaddleOCRVLImageProcessor"
+_PADDLE = "PaddleOCRVLImageProcessor"
+_GLM4V: Json = {
+    **_COMMON,
+    **_CLIP_COLORS,
+    "size": {"shortest_edge": 112 * 112, "longest_edge": 28 * 28 * 15000},
+    "patch_size": 14,
+    "temporal_patch_size": 2,
+    "merge_size": 2,
+}
+_GLM4V_CLASSES = {"Glm4vImageProcessor": _GLM4V, "Glm46VImageProcessor": _GLM4V}
 NATIVE_GRID_CLASSES: dict[str, Json] = {
     "Qwen2VLImageProcessor": {
         **_COMMON,
@@ -38,14 +47,7 @@ NATIVE_GRID_CLASSES: dict[str, Json] = {
         "temporal_patch_size": 1,
         "merge_size": 2,
     },
-    _GLM4V: {
-        **_COMMON,
-        **_CLIP_COLORS,
-        "size": {"shortest_edge": 112 * 112, "longest_edge": 28 * 28 * 15000},
-        "patch_size": 14,
-        "temporal_patch_size": 2,
-        "merge_size": 2,
-    },
+    **_GLM4V_CLASSES,
 }
 WHOLE_PATCHES_CLASSES: dict[str, Json] = {
     "PixtralImageProcessor": {
@@ -99,7 +101,7 @@ def native_grid_spec(
         VlmcError: Another class, a value its class cannot use, or bounds that exclude each other.
     """
     name, values = _settings(image_processor_json, NATIVE_GRID_CLASSES, at)
-    if name == _GLM4V:  # its class reads the sizes alone
+    if name in _GLM4V_CLASSES:  # they read the sizes alone
         values = {key: values[key] for key in values.keys() - {"min_pixels", "max_pixels"}}
     least, most = _pixel_bounds(values, at)
     least = least if min_pixels is None else min_pixels
@@ -121,7 +123,7 @@ def native_grid_spec(
         "on_white": _flag(values, "do_convert_rgb", at),
         "values": _values(values, at),
     }
-    if name == _GLM4V:
+    if name in _GLM4V_CLASSES:
         options |= {"frames": options["temporal_patch_size"], "enlarge": "scaled"}
     if name == _PADDLE:
         options["enlarge"] = "side"

@@ -1,4 +1,4 @@
-"""Mistral 3: Pixtral's tower with its patches merged by four, and a Mistral decoder.
+"""Mistral 3: Pixtral's tower with its patches merged by four, and a Mistral or Ministral decoder.
 
 Mirrors ``transformers.models.mistral3`` (``Mistral3ForConditionalGeneration``).
 """

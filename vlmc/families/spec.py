@@ -168,6 +168,10 @@ class Family:
         embeds: What the decoder is given for a step's tokens, where it is more than embeddings
             and features: ``(model, embeds [B, S, H], ids [B, S], is_image [B, S]) -> the
             decoder's arguments``, ``inputs_embeds`` among them; None: those alone.
+        own_attention: Parts of the configuration whose modules have attention of their own, which
+            is exported as it is written.
+        reference: Prepares transformers' model to be compared with: where it has no
+            ``get_image_features``, or answers otherwise with eager attention than by default.
     """
 
     name: str
@@ -189,3 +193,5 @@ class Family:
     folders: tuple[str, ...] = ()
     logits: Callable[[Any, Any], Any] | None = None
     embeds: Callable[[Any, Any, Any, Any], dict[str, Any]] | None = None
+    own_attention: tuple[str, ...] = ()
+    reference: Callable[[Any], None] | None = None

@@ -20,7 +20,8 @@ class TextDefaults:
     """Defaults of one text configuration class.
 
     ``kv_heads`` None: as many as ``heads``; ``head_dim`` None: ``hidden // heads``. ``grouped``
-    False: always as many as ``heads``, whatever the file says.
+    False: always as many as ``heads``, whatever the file says; ``trained``:
+    ``original_max_position_embeddings``.
     """
 
     layers: int
@@ -33,6 +34,7 @@ class TextDefaults:
     head_dim: int | None = None
     tied: bool = False
     grouped: bool = True
+    trained: int | None = None
 
 
 TEXT_DEFAULTS = {
@@ -49,12 +51,14 @@ TEXT_DEFAULTS = {
     "lfm2": TextDefaults(32, 2560, 32, 65536, 128000, 12288, 8, tied=True),
     "llama": TextDefaults(32, 4096, 32, 32000, 2048, 11008),
     "llama4_text": TextDefaults(48, 5120, 40, 202048, 131072, 8192, 8, 128),
+    "ministral": TextDefaults(32, 4096, 32, 32000, 131072, 14336, 8),
     "ministral3": TextDefaults(34, 4096, 32, 131072, 262144, 14336, 8, 128),
     "mistral": TextDefaults(32, 4096, 32, 32000, 131072, 14336, 8),
     "olmo2": TextDefaults(32, 4096, 32, 50304, 2048, 11008),
     "paddleocr_vl_text": TextDefaults(18, 1024, 16, 103424, 131072, 3072, 2, 128, tied=True),
     "persimmon": TextDefaults(36, 4096, 64, 262144, 16384, 16384, grouped=False),
-    "phi3": TextDefaults(32, 3072, 32, 32064, 4096, 8192),
+    "phi3": TextDefaults(32, 3072, 32, 32064, 4096, 8192, trained=4096),
+    "phi4_multimodal": TextDefaults(32, 3072, 32, 200064, 131072, 8192, 8, trained=4096),
     "qwen2": TextDefaults(32, 4096, 32, 151936, 32768, 22016, 32),
     "qwen2_5_vl_text": TextDefaults(80, 8192, 64, 152064, 32768, 29568, 8),
     "qwen2_vl_text": TextDefaults(80, 8192, 64, 152064, 32768, 29568, 8),
@@ -104,6 +108,9 @@ def text_facts(config: Json, model_type: str, *, at: str = f"{CONFIG}: text_conf
         positions = known.positions if known else None
     else:
         positions = size("max_position_embeddings", None)
+    trained = _trained(config, known, at)
+    if trained is not None:
+        positions = trained if positions is None else min(positions, trained)
     return TextFacts(model_type, layers, hidden, heads, kv_heads, head_dim, vocab, positions)
 
 
@@ -157,6 +164,20 @@ def _absent(config: Json, key: str, known: TextDefaults | None, heads: int) -> i
     if key in config or known is None or known.kv_heads is None:
         return heads
     return known.kv_heads
+
+
+def _trained(config: Json, known: TextDefaults | None, at: str) -> int | None:
+    """The length where longrope changes its factors for all of a prompt; None: it never does."""
+    key = "original_max_position_embeddings"
+    rotary = config.get("rope_parameters") or config.get("rope_scaling")
+    own = known.trained if known else None
+    # The classes with a length of their own take its older names too.
+    names = ("longrope",) if own is None else ("longrope", "su", "yarn")
+    if not isinstance(rotary, dict) or rotary.get("rope_type", rotary.get("type")) not in names:
+        return None
+    if key in rotary:
+        return whole(rotary, key, at=at)
+    return whole(config, key, own, at=at) if own is not None or key in config else None
 
 
 def _head_dim(config: Json, known: TextDefaults | None, hidden: int, heads: int, at: str) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from vlmc.bundle.manifest import ImageSpec
-from vlmc.passes.stand_in import NaflexImages
+from vlmc.passes.stand_in import STAND_INS
 from vlmc.runtime.images import prepare
 from vlmc.schema import Json
 
@@ -31,8 +31,8 @@ def load_images(folder: Path, images: ImageSpec, here: Mapping[str, Any]) -> Any
     """
     from transformers import AutoImageProcessor
 
-    if images.geometry == "naflex":
-        return NaflexImages(images)
+    if images.geometry in STAND_INS:
+        return STAND_INS[images.geometry](images)
     try:
         return AutoImageProcessor.from_pretrained(folder, backend="pil", **here)
     except (ImportError, ValueError):

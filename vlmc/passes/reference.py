@@ -27,22 +27,28 @@ from vlmc.schema import Json
 
 _LOGGER = "transformers"
 # What is said of a part that needs torchvision, or is for sounds; such a part is done without.
-_TORCHVISION = re.compile("video processor|feature extractor|dependencies: .*torchvision")
+_TORCHVISION = re.compile(
+    "video processor|feature extractor|any image processor class|dependencies: .*torchvision"
+)
 # What ``get_image_features`` may take of a processor's output.
 _IMAGE_INPUTS = (
     "pixel_values",
+    "high_res_pixel_values",
     "pixel_attention_mask",
     "image_grid_thw",
     "image_sizes",
     "batch_num_images",
     "spatial_shapes",
+    "image_pixel_values",
+    "image_attention_mask",
     "qformer_input_ids",
     "qformer_attention_mask",
     "image_position_ids",
 )
+# Parts that need torchvision, or are for sounds.
+_OTHER_PARTS = ("video_processor", "audio_processor", "feature_extractor")
 # What a processor is made of; its own file sets the rest.
-_PARTS = {"self", "image_processor", "tokenizer", "video_processor", "feature_extractor"}
-_PARTS |= {"chat_template", "kwargs"}
+_PARTS = {"self", "image_processor", "tokenizer", *_OTHER_PARTS, "chat_template", "kwargs"}
 
 
 class Reference:
@@ -241,7 +247,7 @@ def _without_video(folder: Path, images: ImageSpec, here: Mapping[str, Any]) -> 
         chat_template=(
             template.read_text("utf-8") if template.is_file() else tokenizer.chat_template
         ),
-        **dict.fromkeys({"video_processor", "feature_extractor"} & takes),
+        **{name: None for name in _OTHER_PARTS if name in takes},
         **{key: value for key, value in settings.items() if key in takes - _PARTS},
     )
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from vlmc.bundle.manifest import ImageSpec
-from vlmc.runtime.images import naflex, prepare
+from vlmc.runtime.images import hd_crops, naflex, prepare
 from vlmc.runtime.images.patches import positions
 
 
@@ -67,6 +67,48 @@ class NaflexImages:
             "image_cols": columns,
             "image_sizes": sizes,
         }
+
+
+class HdImages:
+    """In the place of ``Phi4MultimodalImageProcessor``; gives what processor and model read."""
+
+    model_input_names = ("image_pixel_values", "image_sizes", "image_attention_mask")
+    valid_kwargs = None
+
+    def __init__(self, spec: ImageSpec) -> None:
+        self.spec = spec
+        # As text: there a list may stand for a tuple.
+        self.options = hd_crops.Options.model_validate_json(json.dumps(spec.options))
+
+    def fetch_images(self, images: Any) -> Any:
+        """The pictures themselves."""
+        return images
+
+    def __call__(self, images: Any, **_: Any) -> dict[str, Any]:
+        """Crops of all pictures, filled up to the most that one has, and how each was cut."""
+        import torch
+
+        pictures = list(_flat(images))
+        made = [prepare(one, self.spec) for one in pictures]
+        grids = [hd_crops.grid(one.height, one.width, self.options) for one in pictures]
+        crops = [one.tensors["pixel_values"] for one in made]
+        most, side = max(map(len, crops)), self.options.patches
+        values = np.zeros((len(crops), most, *crops[0].shape[1:]), np.float32)
+        seen = np.ones((len(crops), most, side, side), np.float32)
+        for at, one in enumerate(made):
+            values[at, : len(crops[at])] = crops[at]
+            shown = one.tensors["patch_places"] >= 0
+            seen[at, : len(crops[at])] = shown.reshape(-1, side, side)
+        return {
+            "image_pixel_values": torch.from_numpy(values),
+            "image_sizes": torch.tensor(grids) * self.options.side,
+            "image_attention_mask": torch.from_numpy(seen),
+            "num_img_tokens": [one.tokens for one in made],
+        }
+
+
+# By geometry.
+STAND_INS = {"naflex": NaflexImages, "hd_crops": HdImages}
 
 
 def _flat(images: Any) -> Iterator[Any]:

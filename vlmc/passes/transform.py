@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from vlmc.families.spec import Family, ModelFacts
 
 # Rotary variants whose frequencies depend on the length of the prompt; up to the length they
-# were trained for they equal this one.
-LENGTH_DEPENDENT_ROPE = {"dynamic": "default", "longrope": "longrope"}
+# were trained for, those they begin with hold.
+LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class TransformedModel:
     matched: dict[str, str]
 
 
-def build_module(folder: Path, attention: str) -> nn.Module:
+def build_module(folder: Path, attention: str, own: Collection[str] = ()) -> nn.Module:
     """The model of a folder on the meta device, its computed buffers real, in float32.
 
     No weight is read and no remote code is run.
@@ -49,19 +49,25 @@ def build_module(folder: Path, attention: str) -> nn.Module:
     Args:
         folder: The checkpoint's folder.
         attention: transformers' name of the attention implementation.
+        own: Parts of the configuration whose modules have attention of their own.
 
     Raises:
         VlmcError: transformers refuses the configuration.
     """
     import torch
     from huggingface_hub.errors import StrictDataclassError
-    from transformers import AutoConfig, AutoModelForImageTextToText
+    from transformers import AutoConfig, AutoModelForMultimodalLM
 
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        parts = dict.fromkeys(("", *config.sub_configs), attention)
+        parts.update(dict.fromkeys(own, "eager"))
         with torch.device("meta"):
-            model = AutoModelForImageTextToText.from_config(
-                config, attn_implementation=attention, dtype=torch.float32, trust_remote_code=False
+            model = AutoModelForMultimodalLM.from_config(
+                config,
+                attn_implementation=parts if own else attention,
+                dtype=torch.float32,
+                trust_remote_code=False,
             )
     except (StrictDataclassError, ValueError) as error:
         raise VlmcError(
@@ -104,7 +110,7 @@ def transform(
     )
 
     register_attention()
-    model: Any = build_module(folder, ATTENTION)
+    model: Any = build_module(folder, ATTENTION, family.own_attention)
     if facts.masks:
         prove_masks(model, facts.masks)
     matched = match_names(model, index)
@@ -139,7 +145,7 @@ def _fix_rotary(model: torch.nn.Module, ctx_len: int) -> None:
     for name, module in model.named_modules():
         kind = getattr(module, "rope_type", None)
         if isinstance(kind, dict):  # one for each kind of layer
-            for each in LENGTH_DEPENDENT_ROPE.keys() & set(kind.values()):
+            for each in set(LENGTH_DEPENDENT_ROPE) & set(kind.values()):
                 raise VlmcError(
                     f"'{each}' rotary embeddings of some layers alone ({name}) are not supported",
                     at="config.json: text_config.rope_parameters",
@@ -148,6 +154,8 @@ def _fix_rotary(model: torch.nn.Module, ctx_len: int) -> None:
         if kind not in LENGTH_DEPENDENT_ROPE:
             continue
         trained = int(module.original_max_seq_len)
+        if kind == "longrope":  # where the factors change, the class reads the configuration
+            trained = int(module.config.rope_parameters["original_max_position_embeddings"])
         if ctx_len > trained:
             raise VlmcError(
                 f"'{kind}' rotary embeddings ({name}) change with the prompt's length beyond "
@@ -155,4 +163,4 @@ def _fix_rotary(model: torch.nn.Module, ctx_len: int) -> None:
                 at="ctx-len",
                 hint=f"use a ctx-len of at most {trained}",
             )
-        module.rope_type = LENGTH_DEPENDENT_ROPE[kind]
+        module.rope_type = "default"  # frequencies are as they were made, from here on

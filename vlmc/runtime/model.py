@@ -14,7 +14,7 @@ from vlmc.bundle.store import Bundle, read_bundle, verify_digests
 from vlmc.errors import VlmcError
 from vlmc.runtime.engine import Engine, Features
 from vlmc.runtime.generate import Job, Loop
-from vlmc.runtime.images import check_spec, open_image, prepare
+from vlmc.runtime.images import check_spec, open_image, prepare, together
 from vlmc.runtime.limits import answer_room, check_images
 from vlmc.runtime.messages import normalize_messages, simple_message
 from vlmc.runtime.positions import prompt_positions
@@ -239,7 +239,7 @@ class Model:
                 prepared.append(prepare(image, self.images, count=count))
             except VlmcError as error:
                 raise error.located(at) from error
-        return self.prompts.build(normal, prepared)
+        return self.prompts.build(normal, together(prepared, self.images))
 
 
 def _image_spec(bundle: Bundle) -> ImageSpec:

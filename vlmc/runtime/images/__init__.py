@@ -1,6 +1,7 @@
 """From pictures to the inputs of a vision program: one table of geometries."""
 
 import json
+from collections.abc import Sequence
 
 from PIL import Image
 from pydantic import ValidationError
@@ -10,7 +11,9 @@ from vlmc.errors import VlmcError
 from vlmc.runtime.images.anyres import ANYRES
 from vlmc.runtime.images.canvas import CANVAS
 from vlmc.runtime.images.decode import open_image
+from vlmc.runtime.images.edged_patches import EDGED_PATCHES
 from vlmc.runtime.images.fixed import FIXED
+from vlmc.runtime.images.hd_crops import HD_CROPS
 from vlmc.runtime.images.naflex import NAFLEX
 from vlmc.runtime.images.native_grid import NATIVE_GRID
 from vlmc.runtime.images.pan_and_scan import PAN_AND_SCAN
@@ -20,11 +23,20 @@ from vlmc.runtime.images.spec import Geometry
 from vlmc.runtime.images.split import SPLIT
 from vlmc.runtime.images.tiles import TILES
 from vlmc.runtime.images.token_budget import TOKEN_BUDGET
+from vlmc.runtime.images.two_sizes import TWO_SIZES
 from vlmc.runtime.images.whole_patches import WHOLE_PATCHES
 from vlmc.runtime.types import PreparedImage
 from vlmc.schema import Frozen, lookup
 
-__all__ = ["GEOMETRIES", "check_spec", "image_tokens", "open_image", "prepare", "vision_inputs"]
+__all__ = [
+    "GEOMETRIES",
+    "check_spec",
+    "image_tokens",
+    "open_image",
+    "prepare",
+    "together",
+    "vision_inputs",
+]
 
 GEOMETRIES: dict[str, Geometry] = {
     row.name: row
@@ -33,6 +45,7 @@ GEOMETRIES: dict[str, Geometry] = {
         NATIVE_GRID,
         WHOLE_PATCHES,
         TOKEN_BUDGET,
+        EDGED_PATCHES,
         NAFLEX,
         TILES,
         SPLIT,
@@ -41,6 +54,8 @@ GEOMETRIES: dict[str, Geometry] = {
         CANVAS,
         QUARTERS,
         PATCH_ROWS,
+        HD_CROPS,
+        TWO_SIZES,
     )
 }
 
@@ -58,6 +73,15 @@ def prepare(image: Image.Image, spec: ImageSpec, *, count: int = 1) -> PreparedI
     """
     row, options = _resolve(spec)
     return row.prepare(image, row.among(options, count))
+
+
+def together(pictures: Sequence[PreparedImage], spec: ImageSpec) -> list[PreparedImage]:
+    """The pictures of one prompt, each as ``prepare`` made it, now that all are known.
+
+    Raises:
+        VlmcError: ``spec`` is wrong.
+    """
+    return _resolve(spec)[0].together(pictures)
 
 
 def image_tokens(height: int, width: int, spec: ImageSpec, *, count: int = 1) -> int:

@@ -181,6 +181,19 @@ def prepare(image: Image.Image, options: Options) -> PreparedImage:
     Raises:
         VlmcError: The picture is too narrow, or larger than ``pad``.
     """
+    picture = levels(image, options)
+    filled = options.pad or Exact(height=picture.shape[0], width=picture.shape[1])
+    values = np.zeros((1, 3, filled.height, filled.width), dtype=np.float32)
+    values[0, :, : picture.shape[0], : picture.shape[1]] = pixels.floats(picture, options.values)
+    return PreparedImage({"pixel_values": values}, options.tokens, (1, 1, options.tokens))
+
+
+def levels(image: Image.Image, options: Options) -> NDArray[np.uint8]:
+    """One picture before its levels become floats and it is filled up: uint8 [H, W, 3].
+
+    Raises:
+        VlmcError: As ``prepare``.
+    """
     height, width = _resized(image.height, image.width, options)
     image = pixels.rgb(image, on_white=options.on_white)
     if options.square is not None:
@@ -192,11 +205,7 @@ def prepare(image: Image.Image, options: Options) -> PreparedImage:
     picture = np.asarray(image)
     if options.crop is not None:
         picture = center_crop(picture, options.crop.height, options.crop.width)
-    filled = options.pad or Exact(height=picture.shape[0], width=picture.shape[1])
-    values = np.zeros((1, 3, filled.height, filled.width), dtype=np.float32)
-    for channel, levels in enumerate(pixels.table(options.values)):
-        values[0, channel, : picture.shape[0], : picture.shape[1]] = levels[picture[..., channel]]
-    return PreparedImage({"pixel_values": values}, options.tokens, (1, 1, options.tokens))
+    return picture
 
 
 def inputs(options: Options) -> tuple[TensorSpec, ...]:

@@ -78,6 +78,14 @@ def _fused(levels: NDArray[np.float32], values: Values) -> NDArray[np.float32]:
     return rows
 
 
+def floats(picture: NDArray[np.uint8], values: Values) -> NDArray[np.float32]:
+    """``picture`` uint8 [H, W, 3] as float32 [3, H, W]."""
+    made = np.empty((3, *picture.shape[:2]), dtype=np.float32)
+    for channel, levels in enumerate(table(values)):
+        made[channel] = levels[picture[..., channel]]
+    return made
+
+
 def rgb(image: Image.Image, *, on_white: bool) -> Image.Image:
     """The picture in RGB, transparent parts laid on white or, if not, shown as stored.
 

@@ -1,6 +1,6 @@
 """What a geometry is: the way a picture becomes the inputs of a vision program."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,8 @@ class Geometry:
             the same ``VlmcError`` as ``prepare`` for a size it refuses.
         inputs: ``options -> inputs of the vision program`` for one image.
         among: ``(options, count) -> options`` for the pictures of a prompt that shows ``count``.
+        together: ``pictures -> pictures`` of one prompt, prepared one by one, where they bear on
+            each other.
     """
 
     name: str
@@ -31,3 +33,4 @@ class Geometry:
     tokens: Callable[[int, int, Any], int]
     inputs: Callable[[Any], tuple[TensorSpec, ...]]
     among: Callable[[Any, int], Any] = lambda options, count: options
+    together: Callable[[Sequence[PreparedImage]], list[PreparedImage]] = list
