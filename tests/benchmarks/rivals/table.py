@@ -158,7 +158,12 @@ class Decoder:
 
     def read(self, precision: str) -> float:
         """Least bytes of weights one decoded token reads; scales are left out."""
-        layers, head = {"fp32": (4, 4), "int8": (1, 1), "int4": (0.5, 1)}[precision]
+        layers, head = {
+            "fp32": (4, 4),
+            "int8": (1, 1),
+            "int4": (0.5, 1),
+            "int4 tables": (0.5, 0.5),
+        }[precision]
         return self.layers * layers + self.head * head
 
 

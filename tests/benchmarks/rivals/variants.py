@@ -65,25 +65,29 @@ class Variant:
         return Launch(python, self.engine, self.options(place, rows))
 
 
-def _vlmc(precision: str) -> Variant:
+def _vlmc(precision: str, *, tables: bool = False) -> Variant:
+    """``tables``: embedding and head in as few bits as the layers, as some engines have them."""
+    own = f"{precision}-tables" if tables else precision
+    more = f"quantize: {{embedding: {precision}, head: {precision}}}\n" if tables else ""
+
     def commands(place: Place) -> list[list[str]]:
         made = []
         for rows in (1, ROWS):
-            recipe = place.folder / f"vlmc-{precision}-{rows}.yaml"
+            recipe = place.folder / f"vlmc-{own}-{rows}.yaml"
             vision = "fp32" if precision == "fp32" else "int8"
             recipe.write_text(
                 f"model: ./checkpoint\nprecision: {{language: {precision}, vision: {vision}}}\n"
                 f"ctx-len: {CONTEXT}\nprefill-seq-len: {CONTEXT}\nbatch-size: {rows}\n"
-                f"compile: {{threads: {place.threads}}}\nchecks: {{reference: off}}\n"
+                f"compile: {{threads: {place.threads}}}\nchecks: {{reference: off}}\n" + more
             )
             words = ["build", str(recipe), "--out", str(place.folder), "--json"]
             made.append([*_VLMC, *words, "--cache", str(place.folder / f"cache-{precision}")])
         return made
 
     def options(place: Place, rows: int) -> dict[str, Any]:
-        return {"folder": str(place.folder / f"vlmc-{precision}-{min(rows, ROWS)}")}
+        return {"folder": str(place.folder / f"vlmc-{own}-{min(rows, ROWS)}")}
 
-    return Variant("vlmc", (f"vlmc-{precision}-1",), commands, options)
+    return Variant("vlmc", (f"vlmc-{own}-1",), commands, options)
 
 
 def _transformers(dtype: str, compiled: bool) -> Variant:
@@ -181,6 +185,7 @@ VARIANTS: dict[str, Variant] = {
     "vlmc fp32": _vlmc("fp32"),
     "vlmc int8": _vlmc("int8"),
     "vlmc int4": _vlmc("int4"),
+    "vlmc int4 tables": _vlmc("int4", tables=True),
     "transformers fp32": _transformers("float32", False),
     "transformers bf16": _transformers("bfloat16", False),
     "transformers bf16 compiled": _transformers("bfloat16", True),
