@@ -17,7 +17,7 @@ from tests.checkpoints.native import (
     qwen2_vl,
     qwen3_vl,
 )
-from tests.checkpoints.pooled import gemma4
+from tests.checkpoints.pooled import gemma4, molmo2
 from tests.checkpoints.tiles import aya_vision, cohere2_vision, got_ocr2, idefics3, internvl
 
 MAKERS: dict[str, Callable[[Path], Path]] = {
@@ -63,6 +63,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "paligemma": paligemma,
     "paligemma2": lambda folder: paligemma(folder, text="gemma2"),
     "llama4": llama4,
+    "molmo2": molmo2,
     "aya-vision": aya_vision,
     "cohere2-vision": cohere2_vision,
     "deepseek-vl": deepseek_vl,

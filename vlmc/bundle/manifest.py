@@ -64,7 +64,8 @@ class ImageLayout(Frozen):
     ``start``; every tile as ``tile``, its image tokens and ``tile_end``, with ``row_end`` after a
     row of tiles; ``before_whole`` where there are tiles; ``whole``, the image tokens of the whole
     picture, and ``end``. ``tile`` knows ``{row}``, ``{column}`` and ``{number}``, from 1. With
-    ``after_whole`` the whole comes first, then that, and the tiles, where there are any.
+    ``after_whole`` the whole comes first, then that, and the tiles, where there are any. Tiles of
+    the first ``first_rows`` rows end with ``first_end`` instead, and ``after_first`` follows them.
     """
 
     placeholder: str | None = None  # what the template writes; None: the image token
@@ -77,6 +78,13 @@ class ImageLayout(Frozen):
     whole: str = ""
     end: str = ""
     after_whole: str | None = None
+    first_rows: NonNegativeInt = 0
+    first_end: str = ""
+    after_first: str = ""
+
+    def texts(self) -> dict[str, str]:
+        """Its texts by name."""
+        return {k: v for k, v in self.model_dump().items() if isinstance(v, str)}
 
 
 class PromptFrame(Frozen):
@@ -107,6 +115,7 @@ class PromptSpec(Frozen):
     image_layout: ImageLayout | None = None  # None: an image is its image tokens alone
     frame: PromptFrame | None = None  # None: the tokenizer adds what it adds to any text
     opening: str = ""  # stands before the rendered prompt, whatever the template
+    opening_once: bool = False  # unless that begins with it
 
 
 class PositionSpec(Frozen):
@@ -127,7 +136,9 @@ class MaskSpec(Frozen):
         layers: The kind, as ``layer_types`` of transformers' configuration has it; None: all.
         input: The program's input ``[B, 1, S, T]`` that is added to the scores; empty where
             spans and chunks change nothing. None where there are neither.
-        spans: Each run of image tokens, or the whole prompt.
+        spans: Each run of image tokens; or the whole prompt; or the images ``together`` as one,
+            each with its marks, and no text between them.
+        marks: Tokens before and after an image's own, for ``together``.
         window: Tokens, itself counted.
         window_in_spans: See above.
         chunk: Tokens.
@@ -135,7 +146,8 @@ class MaskSpec(Frozen):
 
     layers: str | None = None
     input: str | None = None
-    spans: Literal["images", "prompt"] | None = None
+    spans: Literal["images", "prompt", "together"] | None = None
+    marks: tuple[NonNegativeInt, NonNegativeInt] = (0, 0)
     window: PositiveInt | None = None
     window_in_spans: bool = True
     chunk: PositiveInt | None = None

@@ -80,6 +80,9 @@ class ModelFacts:
     # tokenizer's special token of that name. None: nothing.
     image_layout: ImageLayout | None = None
     opening: str = ""  # what the processor writes before every prompt
+    opening_once: bool = False  # only before those that do not begin with it
+    # Ids that the embedding knows, where the head knows fewer; None: ``text.vocab``.
+    token_ids: int | None = None
     # Deep-stack features: for each further row of an image token, how many of the decoder's
     # layers have run when it is added to the token's hidden state.
     deepstack: tuple[int, ...] = ()
@@ -153,6 +156,9 @@ class Family:
         embeds: What the decoder is given for a step's tokens, where it is more than embeddings
             and features: ``(model, embeds [B, S, H], ids [B, S], is_image [B, S]) -> the
             decoder's arguments``, ``inputs_embeds`` among them; None: those alone.
+        tensors: The checkpoint's tensors as the model has them, where it stores some packed
+            together or apart: ``(tensors by name, facts) -> the same``, no data read; None: as
+            they are.
     """
 
     name: str
@@ -171,3 +177,4 @@ class Family:
     extra_tokens: tuple[str, ...] = ()
     logits: Callable[[Any, Any], Any] | None = None
     embeds: Callable[[Any, Any, Any, Any], dict[str, Any]] | None = None
+    tensors: Callable[[Mapping[str, Any], ModelFacts], dict[str, Any]] | None = None

@@ -47,6 +47,7 @@ TEXT_DEFAULTS = {
     "llama": TextDefaults(32, 4096, 32, 32000, 2048, 11008),
     "llama4_text": TextDefaults(48, 5120, 40, 202048, 131072, 8192, 8, 128),
     "mistral": TextDefaults(32, 4096, 32, 32000, 131072, 14336, 8),
+    "molmo2_text": TextDefaults(36, 4096, 32, 151936, 36864, 12288, 8, 128),
     "olmo2": TextDefaults(32, 4096, 32, 50304, 2048, 11008),
     "paddleocr_vl_text": TextDefaults(18, 1024, 16, 103424, 131072, 3072, 2, 128, tied=True),
     "phi3": TextDefaults(32, 3072, 32, 32064, 4096, 8192),

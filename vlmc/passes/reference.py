@@ -42,6 +42,8 @@ _IMAGE_INPUTS = (
     "batch_num_images",
     "spatial_shapes",
     "image_position_ids",
+    "image_token_pooling",
+    "image_grids",
 )
 # What a processor is made of; its own file sets the rest.
 _PARTS = {"self", "image_processor", "tokenizer", "video_processor", "feature_extractor"}
@@ -177,7 +179,7 @@ def _processor(folder: Path, images: ImageSpec) -> Any:
             try:
                 processor = AutoProcessor.from_pretrained(folder, backend="pil", **here)
             except (ImportError, ValueError) as error:
-                absent = ("video processor", "feature extractor")
+                absent = ("video processor", "feature extractor", "image processor")
                 if isinstance(error, ValueError) and not any(a in str(error) for a in absent):
                     raise
                 processor = _without_video(folder, images, here)

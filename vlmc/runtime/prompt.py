@@ -57,7 +57,7 @@ class PromptBuilder:
         literals = spec.plain_image if template is None else template.literals()
         placeholder = None
         if spec.image_layout is not None:
-            literals += "".join(spec.image_layout.model_dump(exclude_none=True).values())
+            literals += "".join(spec.image_layout.texts().values())
             placeholder = spec.image_layout.placeholder
         self._placeholder = placeholder or spec.image_token
         self._guard = tokenizer.guard(
@@ -120,6 +120,8 @@ class PromptBuilder:
             plain, marked = self._framed(plain, marked, self.spec.frame)
         bare = has_bos or self.spec.frame is not None or not self.spec.add_special_tokens
         opening = self.spec.opening
+        if self.spec.opening_once and rendered.startswith(opening):
+            opening = ""
         ids = self._guard.ids(opening + plain, opening + marked, add_special_tokens=not bare)
         return self._expand(np.asarray(ids, dtype=np.int64), images, runs)
 
@@ -239,8 +241,9 @@ def _image_text(layout: ImageLayout, rows: int, columns: int, token: str) -> str
             tiles += layout.between if column > 1 else ""
             number += 1
             tiles += layout.tile.format(row=row, column=column, number=number)
-            tiles += token + layout.tile_end
+            tiles += token + (layout.tile_end if row > layout.first_rows else layout.first_end)
         tiles += layout.row_end
+        tiles += layout.after_first if row == layout.first_rows else ""
     whole = (layout.before_whole if rows else "") + layout.whole + token + layout.end
     if layout.after_whole is None:
         return layout.start + tiles + whole

@@ -13,6 +13,7 @@ from vlmc.runtime.images.decode import open_image
 from vlmc.runtime.images.fixed import FIXED
 from vlmc.runtime.images.naflex import NAFLEX
 from vlmc.runtime.images.native_grid import NATIVE_GRID
+from vlmc.runtime.images.overlap import OVERLAP
 from vlmc.runtime.images.pan_and_scan import PAN_AND_SCAN
 from vlmc.runtime.images.spec import Geometry
 from vlmc.runtime.images.split import SPLIT
@@ -37,6 +38,7 @@ GEOMETRIES: dict[str, Geometry] = {
         ANYRES,
         PAN_AND_SCAN,
         CANVAS,
+        OVERLAP,
     )
 }
 
