@@ -110,6 +110,8 @@ def build(
     checkpoint = read_checkpoint(source.folder)
     plan = resolve(recipe, checkpoint, recipe_at=at, model_at=source.name)
     index = check_weights(source.folder)
+    if plan.family.tensors is not None:
+        index = plan.family.tensors(index, plan.facts)
     calibration = calibration_questions(plan, sum(ref.nbytes for ref in index.values()))
     hashes = digests(source, cache=cache)
     metadata = json_digest({n: d for n, d in hashes.items() if not n.endswith(".safetensors")})
@@ -128,10 +130,11 @@ def build(
         source.folder,
         None,
         facts.image_token_id,
-        facts.text.vocab,
+        facts.token_ids or facts.text.vocab,
         plain_image=family.plain_image,
         image_layout=facts.image_layout,
         opening=facts.opening,
+        opening_once=facts.opening_once,
         default_template=family.template,
         image_frame=family.image_frame,
         frame=family.frame,

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tests.build.phi_images import Phi4Images, projected
-from tests.build.torch_images import Cohere2VisionImages, Llama4Images
+from tests.build.torch_images import Cohere2VisionImages, Llama4Images, Molmo2Images
 from vlmc.passes.stand_in import cut_tensors
 
 TOKENS = 24
@@ -20,6 +20,7 @@ TORCH_IMAGES = {
     "Cohere2VisionImageProcessor": Cohere2VisionImages,
     "Llama4ImageProcessor": Llama4Images,
     "Phi4MultimodalImageProcessor": Phi4Images,
+    "Molmo2ImageProcessor": Molmo2Images,
 }
 ONE_PICTURE = ("Blip2Processor", "InstructBlipProcessor")
 IMAGE_INPUTS = (
@@ -35,6 +36,8 @@ IMAGE_INPUTS = (
     "image_position_ids",
     "image_pixel_values",
     "image_attention_mask",
+    "image_token_pooling",
+    "image_grids",
 )
 
 

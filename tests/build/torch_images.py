@@ -113,6 +113,67 @@ class Llama4Images:
         }
 
 
+class Molmo2Images:
+    """``Molmo2ImageProcessor``: its own code, on stand-ins for what it calls of torchvision."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        from transformers.models.molmo2.image_processing_molmo2 import Molmo2ImageProcessor
+
+        self.known = Molmo2ImageProcessor
+        names = ("size", "max_crops", "overlap_margins", "patch_size", "pooling_size")
+        self.settings = {name: settings.get(name, getattr(self.known, name)) for name in names}
+        self.numbers = {
+            "do_rescale": settings.get("do_rescale", True),
+            "rescale_factor": 1 / 255,
+            "do_normalize": settings.get("do_normalize", True),
+            "image_mean": settings.get("image_mean", [0.5] * 3),
+            "image_std": settings.get("image_std", [0.5] * 3),
+        }
+
+    def fetch_images(self, images: Any) -> Any:
+        return images
+
+    def __call__(self, images: Any, **_: Any) -> dict[str, Any]:
+        import torch
+        from transformers.image_transforms import convert_to_rgb
+        from transformers.image_utils import SizeDict, make_flat_list_of_images
+
+        class Known(self.known):  # type: ignore[misc, name-defined]
+            def __init__(self) -> None:
+                """Nothing: the class itself asks for torchvision."""
+
+            def resize(self, x: Any, size: Any, resample: Any, antialias: bool) -> Any:
+                assert resample == 2
+                assert not antialias
+                shape = [size.height, size.width]
+                if list(x.shape[-2:]) == shape:
+                    return x
+                return torch.nn.functional.interpolate(x, shape, mode="bilinear")
+
+            def rescale_and_normalize(self, x: Any, *given: Any) -> Any:
+                rescale, factor, normalize_, mean, std = given
+                if not normalize_:
+                    return x * factor if rescale else x
+                times = 1.0 / factor if rescale else 1.0
+                return normalize(x.float(), torch.tensor(mean) * times, torch.tensor(std) * times)
+
+        levels = [
+            torch.from_numpy(np.array(convert_to_rgb(one))).permute(2, 0, 1)
+            for one in make_flat_list_of_images(images)
+        ]
+        made = Known()._preprocess(
+            levels,
+            do_resize=True,
+            resample=2,
+            do_convert_rgb=True,
+            disable_grouping=None,
+            return_tensors="pt",
+            **{**self.settings, "size": SizeDict(**self.settings["size"])},
+            **self.numbers,
+        )
+        return dict(made)
+
+
 def normalize(levels: Any, mean: list[float], std: list[float]) -> Any:
     """``torchvision.transforms.v2.functional.normalize``, in the element type of the levels."""
     import torch

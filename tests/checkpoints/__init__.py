@@ -21,7 +21,7 @@ from tests.checkpoints.native import (
 from tests.checkpoints.ocr import lighton_ocr
 from tests.checkpoints.ovis2 import ovis2
 from tests.checkpoints.phi import phi4_multimodal
-from tests.checkpoints.pooled import gemma4
+from tests.checkpoints.pooled import gemma4, molmo2
 from tests.checkpoints.queries import blip_2, instructblip
 from tests.checkpoints.tiles import aya_vision, cohere2_vision, got_ocr2, idefics3, internvl
 from tests.checkpoints.towerless import fuyu
@@ -88,6 +88,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "paligemma2": lambda folder: paligemma(folder, text="gemma2"),
     "llama4": llama4,
     "phi4-multimodal": phi4_multimodal,
+    "molmo2": molmo2,
     "aya-vision": aya_vision,
     "cohere2-vision": cohere2_vision,
     "deepseek-vl": deepseek_vl,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
-from tests.checkpoints.parts import randomize, save_parts, text_config, tokenizer
+from tests.checkpoints.parts import PATCH, randomize, save_parts, text_config, tokenizer
 
 GEMMA4_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
@@ -107,3 +108,93 @@ def tune(model: Any) -> None:
             buffer.fill_(bound)
         elif name.endswith(("layer_scalar", "std_bias", "std_scale")):
             buffer.copy_(1 + 0.2 * torch.randn(buffer.shape, generator=random))
+
+
+MOLMO2_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}<|image|>"
+    "{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def molmo2(
+    folder: Path,
+    *,
+    seed: int = 1,
+    words_of: tuple[str | None, str] = (None, "<|im_end|>"),
+    **given: Any,
+) -> Path:
+    """A Molmo 2 of up to three crops of 6 x 6 patches, whose embedding goes beyond its head.
+
+    ``words_of`` are its tokenizer's first and last token; ``given`` goes to text, ``images`` and
+    ``processor``.
+    """
+    import transformers as hf
+
+    images, processor = given.pop("images", {}), given.pop("processor", {})
+    bos, eos = words_of
+    turns = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    marks = ["<im_start>", "<im_end>", "<im_patch>", "<im_col>", "<low_res_im_start>"]
+    marks += ["<|image|>", "<im_low>", "<frame_start>", "<frame_end>", "<|video|>"]
+    words = tokenizer(turns, bos=bos, eos=eos, template=MOLMO2_TEMPLATE)
+    size = len(words)
+    words.add_special_tokens({"additional_special_tokens": marks})
+    ids = dict(zip(marks, words.convert_tokens_to_ids(marks), strict=True))
+    text = text_config(
+        "molmo2_text",
+        size,
+        **{
+            "head_dim": 16,
+            "additional_vocab_size": 12,
+            "attention_bias": True,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+            **given,
+        },
+    )
+    config = hf.Molmo2Config(
+        vision_config={
+            "hidden_size": 48,
+            "intermediate_size": 64,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 3,
+            "num_key_value_heads": 3,
+            "head_dim": 16,
+            "image_size": [6 * PATCH, 6 * PATCH],
+            "patch_size": PATCH,
+        },
+        adapter_config={
+            "vision_feature_layer": [-2, 0],
+            "hidden_size": 48,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "head_dim": 16,
+            "intermediate_size": 56,
+            "text_hidden_size": 64,
+        },
+        text_config=text,
+        image_patch_id=ids["<im_patch>"],
+        image_start_token_id=ids["<im_start>"],
+        image_end_token_id=ids["<im_end>"],
+        low_res_image_start_token_id=ids["<low_res_im_start>"],
+        frame_start_token_id=ids["<frame_start>"],
+        frame_end_token_id=ids["<frame_end>"],
+    )
+    model = randomize(hf.Molmo2ForConditionalGeneration(config), seed)
+    model.save_pretrained(folder)
+    words.save_pretrained(folder)
+    # Its image processor cannot be made, let alone saved, without torchvision.
+    settings = {
+        "image_processor_type": "Molmo2ImageProcessor",
+        "size": {"height": 6 * PATCH, "width": 6 * PATCH},
+        "patch_size": PATCH,
+        "max_crops": 3,
+        "overlap_margins": [2, 1],
+        "pooling_size": [2, 2],
+        **images,
+    }
+    named = {"processor_class": "Molmo2Processor", **processor}
+    for name, content in (("preprocessor", settings), ("processor", named)):
+        (folder / f"{name}_config.json").write_text(json.dumps(content), encoding="utf-8")
+    return folder

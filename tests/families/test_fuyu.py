@@ -97,7 +97,7 @@ def test_a_recipe_cannot_ask_for_more_than_one_image(folder: Path) -> None:
     recipe = Recipe.model_validate(
         {"model": "./m", "name": "m", "ctx-len": 256, "images": {"max-per-prompt": 2}}
     )
-    with pytest.raises(VlmcError, match="processor takes 1") as caught:
+    with pytest.raises(VlmcError, match="this model takes 1") as caught:
         resolve(recipe, read)
     assert "images.max-per-prompt" in str(caught.value)
     assert resolve(Recipe(model="./m", name="m"), read).limits.max_images == 1

@@ -1,5 +1,6 @@
 """The rule for masks against transformers' own, on layouts, windows and steps of every kind."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from vlmc.families.spec import Checkpoint
 from vlmc.passes.masks import own_masks, prove_masks, rule_mask
 from vlmc.runtime.attention import decode_bias, prefill_bias, whole_spans
 from vlmc.runtime.features import cut
-from vlmc.runtime.types import Prompt
+from vlmc.runtime.types import ImageSpan, Prompt
 
 SIZES: dict[str, Any] = {"hidden_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1}
 SIZES |= {"num_hidden_layers": 2, "intermediate_size": 32, "vocab_size": 60, "head_dim": 16}
@@ -30,18 +31,34 @@ def model_of(kind: str, window: int) -> Any:
     import transformers as hf
 
     text = {"model_type": kind, **SIZES}
-    if kind != "gemma":
+    if kind not in ("gemma", "molmo2_text"):
         text |= {"sliding_window": window, "layer_types": KINDS}
     with torch.device("meta"):
         if kind == "gemma3_text":
             config = hf.Gemma3Config(vision_config=TOWER, text_config=text, mm_tokens_per_image=4)
             return hf.Gemma3ForConditionalGeneration(config)
+        if kind == "gemma4_text":
+            own = {"use_bidirectional_attention": "vision", "hidden_size_per_layer_input": 0}
+            tower = {**SIZES, "model_type": "gemma4_vision"}
+            config = hf.Gemma4Config(vision_config=tower, text_config={**text, **own})
+            return hf.Gemma4ForConditionalGeneration(config)
+        if kind == "molmo2_text":
+            text["rope_parameters"] = {"rope_type": "default", "rope_theta": 10000.0}
+            side = {"image_size": [378, 378], "vision_feature_layer": [0], "text_hidden_size": 32}
+            parts = {name: {**SIZES, **side} for name in ("vision_config", "adapter_config")}
+            config = hf.Molmo2Config(text_config=text, **parts)
+            return hf.Molmo2ForConditionalGeneration(config)
         pali = hf.PaliGemmaConfig(vision_config=TOWER, text_config=text, projection_dim=32)
         return hf.PaliGemmaForConditionalGeneration(pali)
 
 
 def masks_of(model: Any) -> tuple[MaskSpec, ...]:
     images = {"size": {"height": 28, "width": 28}, "image_seq_length": 4}
+    if model.config.model_type in ("gemma4", "molmo2"):
+        named = {"image_processor_type": f"{model.config.model_type.capitalize()}ImageProcessor"}
+        given = Checkpoint(model.config.to_dict(), {}, named, {}, {})
+        masks = FAMILIES[model.config.model_type].facts(given).masks
+        return tuple(mask.model_copy(update={"marks": (0, 0)}) for mask in masks)
     name = "Gemma3" if model.config.model_type == "gemma3" else "Siglip"
     images["image_processor_type"] = f"{name}ImageProcessor"
     config = model.config.to_dict()
@@ -49,7 +66,7 @@ def masks_of(model: Any) -> tuple[MaskSpec, ...]:
     return FAMILIES[model.config.model_type].facts(found).masks
 
 
-KNOWN = ["gemma", "gemma2", "gemma3_text"]
+KNOWN = ["gemma", "gemma2", "gemma3_text", "gemma4_text", "molmo2_text"]
 
 
 @pytest.mark.parametrize("kind", KNOWN)
@@ -127,6 +144,21 @@ def test_no_step_splits_a_span_or_is_longer_than_it_must(
     for chunk in chunks:
         assert not any(first < chunk.stop < last for first, last in whole)
         assert chunk.stop - chunk.start <= size or (chunk.start, chunk.stop) in whole
+
+
+def test_images_see_each_other_together_with_their_marks() -> None:
+    letters = "ttmiimmttmiimmt"
+    prompt = replace(prompt_of(letters), spans=(ImageSpan(3, 2, 0), ImageSpan(10, 2, 1)))
+    mask = MaskSpec(input="x", spans="together", marks=(1, 2))
+    assert whole_spans(prompt, [mask]) == ((2, 14),)
+    marked = np.array([letter != "t" for letter in letters])
+    both = marked[:, None] & marked[None]
+    before = np.tri(len(letters), dtype=bool)
+    seen = prefill_bias(mask, prompt, 2, 15)[0, 0] == 0
+    assert np.array_equal(seen, (before | both)[2:])
+    assert prefill_bias(mask, prompt, 14, 15).shape == (1, 1, 0, 0)
+    alone = replace(prompt, spans=prompt.spans[1:])
+    assert whole_spans(alone, [mask]) == ((9, 14),)
 
 
 def test_where_the_mask_is_causal_the_bias_is_empty() -> None:

@@ -65,7 +65,8 @@ class ImageLayout(Frozen):
     row of tiles; ``before_whole`` where there are tiles; ``whole``, the image tokens of the whole
     picture, and ``end``. ``tile`` knows ``{row}``, ``{column}`` and ``{number}``, from 1. With
     ``after_whole`` the whole comes first, then that, and the tiles, where there are any. ``close``
-    stands behind it all. Two ``edge`` in a row become one, and a space parts it from a word.
+    stands behind it all. Two ``edge`` in a row become one, and a space parts it from a word. Tiles
+    of the first ``first_rows`` rows end with ``first_end``, and ``after_first`` follows them.
     """
 
     placeholder: str | None = None  # what the template writes; None: the image token
@@ -81,6 +82,13 @@ class ImageLayout(Frozen):
     after_whole: str | None = None
     close: str = ""
     edge: str = ""
+    first_rows: NonNegativeInt = 0
+    first_end: str = ""
+    after_first: str = ""
+
+    def texts(self) -> dict[str, str]:
+        """Its texts by name."""
+        return {k: v for k, v in self.model_dump().items() if isinstance(v, str)}
 
 
 class PromptFrame(Frozen):
@@ -150,6 +158,7 @@ class PromptSpec(Frozen):
     # for it; there is no prompt without an image.
     leading_images: bool = False
     vision_text: VisionText | None = None  # with ``leading_images``; None: images are read alone
+    opening_once: bool = False  # unless that begins with it
 
 
 class PositionSpec(Frozen):
@@ -170,7 +179,9 @@ class MaskSpec(Frozen):
         layers: The kind, as ``layer_types`` of transformers' configuration has it; None: all.
         input: The program's input ``[B, 1, S, T]`` that is added to the scores; empty where
             spans and chunks change nothing. None where there are neither.
-        spans: Each run of image tokens, or the whole prompt.
+        spans: Each run of image tokens; or the whole prompt; or the images ``together`` as one,
+            each with its marks, and no text between them.
+        marks: Tokens before and after an image's own, for ``together``.
         window: Tokens, itself counted.
         window_in_spans: See above.
         chunk: Tokens.
@@ -178,7 +189,8 @@ class MaskSpec(Frozen):
 
     layers: str | None = None
     input: str | None = None
-    spans: Literal["images", "prompt"] | None = None
+    spans: Literal["images", "prompt", "together"] | None = None
+    marks: tuple[NonNegativeInt, NonNegativeInt] = (0, 0)
     window: PositiveInt | None = None
     window_in_spans: bool = True
     chunk: PositiveInt | None = None

@@ -133,7 +133,7 @@ def _plan_text(path: Path, plan: Plan, source: SourceFolder, counted: dict[str, 
 
 def _wholes(plan: Plan) -> list[str]:
     """What attends both ways, so that no step may split it."""
-    words = {"images": "an image", "prompt": "a prompt"}
+    words = {"images": "an image", "prompt": "a prompt", "together": "all images of a prompt"}
     return sorted({words[mask.spans] for mask in plan.facts.masks if mask.spans is not None})
 
 

@@ -97,7 +97,7 @@ def _heads(found: Json, text: TextFacts, kinds: Sequence[str]) -> dict[int, tupl
             own["num_key_value_heads"] = found["num_global_key_value_heads"]
         given = {str(layer): own for layer, kind in enumerate(kinds) if kind == _FULL}
     heads: dict[int, tuple[int, int]] = {}
-    for key, values in given.items():
+    for key, values in ((str(layer), own) for layer, own in given.items()):
         if not key.isdecimal() or int(key) >= text.layers or not isinstance(values, dict):
             raise VlmcError(f"'{key}' is no layer of {text.layers}", at=at)
         count = whole(values, "num_key_value_heads", text.kv_heads, at=f"{at}.{key}")

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer
 
@@ -27,6 +28,7 @@ def read_prompt(
     plain_image: str,
     image_layout: ImageLayout | None = None,
     opening: str = "",
+    opening_once: bool = False,
     default_template: str | None = None,
     image_frame: tuple[str, str] | None = None,
     frame: PromptFrame | None = None,
@@ -49,6 +51,7 @@ def read_prompt(
         image_layout: What stands around an image's tokens; ``{name}`` in it, as in the frame, is
             the special token of that name.
         opening: What stands before every prompt.
+        opening_once: Unless the prompt begins with it already.
         default_template: The chat template where the checkpoint has none.
         image_frame: Names of the special tokens before and after an image's placeholders.
         frame: What the processor adds to every prompt.
@@ -86,11 +89,13 @@ def read_prompt(
     before, after = image_frame or (None, None)
     at = f"{folder.name}/tokenizer_config.json"
 
-    def named(texts: Frozen) -> dict[str, str]:
+    def named(texts: Frozen) -> dict[str, Any]:
         """Texts with special tokens in the place of their names."""
         found = texts.model_dump(exclude_none=True)
         return {
             key: _NAME.sub(lambda match: _framing(variables, match[1], at)[0], text)
+            if isinstance(text, str)
+            else text
             for key, text in found.items()
         }
 
@@ -108,6 +113,7 @@ def read_prompt(
         clean_up_tokenization_spaces=loaded.clean_up_tokenization_spaces,
         image_layout=layout,
         opening=opening,
+        opening_once=opening_once,
         add_special_tokens=add_special_tokens,
         mark_token_ids=mark_token_ids,
         frame=None if frame is None else PromptFrame(**named(frame)),

@@ -85,6 +85,9 @@ class ModelFacts:
     # Tokens around an image's tiles that take rows of its features, behind the others; as many as
     # the geometry's ``marks``.
     mark_token_ids: tuple[int, ...] = ()
+    opening_once: bool = False  # only before those that do not begin with it
+    # Ids that the embedding knows, where the head knows fewer; None: ``text.vocab``.
+    token_ids: int | None = None
     # Deep-stack features: for each further row of an image token, how many of the decoder's
     # layers have run when it is added to the token's hidden state.
     deepstack: tuple[int, ...] = ()
@@ -172,6 +175,9 @@ class Family:
             is exported as it is written.
         reference: Prepares transformers' model to be compared with: where it has no
             ``get_image_features``, or answers otherwise with eager attention than by default.
+        tensors: The checkpoint's tensors as the model has them, where it stores some packed
+            together or apart: ``(tensors by name, facts) -> the same``, no data read; None: as
+            they are.
     """
 
     name: str
@@ -195,3 +201,4 @@ class Family:
     embeds: Callable[[Any, Any, Any, Any], dict[str, Any]] | None = None
     own_attention: tuple[str, ...] = ()
     reference: Callable[[Any], None] | None = None
+    tensors: Callable[[Mapping[str, Any], ModelFacts], dict[str, Any]] | None = None

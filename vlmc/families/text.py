@@ -54,6 +54,7 @@ TEXT_DEFAULTS = {
     "ministral": TextDefaults(32, 4096, 32, 32000, 131072, 14336, 8),
     "ministral3": TextDefaults(34, 4096, 32, 131072, 262144, 14336, 8, 128),
     "mistral": TextDefaults(32, 4096, 32, 32000, 131072, 14336, 8),
+    "molmo2_text": TextDefaults(36, 4096, 32, 151936, 36864, 12288, 8, 128),
     "olmo2": TextDefaults(32, 4096, 32, 50304, 2048, 11008),
     "paddleocr_vl_text": TextDefaults(18, 1024, 16, 103424, 131072, 3072, 2, 128, tied=True),
     "persimmon": TextDefaults(36, 4096, 64, 262144, 16384, 16384, grouped=False),

@@ -44,6 +44,7 @@ class TensorRef:
         shape: Its shape; rows are the first axis.
         begin: Offset of its first byte in ``path``.
         nbytes: Its size in bytes.
+        parts: Tensors whose rows it is, one after the other; none: it lies in ``path``.
     """
 
     name: str
@@ -52,6 +53,7 @@ class TensorRef:
     shape: tuple[int, ...]
     begin: int
     nbytes: int
+    parts: tuple["TensorRef", ...] = ()
 
 
 def read_index(folder: Path) -> dict[str, TensorRef]:
@@ -144,10 +146,23 @@ def read_stored(ref: TensorRef, start: int, stop: int) -> NDArray[Any]:
     rows, *rest = ref.shape or (1,)
     if not 0 <= start <= stop <= rows:
         raise ValueError(f"no rows {start}:{stop} in '{ref.name}' of shape {list(ref.shape)}")
+    if ref.parts:
+        return np.concatenate(_of_parts(ref, start, stop))
     raw: NDArray[Any] = np.empty((stop - start, *rest), _STORED[ref.dtype])
     if raw.size:
         _read_into(ref, raw.reshape(-1).data.cast("B"), start * math.prod(rest))
     return raw
+
+
+def _of_parts(ref: TensorRef, start: int, stop: int) -> list[NDArray[Any]]:
+    """The rows ``start:stop``, from each part those it has."""
+    found, before = [], 0
+    for part in ref.parts:
+        rows = part.shape[0]
+        first, last = (min(max(at - before, 0), rows) for at in (start, stop))
+        found.append(read_stored(part, first, last))
+        before += rows
+    return found
 
 
 def _read_into(ref: TensorRef, buffer: memoryview, first: int) -> None:

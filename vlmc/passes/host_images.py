@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ import numpy as np
 
 from vlmc.bundle.manifest import ImageSpec
 from vlmc.passes.stand_in import STAND_INS
-from vlmc.runtime.images import prepare
+from vlmc.runtime.images import overlap, prepare
+from vlmc.runtime.types import PreparedImage
 from vlmc.schema import Json
 
 
@@ -67,10 +68,33 @@ class HostImages:
         import torch
         from transformers.image_utils import make_flat_list_of_images
 
-        made = [prepare(image, self.images) for image in make_flat_list_of_images(images)]
+        flat = make_flat_list_of_images(images)
+        made = [prepare(image, self.images) for image in flat]
         tensors = [one.tensors["pixel_values"] for one in made]
         values = torch.from_numpy(np.concatenate(tensors))
+        if self.images.geometry == "overlap":
+            return {"pixel_values": values, **_pooled(flat, made, self.images)}
         if self.images.geometry == "canvas":
             grids = [one.tiles if any(one.tiles) else (1, 1) for one in made]
             return {"pixel_values": values, "aspect_ratios": grids}
         return {"pixel_values": values, "num_patches": [len(one) for one in tensors]}
+
+
+def _pooled(images: Sequence[Any], made: Sequence[PreparedImage], spec: ImageSpec) -> Json:
+    """What Molmo 2 takes: which patches are pooled, and rows and columns of both grids."""
+    import torch
+
+    # As text: there a list may stand for a tuple.
+    options = overlap.Options.model_validate_json(json.dumps(spec.options))
+    pooled, grids, before = [], [], 0
+    for image, one in zip(images, made, strict=True):
+        places, crops = one.tensors["token_patches"], one.tensors["pixel_values"]
+        pooled.append(np.where(places >= 0, places + before, -1))
+        before += crops.shape[0] * crops.shape[1]
+        cut = overlap.cut(image.height, image.width, options)
+        grids.append([*cut.whole, *cut.large])
+    return {
+        "image_token_pooling": torch.from_numpy(np.concatenate(pooled)),
+        "image_grids": torch.tensor(grids),
+        "image_num_crops": torch.tensor([len(one.tensors["pixel_values"]) for one in made]),
+    }

@@ -14,7 +14,7 @@ from vlmc.bundle.manifest import MaskSpec
 from vlmc.errors import VlmcError
 from vlmc.runtime.attention import decode_bias, prefill_bias, whole_spans
 from vlmc.runtime.features import cut
-from vlmc.runtime.types import Prompt
+from vlmc.runtime.types import ImageSpan, Prompt
 
 # Prompts of text and image tokens, then of answer tokens.
 _STEP = 4
@@ -54,7 +54,11 @@ def prove_masks(model: Any, masks: Sequence[MaskSpec]) -> None:
 
 
 def _shrunk(mask: MaskSpec, text: Any) -> MaskSpec:
-    """The rule with its numbers made small, once they are known to be the configuration's."""
+    """The rule with its numbers made small, once they are known to be the configuration's.
+
+    Images have no marks around them in the layouts: a mark is an image's token as any other.
+    """
+    mask = mask.model_copy(update={"marks": (0, 0)})
     for name, field in _FIELDS.items():
         own = getattr(mask, field)
         if own is not None:
@@ -98,7 +102,11 @@ def rule_mask(
     """The rule's mask, put together from steps of prefill and decode."""
     index = np.cumsum([letter == "i" for letter in prompt]) - 1
     index = np.where([letter == "i" for letter in prompt], index, -1)
-    made = Prompt(np.zeros(len(prompt), np.int64), index)
+    borders = np.diff(np.array(index >= 0, np.int8), prepend=0, append=0)
+    starts, stops = np.flatnonzero(borders == 1), np.flatnonzero(borders == -1)
+    pairs = enumerate(zip(starts.tolist(), stops.tolist(), strict=True))
+    spans = tuple(ImageSpan(start, stop - start, at) for at, (start, stop) in pairs)
+    made = Prompt(np.zeros(len(prompt), np.int64), index, spans)
     total = len(prompt) + len(answer)
     seen = np.zeros((total, total), bool)
     steps = [

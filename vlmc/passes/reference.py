@@ -28,7 +28,7 @@ from vlmc.schema import Json
 _LOGGER = "transformers"
 # What is said of a part that needs torchvision, or is for sounds; such a part is done without.
 _TORCHVISION = re.compile(
-    "video processor|feature extractor|any image processor class|dependencies: .*torchvision"
+    "video processor|feature extractor|any image processor|dependencies: .*torchvision"
 )
 # What ``get_image_features`` may take of a processor's output.
 _IMAGE_INPUTS = (
@@ -44,6 +44,8 @@ _IMAGE_INPUTS = (
     "qformer_input_ids",
     "qformer_attention_mask",
     "image_position_ids",
+    "image_token_pooling",
+    "image_grids",
 )
 # Parts that need torchvision, or are for sounds.
 _OTHER_PARTS = ("video_processor", "audio_processor", "feature_extractor")

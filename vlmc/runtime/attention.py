@@ -19,7 +19,7 @@ _UNSEEN = np.finfo(np.float32).min
 
 def whole_spans(prompt: Prompt, masks: Sequence[MaskSpec]) -> tuple[Span, ...]:
     """Runs of tokens ``[start, stop)`` that see each other: no step may end inside one."""
-    found = {span for mask in masks for span in _spans(prompt, mask)}
+    found = {span for mask in masks for span in _spans(_blocks(prompt, mask))}
     everything = (0, len(prompt.token_ids))
     return (everything,) if everything in found else tuple(sorted(found))
 
@@ -30,12 +30,11 @@ def prefill_bias(mask: MaskSpec, prompt: Prompt, start: int, stop: int) -> NDArr
     Returns:
         ``[1, 1, stop - start, stop]``; ``[1, 1, 0, 0]`` where the mask is causal, in its window.
     """
-    here = [span for span in _spans(prompt, mask) if span[0] < stop and span[1] > start]
+    owners = _blocks(prompt, mask)
+    here = any(first < stop and last > start for first, last in _spans(owners))
     if not here and (mask.chunk is None or stop <= mask.chunk):
         return np.zeros((1, 1, 0, 0), np.float32)
-    owners = np.full(stop, -1)
-    for index, (first, last) in enumerate(here):
-        owners[first:last] = index
+    owners = owners[:stop]
     queries, keys = np.arange(start, stop)[:, None], np.arange(stop)[None]
     same = (owners[start:stop, None] == owners[None]) & (owners[start:stop, None] >= 0)
     return _bias(_seen(mask, queries, keys, same))[None, None]
@@ -54,17 +53,28 @@ def decode_bias(mask: MaskSpec, places: NDArray[np.int64]) -> NDArray[np.float32
     return _bias(seen)[:, None, None]
 
 
-def _spans(prompt: Prompt, mask: MaskSpec) -> list[Span]:
-    """A mask's spans of two tokens or more: one token sees itself in any case."""
+def _blocks(prompt: Prompt, mask: MaskSpec) -> NDArray[np.int64]:
+    """For each token the number of those it sees, before and behind; -1: none of them."""
+    owners = np.full(len(prompt.token_ids), -1)
     if mask.spans == "prompt":
-        found = [(0, len(prompt.token_ids))]
+        owners[:] = 0
     elif mask.spans == "images":
-        borders = np.diff((prompt.feature_index >= 0).astype(np.int8), prepend=0, append=0)
-        starts, stops = np.flatnonzero(borders == 1), np.flatnonzero(borders == -1)
-        found = list(zip(starts.tolist(), stops.tolist(), strict=True))
-    else:
-        found = []
-    return [(start, stop) for start, stop in found if stop - start > 1]
+        image = prompt.feature_index >= 0
+        starts = np.diff(image.astype(np.int8), prepend=0) == 1
+        owners[image] = np.cumsum(starts)[image] - 1
+    elif mask.spans == "together":
+        before, after = mask.marks
+        for span in prompt.spans:
+            owners[span.start - before : span.start + span.length + after] = 0
+    return owners
+
+
+def _spans(owners: NDArray[np.int64]) -> list[Span]:
+    """First token and end of each number's, of two tokens or more: one sees itself in any case."""
+    numbers, firsts = np.unique(owners, return_index=True)
+    lasts = len(owners) - np.unique(owners[::-1], return_index=True)[1]
+    found = zip(numbers.tolist(), firsts.tolist(), lasts.tolist(), strict=True)
+    return [(start, stop) for number, start, stop in found if number >= 0 and stop - start > 1]
 
 
 def _seen(

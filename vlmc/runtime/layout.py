@@ -19,8 +19,9 @@ def image_text(layout: ImageLayout, rows: int, columns: int, token: str) -> str:
             tiles += layout.between if column > 1 else ""
             number += 1
             tiles += layout.tile.format(row=row, column=column, number=number)
-            tiles += token + layout.tile_end
+            tiles += token + (layout.tile_end if row > layout.first_rows else layout.first_end)
         tiles += layout.row_end + (layout.between_rows if row < rows else "")
+        tiles += layout.after_first if row == layout.first_rows else ""
     whole = (layout.before_whole if rows else "") + layout.whole + token + layout.end
     if layout.after_whole is None:
         return layout.start + tiles + whole + layout.close

@@ -67,7 +67,7 @@ class PromptBuilder:
         literals = spec.plain_image if template is None else template.literals()
         placeholder = None
         if spec.image_layout is not None:
-            literals += "".join(spec.image_layout.model_dump(exclude_none=True).values())
+            literals += "".join(spec.image_layout.texts().values())
             placeholder = spec.image_layout.placeholder
         self._placeholder = placeholder or spec.image_token
         words = [] if spec.ahead is None else list(spec.ahead.model_dump().values())
@@ -141,6 +141,8 @@ class PromptBuilder:
             plain, marked = self._framed(plain, marked, self.spec.frame)
         bare = has_bos or self.spec.frame is not None or not self.spec.add_special_tokens
         opening = self.spec.opening
+        if self.spec.opening_once and rendered.startswith(opening):
+            opening = ""
         ids = self._guard.ids(opening + plain, opening + marked, add_special_tokens=not bare)
         if self.spec.leading_images:
             ids = self._led(ids, len(images))

@@ -16,6 +16,7 @@ from vlmc.runtime.images.fixed import FIXED
 from vlmc.runtime.images.hd_crops import HD_CROPS
 from vlmc.runtime.images.naflex import NAFLEX
 from vlmc.runtime.images.native_grid import NATIVE_GRID
+from vlmc.runtime.images.overlap import OVERLAP
 from vlmc.runtime.images.pan_and_scan import PAN_AND_SCAN
 from vlmc.runtime.images.patch_rows import PATCH_ROWS
 from vlmc.runtime.images.quarters import QUARTERS
@@ -56,6 +57,7 @@ GEOMETRIES: dict[str, Geometry] = {
         PATCH_ROWS,
         HD_CROPS,
         TWO_SIZES,
+        OVERLAP,
     )
 }
 
