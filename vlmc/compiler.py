@@ -126,7 +126,7 @@ def build(
     facts, family = plan.facts, plan.family
     prompt, files = read_prompt(
         source.folder,
-        None,
+        family.image_token,
         facts.image_token_id,
         facts.text.vocab,
         plain_image=family.plain_image,
@@ -138,6 +138,8 @@ def build(
         add_special_tokens=family.special_tokens,
         extra_tokens=family.extra_tokens,
         leading_images=family.leading_images,
+        leading_text=family.leading_text,
+        numbered_after=family.numbered_after,
         vision_text=facts.vision_text,
     )
     generation = read_generation(checkpoint.config, checkpoint.generation, facts.ends)

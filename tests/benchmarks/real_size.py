@@ -31,6 +31,7 @@ REAL_SIZE = (
     "mistral-small-3.1",
     "smolvlm-256m",
     "blip2-opt-2.7b",
+    "kosmos-2-patch14-224",
 )
 """What ``test_real_size.py`` exports; the README's table tells of them."""
 

@@ -18,7 +18,7 @@ TORCH_IMAGES = {
     "Cohere2VisionImageProcessor": Cohere2VisionImages,
     "Llama4ImageProcessor": Llama4Images,
 }
-ONE_PICTURE = ("Blip2Processor", "InstructBlipProcessor")
+ONE_PICTURE = ("Blip2Processor", "InstructBlipProcessor", "Kosmos2Processor")
 IMAGE_INPUTS = (
     "pixel_values",
     "pixel_attention_mask",
@@ -150,13 +150,16 @@ class Oracle:
 
 
 def generating(model: Any) -> Any:
-    """The model whose ``generate`` runs: BLIP-2's is that of its decoder."""
-    return getattr(model, "language_model", model)
+    """The model whose ``generate`` runs: BLIP-2's and KOSMOS-2's is that of their decoder."""
+    parts = [getattr(model, name, None) for name in ("language_model", "text_model")]
+    return next((part for part in parts if hasattr(part, "generate")), model)
 
 
 def features_of(model: Any) -> Any:
-    """``get_image_features`` of the model, or of the one inside."""
-    return getattr(model, "get_image_features", None) or model.model.get_image_features
+    """``get_image_features`` of the model, of the one inside, or of the bare model's class."""
+    from vlmc.passes.reference import image_features_of
+
+    return image_features_of(model)
 
 
 def feature_rows(made: Any, layers: int) -> Any:
@@ -186,6 +189,9 @@ def make_processor(folder: Path) -> Any:
         if type(made).__name__ == "GotOcr2Processor":
             config = json.loads((folder / "config.json").read_text("utf-8"))
             made.num_image_tokens = config["image_seq_length"]
+        if type(made).__name__ == "Kosmos2Processor":
+            config = json.loads((folder / "config.json").read_text("utf-8"))
+            made.num_image_tokens = config["latent_query_num"]
         return made
     except (ImportError, ValueError) as error:
         if isinstance(error, ValueError) and "video processor" not in str(error):

@@ -17,7 +17,7 @@ from tests.checkpoints.native import (
     qwen2_vl,
     qwen3_vl,
 )
-from tests.checkpoints.queries import blip_2, instructblip
+from tests.checkpoints.queries import blip_2, instructblip, kosmos2
 from tests.checkpoints.tiles import aya_vision, cohere2_vision, got_ocr2, idefics3, internvl
 
 MAKERS: dict[str, Callable[[Path], Path]] = {
@@ -55,4 +55,5 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "janus": janus,
     "blip-2": blip_2,
     "instructblip": instructblip,
+    "kosmos-2": kosmos2,
 }

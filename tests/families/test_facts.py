@@ -439,6 +439,7 @@ def test_qwen2_5_vl_vision_is_that_of_transformers(attention: str, tmp_path: Pat
         ("deepseek-vl-1.3b", 576, 16, 128),
         ("got-ocr2", 256, 16, 64),
         ("blip2-opt-2.7b", 32, 32, 80),
+        ("kosmos-2-patch14-224", 64, 32, 64),
     ],
 )
 def test_published_models(name: str, tokens: int, kv_heads: int, head_dim: int) -> None:

@@ -13,6 +13,7 @@ from vlmc.families import (
     instructblip,
     internvl,
     janus,
+    kosmos2,
     lfm2_vl,
     llama4,
     llava,
@@ -61,6 +62,7 @@ _ROWS = (
     janus.FAMILY,
     blip_2.FAMILY,
     instructblip.FAMILY,
+    kosmos2.FAMILY,
 )
 FAMILIES: dict[str, Family] = {row.name: row for row in _ROWS}
 

@@ -295,6 +295,8 @@ class LanguageProgram(nn.Module):
         self.embed = embed
         self.head = head
         self.finish = finish
+        # A family's own decoder may need them, for positions that depend on what stands there.
+        self.reads_ids = getattr(decoder, "reads_token_ids", False)
         self.masks = facts.masks
         self.deepstack = facts.deepstack
         self.memory = facts.memory()
@@ -338,6 +340,7 @@ class LanguageProgram(nn.Module):
                 past_key_values=cache,
                 use_cache=True,
                 **self._mask(masks),
+                **({"token_ids": input_ids} if self.reads_ids else {}),
             ).last_hidden_state
         logits = self.head(hidden[:, -1])
         if self.finish is not None:

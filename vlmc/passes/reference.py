@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -136,9 +137,7 @@ class Reference:
 
     def _features(self, inputs: Any, pictures: Sequence[Any]) -> list[NDArray[np.float32]]:
         given = {key: inputs[key] for key in _IMAGE_INPUTS if key in inputs}
-        # A few classes leave it to the model inside.
-        own = getattr(self.model, "get_image_features", None)
-        made = (own or self.model.model.get_image_features)(**given, return_dict=True)
+        made = image_features_of(self.model)(**given, return_dict=True)
         if made.pooler_output is None and not self.deepstack:  # Llama 4 leaves it to its caller
             made.pooler_output = self.model.multi_modal_projector(made.last_hidden_state)
         # One tensor for each picture, for each of its tiles, or for all; deep-stack ones beside.
@@ -149,6 +148,18 @@ class Reference:
         among = len(pictures) if self.processor.chat_template is not None else 1
         counts = [image_tokens(p.height, p.width, self.images, count=among) for p in pictures]
         return np.split(rows, np.cumsum(counts)[:-1])
+
+
+def image_features_of(model: Any) -> Any:
+    """``get_image_features`` of a model; of the one inside, where a class leaves it to that.
+
+    KOSMOS-2's is a method of the bare model's class, which has the same parts by the same names.
+    """
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING
+
+    inner = getattr(model, "model", None)
+    found = getattr(model, "get_image_features", getattr(inner, "get_image_features", None))
+    return found or partial(MODEL_MAPPING[type(model.config)].get_image_features, model)
 
 
 def _parts(made: Any, deepstack: Collection[int]) -> list[Any]:

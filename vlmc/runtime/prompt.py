@@ -21,6 +21,7 @@ from vlmc.schema import Json
 
 PROMPT_FILE = "processor/prompt.json"
 TOKENIZER_FILE = "processor/tokenizer.json"
+_TAKEN = -1  # stands for an image's token until its id is known
 
 
 class PromptBuilder:
@@ -68,9 +69,8 @@ class PromptBuilder:
             literals += "".join(spec.image_layout.model_dump(exclude_none=True).values())
             placeholder = spec.image_layout.placeholder
         self._placeholder = placeholder or spec.image_token
-        self._guard = tokenizer.guard(
-            [spec.image_token, *named], literals, texts=[self._placeholder]
-        )
+        named += [spec.image_token, *spec.image_prefix, *spec.image_suffix]
+        self._guard = tokenizer.guard(named, literals, texts=[self._placeholder])
 
     @classmethod
     def load(cls, bundle: Path) -> "PromptBuilder":
@@ -122,6 +122,10 @@ class PromptBuilder:
         plain = marked if broken == list(messages) else self._render(messages)
         self._check_dropped(messages, plain)
         rendered, runs = marked, [1] * len(images)
+        if self.spec.leading_images and not images:
+            raise VlmcError("this model takes no prompt without an image", at="messages")
+        if self.spec.leading_text is not None:
+            plain, marked = (self.spec.leading_text + text.strip() for text in (plain, marked))
         if self.spec.image_layout is not None:
             plain, marked = self._laid_out(plain, marked, images, self.spec.image_layout)
             runs = [1 + image.tiles[0] * image.tiles[1] for image in images]
@@ -133,7 +137,7 @@ class PromptBuilder:
         bare = has_bos or self.spec.frame is not None or not self.spec.add_special_tokens
         opening = self.spec.opening
         ids = self._guard.ids(opening + plain, opening + marked, add_special_tokens=not bare)
-        if self.spec.leading_images:
+        if self.spec.leading_images and self.spec.leading_text is None:
             ids = self._led(ids, len(images))
         if self._reader is not None:
             apart = opening + self._render([_map_texts(m, self._reader.broken) for m in messages])
@@ -214,10 +218,8 @@ class PromptBuilder:
         Mirrors ``Blip2Processor.__call__``.
 
         Raises:
-            VlmcError: There is no image, or the template writes image tokens too.
+            VlmcError: The template writes image tokens too.
         """
-        if not images:
-            raise VlmcError("this model takes no prompt without an image", at="messages")
         if self.spec.image_token_id in ids:
             raise VlmcError(
                 f"the template writes '{self.spec.image_token}', which belongs before the prompt",
@@ -243,12 +245,11 @@ class PromptBuilder:
         pieces, spans, length = [texts[0]], [], len(texts[0])
         rest = iter(texts[1:])
         for index, (image, count) in enumerate(zip(images, runs, strict=True)):
-            token = self.spec.image_token_id
             each = image.runs or (image.tokens // count,) * count
             spread = [
                 part
                 for rows, text in zip(each, islice(rest, count), strict=True)
-                for part in (np.full(rows, token, dtype=np.int64), text[1:])
+                for part in (np.full(rows, _TAKEN, dtype=np.int64), text[1:])
             ]
             framed = [self._prefix, *spread[:-1], self._suffix, spread[-1]]
             inside = sum(map(len, spread[:-1]))
@@ -256,11 +257,16 @@ class PromptBuilder:
             pieces += framed
             length += sum(map(len, framed))
         expanded = np.concatenate(pieces)
+        taken = expanded == _TAKEN
+        first = self.spec.first_image_id
+        counted = [np.arange(image.tokens) for image in images]
+        expanded[taken] = (
+            self.spec.image_token_id if first is None else first + np.concatenate(counted)
+        )
         if len(expanded) and int(expanded.max()) >= self.spec.vocab_size:
             most = f"the model has {self.spec.vocab_size} tokens"
             raise VlmcError(f"the tokenizer gives id {expanded.max()}; {most}")
         feature_index = np.full(len(expanded), -1, dtype=np.int64)
-        taken = expanded == self.spec.image_token_id
         feature_index[taken] = np.arange(int(taken.sum()))
         return Prompt(expanded, feature_index, tuple(spans), tuple(images))
 
