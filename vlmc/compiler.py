@@ -128,7 +128,7 @@ def build(
     facts, family = plan.facts, plan.family
     prompt, files = read_prompt(
         source.folder,
-        None,
+        family.image_token,
         facts.image_token_id,
         facts.token_ids or facts.text.vocab,
         plain_image=family.plain_image,
@@ -143,6 +143,8 @@ def build(
         extra_tokens=family.extra_tokens,
         mark_token_ids=facts.mark_token_ids,
         leading_images=family.leading_images,
+        leading_text=family.leading_text,
+        numbered_after=family.numbered_after,
         vision_text=facts.vision_text,
     )
     generation = read_generation(checkpoint.config, checkpoint.generation, facts.ends)

@@ -36,6 +36,7 @@ REAL_SIZE = (
     "blip2-opt-2.7b",
     "fuyu-8b",
     "phi-4-multimodal",
+    "kosmos-2-patch14-224",
 )
 """What ``test_real_size.py`` exports; the README's table tells of them."""
 

@@ -22,7 +22,7 @@ TORCH_IMAGES = {
     "Phi4MultimodalImageProcessor": Phi4Images,
     "Molmo2ImageProcessor": Molmo2Images,
 }
-ONE_PICTURE = ("Blip2Processor", "InstructBlipProcessor")
+ONE_PICTURE = ("Blip2Processor", "InstructBlipProcessor", "Kosmos2Processor")
 IMAGE_INPUTS = (
     "pixel_values",
     "high_res_pixel_values",
@@ -176,14 +176,16 @@ class Oracle:
 
 
 def generating(model: Any) -> Any:
-    """The model whose ``generate`` runs: BLIP-2's is that of its decoder."""
-    return getattr(model, "language_model", model)
+    """The model whose ``generate`` runs: BLIP-2's and KOSMOS-2's is that of their decoder."""
+    parts = [getattr(model, name, None) for name in ("language_model", "text_model")]
+    return next((part for part in parts if hasattr(part, "generate")), model)
 
 
 def features_of(model: Any) -> Any:
-    """``get_image_features`` of the model, or of the one inside; None where neither has it."""
-    name = "get_image_features"
-    return getattr(model, name, None) or getattr(model.model, name, None)
+    """``get_image_features``, wherever it is; None where no class has it."""
+    from vlmc.passes.reference import image_features_of
+
+    return image_features_of(model)
 
 
 def feature_rows(made: Any, layers: int) -> Any:
@@ -213,6 +215,9 @@ def make_processor(folder: Path) -> Any:
         if type(made).__name__ == "GotOcr2Processor":
             config = json.loads((folder / "config.json").read_text("utf-8"))
             made.num_image_tokens = config["image_seq_length"]
+        if type(made).__name__ == "Kosmos2Processor":
+            config = json.loads((folder / "config.json").read_text("utf-8"))
+            made.num_image_tokens = config["latent_query_num"]
         return made
     except (ImportError, ValueError) as error:
         missing = ("video processor", "any image processor class")

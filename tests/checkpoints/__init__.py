@@ -22,7 +22,7 @@ from tests.checkpoints.ocr import lighton_ocr
 from tests.checkpoints.ovis2 import ovis2
 from tests.checkpoints.phi import phi4_multimodal
 from tests.checkpoints.pooled import gemma4, molmo2
-from tests.checkpoints.queries import blip_2, instructblip
+from tests.checkpoints.queries import blip_2, instructblip, kosmos2
 from tests.checkpoints.tiles import aya_vision, cohere2_vision, got_ocr2, idefics3, internvl
 from tests.checkpoints.towerless import fuyu
 
@@ -98,4 +98,5 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "blip-2": blip_2,
     "instructblip": instructblip,
     "fuyu": fuyu,
+    "kosmos-2": kosmos2,
 }

@@ -69,6 +69,51 @@ def instructblip(
     return save(model, processor, folder)
 
 
+PAD = 303
+
+
+def kosmos2(
+    folder: Path, *, seed: int = 2, latents: int = 5, tied: bool = False, **values: Any
+) -> Path:
+    """A KOSMOS-2 of five tokens a picture, the second of which is padding by its id.
+
+    Its files say otherwise what ends an answer, as those of BLIP-2 above.
+    """
+    import transformers as hf
+
+    specials = ["<s>", "</s>", "<unk>"]
+    words = tokenizer(specials, bos="<s>", eos="</s>", template=None)
+    # An image's tokens count up from the one behind it.
+    words.unk_token = words.convert_ids_to_tokens(PAD - 2)
+    side = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
+    images = hf.CLIPImageProcessorPil(size=side, crop_size=side)
+    processor = hf.Kosmos2Processor(images, words, num_patch_index_tokens=9)
+    values = {
+        "vocab_size": len(words),
+        "max_position_embeddings": 2048,
+        "embed_dim": 64,
+        "layers": 2,
+        "ffn_dim": 96,
+        "attention_heads": 4,
+        "pad_token_id": PAD,
+        "bos_token_id": specials.index("<s>"),
+        "eos_token_id": 106,
+        "tie_word_embeddings": tied,
+        **values,
+    }
+    config = hf.Kosmos2Config(
+        text_config=values,
+        vision_config=_tower(),
+        latent_query_num=latents,
+        tie_word_embeddings=tied,
+    )
+    model = varied(hf.Kosmos2ForConditionalGeneration(config), seed)
+    if not tied:
+        model.text_model.lm_head.weight.data[PAD] *= 3  # padding is likely in answers too
+    model.generation_config.eos_token_id = specials.index("</s>")
+    return save(model, processor, folder)
+
+
 def bert() -> Any:
     """A WordPiece tokenizer of a few dozen pieces, lower case, ``[CLS]`` and ``[SEP]`` around."""
     import transformers as hf

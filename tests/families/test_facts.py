@@ -448,6 +448,7 @@ def test_qwen2_5_vl_vision_is_that_of_transformers(attention: str, tmp_path: Pat
         ("ovis2-1b", 256 + 3, 2, 64),
         ("idefics2-8b", 5 * (64 + 1) + 1, 8, 128),
         ("blip2-opt-2.7b", 32, 32, 80),
+        ("kosmos-2-patch14-224", 64, 32, 64),
     ],
 )
 def test_published_models(name: str, tokens: int, kv_heads: int, head_dim: int) -> None:

@@ -294,6 +294,12 @@ def test_an_unfinished_download_is_noticed_offline(hub: Hub, model: Path, tmp_pa
         ("lighton-ocr-1b", "lightonai/LightOnOCR-1B-1025", "lighton-ocr-1b", ["672.0 MiB"]),
         ("got-ocr2", "stepfun-ai/GOT-OCR-2.0-hf", "got-ocr2", ["384.0 MiB"]),
         ("blip2-opt-2.7b", "Salesforce/blip2-opt-2.7b", "blip2-opt-2.7b", ["320.0 MiB"]),
+        (
+            "kosmos-2",
+            "microsoft/kosmos-2-patch14-224",
+            "kosmos-2-patch14-224",
+            ["192.0 MiB"],
+        ),
         ("janus-pro-1b", "deepseek-community/Janus-Pro-1B", "janus-pro-1b", ["768.0 MiB"]),
         ("fuyu-8b", "adept/fuyu-8b", "fuyu-8b", ["2.2 GiB"]),
         ("qwen3-vl-2b", "Qwen/Qwen3-VL-2B-Instruct", "qwen3-vl-2b", ["448.0 MiB"]),

@@ -157,6 +157,9 @@ class PromptSpec(Frozen):
     # An image's tokens stand before all others, the tokenizer's own too, and the text has no place
     # for it; there is no prompt without an image.
     leading_images: bool = False
+    # With it: what the image is in the text instead, before the rest, whose spaces at both ends go.
+    leading_text: str | None = None
+    first_image_id: int | None = None  # an image's tokens count up from here; None: all are alike
     vision_text: VisionText | None = None  # with ``leading_images``; None: images are read alone
     opening_once: bool = False  # unless that begins with it
 

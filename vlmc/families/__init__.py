@@ -17,6 +17,7 @@ from vlmc.families import (
     instructblip,
     internvl,
     janus,
+    kosmos2,
     lfm2_vl,
     lighton_ocr,
     llama4,
@@ -77,6 +78,7 @@ _ROWS = (
     blip_2.FAMILY,
     instructblip.FAMILY,
     fuyu.FAMILY,
+    kosmos2.FAMILY,
 )
 FAMILIES: dict[str, Family] = {row.name: row for row in _ROWS}
 

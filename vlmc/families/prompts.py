@@ -22,7 +22,7 @@ _TEMPLATE_FOLDER = "additional_chat_templates"
 def read_prompt(
     folder: Path,
     image_token: str | None,
-    image_token_id: int,
+    image_token_id: int | None,
     vocab_size: int,
     *,
     plain_image: str,
@@ -37,6 +37,8 @@ def read_prompt(
     extra_tokens: Sequence[str] = (),
     mark_token_ids: tuple[int, ...] = (),
     leading_images: bool = False,
+    leading_text: str | None = None,
+    numbered_after: str | None = None,
     vision_text: VisionText | None = None,
 ) -> tuple[PromptSpec, dict[str, bytes]]:
     """How a checkpoint turns messages into token ids.
@@ -44,7 +46,7 @@ def read_prompt(
     Args:
         folder: The checkpoint.
         image_token: The image's placeholder; None: the token of ``image_token_id``.
-        image_token_id: Its id, from ``config.json``.
+        image_token_id: Its id, from ``config.json``; None: that of ``image_token``.
         vocab_size: Rows of the embedding.
         plain_image: What an image becomes where there is no chat template, ``{image}`` for the
             placeholder.
@@ -60,6 +62,8 @@ def read_prompt(
         extra_tokens: Words that the processor adds to the tokenizer where they are not.
         mark_token_ids: Tokens beside the placeholders that take rows of an image's features.
         leading_images: Whether an image's tokens stand before all others.
+        leading_text: What an image is in the text then.
+        numbered_after: Name of the special token behind whose id an image's tokens count up.
         vision_text: What the vision program reads of the prompt.
 
     Returns:
@@ -74,7 +78,9 @@ def read_prompt(
     loaded = load_tokenizer(folder, read_object(folder / "config.json"), config)
     known = loaded.tokenizer.get_vocab()
     loaded.tokenizer.add_tokens([token for token in extra_tokens if token not in known])
-    if ahead is None:
+    if image_token_id is None:
+        image_token_id = loaded.tokenizer.token_to_id(image_token or "")
+    if ahead is None or image_token_id is None:
         image_token = _image_token(folder, loaded.tokenizer, image_token, image_token_id)
     else:
         image_token = _image_word(folder, loaded.tokenizer, ahead, image_token_id)
@@ -101,6 +107,7 @@ def read_prompt(
 
     layout = None if image_layout is None else ImageLayout(**named(image_layout))
     placeholder = image_token if layout is None else layout.placeholder or image_token
+    assert image_token_id is not None  # or there was no such token
     spec = PromptSpec(
         image_token=image_token,
         image_token_id=image_token_id,
@@ -112,12 +119,14 @@ def read_prompt(
         image_suffix=_framing(variables, after, at),
         clean_up_tokenization_spaces=loaded.clean_up_tokenization_spaces,
         image_layout=layout,
-        opening=opening,
+        opening=_NAME.sub(lambda match: _framing(variables, match[1], at)[0], opening),
         opening_once=opening_once,
         add_special_tokens=add_special_tokens,
         mark_token_ids=mark_token_ids,
         frame=None if frame is None else PromptFrame(**named(frame)),
         leading_images=leading_images,
+        leading_text=leading_text,
+        first_image_id=_following(loaded.tokenizer, variables, numbered_after, at),
         vision_text=vision_text,
         ahead=ahead,
     )
@@ -130,18 +139,26 @@ def _second_tokenizer(folder: Path) -> bytes:
     return load_tokenizer(folder, {}, config).tokenizer.to_str().encode()
 
 
+def _following(
+    tokenizer: Tokenizer, tokens: Mapping[str, str | list[str]], name: str | None, at: str
+) -> int | None:
+    """The id behind that of a special token."""
+    found = [tokenizer.token_to_id(token) for token in _framing(tokens, name, at)]
+    return next((id + 1 for id in found if id is not None), None)
+
+
 def _framing(tokens: Mapping[str, str | list[str]], name: str | None, at: str) -> tuple[str, ...]:
     if name is None:
         return ()
-    token = tokens.get(name)
+    token = name if name.startswith("<") else tokens.get(name)
     if not isinstance(token, str):
         raise VlmcError(f"the tokenizer has no '{name}', which this family needs", at=at)
     return (token,)
 
 
-def _image_token(folder: Path, tokenizer: Tokenizer, token: str | None, id: int) -> str:
+def _image_token(folder: Path, tokenizer: Tokenizer, token: str | None, id: int | None) -> str:
     added = {key: entry.content for key, entry in tokenizer.get_added_tokens_decoder().items()}
-    if token is None and id in added:
+    if token is None and id is not None and id in added:
         return added[id]
     found = None if token is None else tokenizer.token_to_id(token)
     if token is not None and found == id and id in added:

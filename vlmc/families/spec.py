@@ -67,7 +67,7 @@ class ModelFacts:
     """All a plan needs to know of a checkpoint, from its JSON files alone (no torch)."""
 
     text: TextFacts
-    image_token_id: int
+    image_token_id: int | None  # None: that of the family's ``image_token``
     images: ImageSpec
     positions: PositionSpec
     vision_inputs: tuple[TensorSpec, ...]  # of one image; free dimensions are named
@@ -81,7 +81,7 @@ class ModelFacts:
     # What the processor puts around an image's tokens; ``{boi_token}`` and the like stand for the
     # tokenizer's special token of that name. None: nothing.
     image_layout: ImageLayout | None = None
-    opening: str = ""  # what the processor writes before every prompt
+    opening: str = ""  # what the processor writes before every prompt; special tokens by name
     # Tokens around an image's tiles that take rows of its features, behind the others; as many as
     # the geometry's ``marks``.
     mark_token_ids: tuple[int, ...] = ()
@@ -157,7 +157,8 @@ class Family:
             is the checkpoint's own word for an image.
         template: The chat template of checkpoints that have none; None: the plain format.
         image_frame: The tokenizer's names of the special tokens before and after an image's
-            placeholders, where the processor puts them there and not the chat template.
+            placeholders, where the processor puts them there and not the chat template; or the
+            tokens themselves.
         frame: What the processor adds to every prompt, special tokens by name; it takes none
             without an image.
         ahead: Where the processor writes the prompt's one picture ahead of its text, what it puts
@@ -165,6 +166,10 @@ class Family:
         extra_tokens: Words that the processor adds to the tokenizer.
         leading_images: Whether the processor puts an image's tokens before the whole prompt, which
             then has no place for one, and the model takes no prompt without an image.
+        leading_text: With ``leading_images``, what an image is in the text, which it begins.
+        image_token: The placeholder, where no configuration has its id.
+        numbered_after: The tokenizer's name of the special token behind whose id those of an
+            image's tokens count up; None: all are the placeholder's.
         folders: Folders of the checkpoint whose tokenizers are read too.
         logits: What the model does to its head's logits, a soft cap say: ``(model, logits) ->
             logits``, for export; None: nothing.
@@ -196,6 +201,9 @@ class Family:
     ahead: PictureAhead | None = None
     extra_tokens: tuple[str, ...] = ()
     leading_images: bool = False
+    leading_text: str | None = None
+    image_token: str | None = None
+    numbered_after: str | None = None
     folders: tuple[str, ...] = ()
     logits: Callable[[Any, Any], Any] | None = None
     embeds: Callable[[Any, Any, Any, Any], dict[str, Any]] | None = None

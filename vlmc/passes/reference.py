@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -152,9 +153,7 @@ class Reference:
         given = {key: inputs[key] for key in _IMAGE_INPUTS if key in inputs}
         if "image_patches" in inputs:
             given["pixel_values"] = inputs["image_patches"]
-        # A few classes leave it to the model inside.
-        own = getattr(self.model, "get_image_features", None)
-        made = (own or self.model.model.get_image_features)(**given, return_dict=True)
+        made = image_features_of(self.model)(**given, return_dict=True)
         if made.pooler_output is None and not self.deepstack:
             # Llama 4 leaves it to its caller; Fuyu has one picture, and no more to do.
             projector = getattr(self.model, "multi_modal_projector", lambda rows: rows[None])
@@ -169,6 +168,19 @@ class Reference:
         split = np.split(rows, np.cumsum(counts)[:-1])
         marks = getattr(made, "visual_indicator_features", None)  # the same behind every picture's
         return split if marks is None else [np.concatenate([own, marks]) for own in split]
+
+
+def image_features_of(model: Any) -> Any:
+    """``get_image_features`` of a model; of the one inside, where a class leaves it to that; or None.
+
+    KOSMOS-2's is a method of the bare model's class, which has the same parts by the same names.
+    """
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING
+
+    inner = getattr(model, "model", None)
+    found = getattr(model, "get_image_features", getattr(inner, "get_image_features", None))
+    bare = getattr(MODEL_MAPPING[type(model.config)], "get_image_features", None)
+    return found or (bare and partial(bare, model))
 
 
 def _parts(made: Any, deepstack: Collection[int]) -> list[Any]:

@@ -37,6 +37,7 @@ def join_edges(text: str, edge: str) -> str:
 
 def feature_index(
     ids: NDArray[np.int64],
+    taken: NDArray[np.bool],
     images: Sequence[PreparedImage],
     spans: Sequence[ImageSpan],
     spec: PromptSpec,
@@ -45,6 +46,7 @@ def feature_index(
 
     Args:
         ids: The prompt, placeholders expanded, int64 [L].
+        taken: Which of them stand for rows, bool [L].
         images: Its images, in order.
         spans: Their places.
         spec: Which tokens take rows.
@@ -58,7 +60,7 @@ def feature_index(
     ends = np.cumsum([image.rows for image in images], dtype=np.int64)
     marks = np.array([image.marks for image in images])
     own = zip(ends - [image.rows for image in images], ends - marks, strict=True)
-    index[ids == spec.image_token_id] = np.concatenate([np.arange(*rows) for rows in own])
+    index[taken] = np.concatenate([np.arange(*rows) for rows in own])
     # The token right before an image is that image's.
     starts = [span.start - 1 for span in spans[1:]]
     for at, mark in enumerate(spec.mark_token_ids):

@@ -21,9 +21,16 @@ class NoOptions(Frozen):
 
 
 class Sequential(Frozen):
-    """``start``: the first token's position."""
+    """Tokens one after the other.
+
+    Attributes:
+        start: The first token's position.
+        skipped: The id of a prompt's tokens that take no position of their own and have that
+            before ``start``; answers count all.
+    """
 
     start: NonNegativeInt = 0
+    skipped: int | None = None
 
 
 def prompt_positions(prompt: Prompt, spec: PositionSpec) -> Positions:
@@ -47,9 +54,13 @@ def prompt_positions(prompt: Prompt, spec: PositionSpec) -> Positions:
 
 
 def _sequential(prompt: Prompt, options: Json) -> Positions:
-    start = _checked(Sequential, options).start
-    following = start + len(prompt.token_ids)
-    return np.arange(start, following, dtype=np.int64), following
+    found = _checked(Sequential, options)
+    following = found.start + len(prompt.token_ids)
+    if found.skipped is None:
+        return np.arange(found.start, following, dtype=np.int64), following
+    # As ``Kosmos2TextSinusoidalPositionalEmbedding.create_position_ids_from_input_ids``.
+    placed = prompt.token_ids != found.skipped
+    return np.cumsum(placed) * placed + (found.start - 1), following
 
 
 def _mrope(prompt: Prompt, options: Json) -> Positions:

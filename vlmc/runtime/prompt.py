@@ -22,6 +22,7 @@ from vlmc.schema import Json
 
 PROMPT_FILE = "processor/prompt.json"
 TOKENIZER_FILE = "processor/tokenizer.json"
+_TAKEN = -1  # stands for an image's token until its id is known
 
 
 class PromptBuilder:
@@ -70,9 +71,10 @@ class PromptBuilder:
             literals += "".join(spec.image_layout.texts().values())
             placeholder = spec.image_layout.placeholder
         self._placeholder = placeholder or spec.image_token
+        named += [spec.image_token, *spec.image_prefix, *spec.image_suffix]
         words = [] if spec.ahead is None else list(spec.ahead.model_dump().values())
         self._guard = tokenizer.guard(
-            [spec.image_token, *named, *words], literals, texts=[self._placeholder], words=words
+            [*named, *words], literals, texts=[self._placeholder], words=words
         )
 
     @classmethod
@@ -131,6 +133,10 @@ class PromptBuilder:
             self._check_vocabulary(prompt.token_ids)
             return prompt
         rendered, runs = marked, [1] * len(images)
+        if self.spec.leading_images and not images:
+            raise VlmcError("this model takes no prompt without an image", at="messages")
+        if self.spec.leading_text is not None:
+            plain, marked = (self.spec.leading_text + text.strip() for text in (plain, marked))
         if self.spec.image_layout is not None:
             plain, marked = self._laid_out(plain, marked, images, self.spec.image_layout)
             runs = [1 + image.tiles[0] * image.tiles[1] for image in images]
@@ -144,7 +150,7 @@ class PromptBuilder:
         if self.spec.opening_once and rendered.startswith(opening):
             opening = ""
         ids = self._guard.ids(opening + plain, opening + marked, add_special_tokens=not bare)
-        if self.spec.leading_images:
+        if self.spec.leading_images and self.spec.leading_text is None:
             ids = self._led(ids, len(images))
         if self._reader is not None:
             apart = opening + self._render([_map_texts(m, self._reader.broken) for m in messages])
@@ -228,10 +234,8 @@ class PromptBuilder:
         Mirrors ``Blip2Processor.__call__``.
 
         Raises:
-            VlmcError: There is no image, or the template writes image tokens too.
+            VlmcError: The template writes image tokens too.
         """
-        if not images:
-            raise VlmcError("this model takes no prompt without an image", at="messages")
         if self.spec.image_token_id in ids:
             raise VlmcError(
                 f"the template writes '{self.spec.image_token}', which belongs before the prompt",
@@ -262,12 +266,11 @@ class PromptBuilder:
         pieces, spans, length = [texts[0]], [], len(texts[0])
         rest = iter(texts[1:])
         for index, (image, count) in enumerate(zip(images, runs, strict=True)):
-            token = self.spec.image_token_id
             each = image.runs or (image.tokens // count,) * count
             spread = [
                 part
                 for taken, text in zip(each, islice(rest, count), strict=True)
-                for part in (np.full(taken, token, dtype=np.int64), text[1:])
+                for part in (np.full(taken, _TAKEN, dtype=np.int64), text[1:])
             ]
             framed = [self._prefix, *spread[:-1], self._suffix, spread[-1]]
             inside = sum(map(len, spread[:-1]))
@@ -275,8 +278,14 @@ class PromptBuilder:
             pieces += framed
             length += sum(map(len, framed))
         expanded = np.concatenate(pieces)
+        taken = expanded == _TAKEN
+        first = self.spec.first_image_id
+        counted = [np.arange(image.tokens) for image in images]
+        expanded[taken] = (
+            self.spec.image_token_id if first is None else first + np.concatenate(counted)
+        )
         self._check_vocabulary(expanded)
-        rows = feature_index(expanded, images, spans, self.spec)
+        rows = feature_index(expanded, taken, images, spans, self.spec)
         return Prompt(expanded, rows, tuple(spans), tuple(images))
 
 
