@@ -132,6 +132,7 @@ def build(
         plain_image=family.plain_image,
         image_layout=facts.image_layout,
         opening=facts.opening,
+        closing=facts.closing,
         default_template=family.template,
         image_frame=family.image_frame,
         frame=family.frame,

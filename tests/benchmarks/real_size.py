@@ -31,6 +31,7 @@ REAL_SIZE = (
     "mistral-small-3.1",
     "smolvlm-256m",
     "fuyu-8b",
+    "chameleon-7b",
 )
 """What ``test_real_size.py`` exports; the README's table tells of them."""
 

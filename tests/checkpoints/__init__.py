@@ -18,7 +18,7 @@ from tests.checkpoints.native import (
     qwen3_vl,
 )
 from tests.checkpoints.tiles import aya_vision, cohere2_vision, got_ocr2, idefics3, internvl
-from tests.checkpoints.towerless import fuyu
+from tests.checkpoints.towerless import chameleon, fuyu
 
 MAKERS: dict[str, Callable[[Path], Path]] = {
     "llava-clip-llama": llava,
@@ -54,4 +54,5 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "got-ocr2": got_ocr2,
     "janus": janus,
     "fuyu": fuyu,
+    "chameleon": chameleon,
 }

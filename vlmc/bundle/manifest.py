@@ -125,6 +125,7 @@ class PromptSpec(Frozen):
     frame: PromptFrame | None = None  # None: the tokenizer adds what it adds to any text
     ahead: PictureAhead | None = None  # None: a picture stands where the template says
     opening: str = ""  # stands before the rendered prompt, whatever the template
+    closing: str = ""  # stands behind it
 
 
 class PositionSpec(Frozen):

@@ -2,6 +2,7 @@
 
 from vlmc.families import (
     aya_vision,
+    chameleon,
     cohere2_vision,
     deepseek_vl,
     fuyu,
@@ -59,6 +60,7 @@ _ROWS = (
     got_ocr2.FAMILY,
     janus.FAMILY,
     fuyu.FAMILY,
+    chameleon.FAMILY,
 )
 FAMILIES: dict[str, Family] = {row.name: row for row in _ROWS}
 

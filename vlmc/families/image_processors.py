@@ -46,6 +46,15 @@ _JANUS: Json = {
 # The classes served by each geometry, with their attributes: the defaults for absent keys.
 FIXED_CLASSES: dict[str, Json] = {
     "CLIPImageProcessor": _CLIP,
+    "ChameleonImageProcessor": {
+        **_CLIP,
+        "resample": 1,
+        "image_mean": [1.0, 1.0, 1.0],
+        "image_std": [1.0, 1.0, 1.0],
+        "size": {"shortest_edge": 512},
+        "crop_size": {"height": 512, "width": 512},
+        "rescale_factor": 0.0078,
+    },
     "Gemma3ImageProcessor": {**_SIGLIP, "resample": 2, "default_to_square": True},
     "LlavaImageProcessor": _CLIP,
     "SiglipImageProcessor": _SIGLIP,

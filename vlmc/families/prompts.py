@@ -14,7 +14,7 @@ from vlmc.runtime.ahead import picture_ids
 from vlmc.schema import Frozen, Json
 
 TEMPLATE_PATH = "processor/chat_template.jinja"
-_NAME = re.compile(r"\{(\w+_token)\}")
+_NAME = re.compile(r"\{(\w+_token)(?:\|([^}]*))?\}")
 _TEMPLATE_FOLDER = "additional_chat_templates"
 
 
@@ -27,6 +27,7 @@ def read_prompt(
     plain_image: str,
     image_layout: ImageLayout | None = None,
     opening: str = "",
+    closing: str = "",
     default_template: str | None = None,
     image_frame: tuple[str, str] | None = None,
     frame: PromptFrame | None = None,
@@ -46,6 +47,7 @@ def read_prompt(
         image_layout: What stands around an image's tokens; ``{name}`` in it, as in the frame, is
             the special token of that name.
         opening: What stands before every prompt.
+        closing: What stands behind it; names as in the layout.
         default_template: The chat template where the checkpoint has none.
         image_frame: Names of the special tokens before and after an image's placeholders.
         frame: What the processor adds to every prompt.
@@ -77,13 +79,14 @@ def read_prompt(
     before, after = image_frame or (None, None)
     at = f"{folder.name}/tokenizer_config.json"
 
+    def filled(match: re.Match[str]) -> str:
+        known = match[2] is None or isinstance(variables.get(match[1]), str)
+        return _framing(variables, match[1], at)[0] if known else match[2]
+
     def named(texts: Frozen) -> dict[str, str]:
         """Texts with special tokens in the place of their names."""
         found = texts.model_dump(exclude_none=True)
-        return {
-            key: _NAME.sub(lambda match: _framing(variables, match[1], at)[0], text)
-            for key, text in found.items()
-        }
+        return {key: _NAME.sub(filled, text) for key, text in found.items()}
 
     layout = None if image_layout is None else ImageLayout(**named(image_layout))
     placeholder = image_token if layout is None else layout.placeholder or image_token
@@ -99,6 +102,7 @@ def read_prompt(
         clean_up_tokenization_spaces=loaded.clean_up_tokenization_spaces,
         image_layout=layout,
         opening=opening,
+        closing=_NAME.sub(filled, closing),
         add_special_tokens=add_special_tokens,
         frame=None if frame is None else PromptFrame(**named(frame)),
         ahead=ahead,

@@ -81,11 +81,13 @@ class ModelFacts:
     # tokenizer's special token of that name. None: nothing.
     image_layout: ImageLayout | None = None
     opening: str = ""  # what the processor writes before every prompt
+    closing: str = ""  # and behind it; special tokens by name, as in a layout
     # Deep-stack features: for each further row of an image token, how many of the decoder's
     # layers have run when it is added to the token's hidden state.
     deepstack: tuple[int, ...] = ()
     # The decoder's layers that have no keys and values, in order.
     states: tuple[StateFacts, ...] = ()
+    looks_up_tokens: bool = False  # the vision program reads rows of the token embedding
     most_images: int | None = None  # that the processor takes in a prompt; None: any number
 
     def memory(self) -> tuple[tuple[str, int], ...]:

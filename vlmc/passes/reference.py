@@ -27,6 +27,8 @@ from vlmc.schema import Json
 # Rows of a large matrix are multiplied in pieces of this size, small enough for the allocator to
 # hand the same memory out again: fresh pages cost more than the products.
 _PIECE_BYTES = 8 << 20
+# Tables beside the tokens' that are no larger stay in memory: a codebook is read as a whole.
+_TABLE_BYTES = 64 << 20
 _LOGGER = "transformers"
 # What ``get_image_features`` may take of a processor's output.
 _IMAGE_INPUTS = (
@@ -252,12 +254,17 @@ def _stream_weights(model: Any, index: Mapping[str, TensorRef], matched: Mapping
     names = canonical_names(model)
     sources = parameter_sources(model, index, matched, names.values())
     refs = {key: index[sources[name]] for key, name in names.items()}
+    tokens = model.get_input_embeddings()
     for module in model.modules():
         own = {k: refs[id(p)] for k, p in module._parameters.items() if p is not None}
         # A model's own vector (LLaVA-NeXT's line break) is read outside of its forward.
         for name in [k for k, ref in own.items() if len(ref.shape) == 1 and _has_parts(module)]:
             value = torch.nn.Parameter(_tensor(own.pop(name)), requires_grad=False)
             module._parameters[name] = value
+        table = isinstance(module, torch.nn.Embedding) and module is not tokens
+        if table and 4 * module.weight.numel() <= _TABLE_BYTES:
+            value = torch.nn.Parameter(_tensor(own.pop("weight")), requires_grad=False)
+            module._parameters["weight"] = value
         if not own:
             continue
         for name in own:

@@ -128,8 +128,8 @@ class PromptBuilder:
         if self.spec.frame is not None:
             plain, marked = self._framed(plain, marked, self.spec.frame)
         bare = has_bos or self.spec.frame is not None or not self.spec.add_special_tokens
-        opening = self.spec.opening
-        ids = self._guard.ids(opening + plain, opening + marked, add_special_tokens=not bare)
+        plain, marked = (self.spec.opening + t + self.spec.closing for t in (plain, marked))
+        ids = self._guard.ids(plain, marked, add_special_tokens=not bare)
         return self._expand(np.asarray(ids, dtype=np.int64), images, runs)
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
