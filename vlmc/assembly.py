@@ -52,13 +52,17 @@ def draft_of(
     """
     generation = GenerationSpec.model_validate_json((loaded.folder / GENERATION).read_bytes())
     suffix = BACKENDS[plan.recipe.compile.backend].kernels_suffix
+
+    def reads(program: str, graph: str) -> bool:
+        if program == "vision" and plan.facts.looks_up_tokens:
+            return True
+        return program in (graph, "model")
+
     programs = {
         program.name: ProgramSpec(
             file=f"programs/{program.name}.onnx",
             kernels=f"programs/{program.name}{suffix}.onnx" if suffix else None,
-            weights=tuple(
-                f"weights/{name}.bin" for name in graphs if program.name in (name, "model")
-            ),
+            weights=tuple(f"weights/{name}.bin" for name in graphs if reads(program.name, name)),
             inputs=program.inputs,
             outputs=program.outputs,
         )

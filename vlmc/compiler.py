@@ -135,6 +135,7 @@ def build(
         image_layout=facts.image_layout,
         opening=facts.opening,
         opening_once=facts.opening_once,
+        closing=facts.closing,
         default_template=family.template,
         image_frame=family.image_frame,
         frame=family.frame,

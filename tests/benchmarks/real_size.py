@@ -37,6 +37,7 @@ REAL_SIZE = (
     "fuyu-8b",
     "phi-4-multimodal",
     "kosmos-2-patch14-224",
+    "chameleon-7b",
 )
 """What ``test_real_size.py`` exports; the README's table tells of them."""
 

@@ -6,7 +6,7 @@ from tests.benchmarks.real_size import REAL_SIZE, measure
 
 GIB_IN_MIB = 1024
 # Nothing in their vision program attends, or not through the neutral node.
-TOWERLESS = ("fuyu-8b",)
+TOWERLESS = ("chameleon-7b", "fuyu-8b")
 
 
 @pytest.mark.slow

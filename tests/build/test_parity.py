@@ -24,6 +24,9 @@ SHAPES = (
 def error(found: np.ndarray, expected: np.ndarray) -> float:
     """Largest difference, relative to the range of the expected values."""
     assert found.shape == expected.shape
+    ruled_out = expected < -1e38  # Chameleon's codes, which are never answered
+    assert np.array_equal(found[ruled_out], expected[ruled_out])
+    found, expected = found[~ruled_out], expected[~ruled_out]
     return float(np.abs(found - expected).max() / (expected.max() - expected.min()))
 
 

@@ -19,7 +19,7 @@ from tests.checkpoints.native import qwen2_5_vl, qwen2_vl
 from tests.checkpoints.ovis2 import ovis2
 from tests.checkpoints.parts import LLAVA_TEMPLATE
 from tests.checkpoints.tiles import aya_vision, cohere2_vision, got_ocr2, idefics3, internvl
-from tests.checkpoints.towerless import fuyu
+from tests.checkpoints.towerless import chameleon, fuyu
 
 Json = dict[str, Any]
 
@@ -27,6 +27,13 @@ Json = dict[str, Any]
 FUYU_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{% for part in message['content'] %}"
     "{% if part['type'] == 'text' %}{{ part['text'] }}\n{% endif %}{% endfor %}{% endfor %}"
+)
+
+
+CHAMELEON_TEMPLATE = (
+    "{% for message in messages %}{{ message['role'] }}:{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<image>{% else %}{{ part['text'] }}{% endif %}{% endfor %}\n"
+    "{% endfor %}"
 )
 
 
@@ -379,6 +386,18 @@ VARIANTS: dict[str, Callable[[Path], Path]] = {
     # Its template says nothing of pictures: the processor writes them.
     "fuyu-chat": lambda folder: fuyu(
         folder, text="llama", template=FUYU_TEMPLATE, tie_word_embeddings=True
+    ),
+    # With no token that ends a turn, the processor writes "None"; no attention in the encoder.
+    "chameleon-chat": lambda folder: chameleon(
+        folder,
+        template=CHAMELEON_TEMPLATE,
+        named={"boi_token": "<reserved08706>", "image_token": "<image>"},
+        codebook={"attn_type": "none", "attn_resolutions": None, "num_res_blocks": 2},
+        swin_norm=True,
+        attention_bias=True,
+        mlp_bias=True,
+        tie_word_embeddings=True,
+        num_key_value_heads=4,
     ),
     "internvl-qwen3": lambda folder: internvl(
         folder,

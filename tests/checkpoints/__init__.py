@@ -24,7 +24,7 @@ from tests.checkpoints.phi import phi4_multimodal
 from tests.checkpoints.pooled import gemma4, molmo2
 from tests.checkpoints.queries import blip_2, instructblip, kosmos2
 from tests.checkpoints.tiles import aya_vision, cohere2_vision, got_ocr2, idefics3, internvl
-from tests.checkpoints.towerless import fuyu
+from tests.checkpoints.towerless import chameleon, fuyu
 
 # Queries grow past every sixteenth token.
 SCALED = {
@@ -99,4 +99,5 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "instructblip": instructblip,
     "fuyu": fuyu,
     "kosmos-2": kosmos2,
+    "chameleon": chameleon,
 }

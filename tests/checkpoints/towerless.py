@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.checkpoints.parts import SENTENCES, randomize, save, text_config
+from tests.checkpoints.parts import SENTENCES, randomize, save, text_config, tokenizer
 
 FUYU_WORDS = ["|SPEAKER|", "|NEWLINE|", "<0x04>"]
 
@@ -72,3 +72,60 @@ def fuyu(
     processor = hf.FuyuProcessor(hf.FuyuImageProcessorPil(**settings), words)
     processor.chat_template = template
     return save(centred(hf.FuyuForCausalLM(config), seed), processor, folder)
+
+
+CODES = 40
+
+
+def chameleon(
+    folder: Path,
+    *,
+    seed: int = 1,
+    template: str | None = None,
+    named: dict[str, str] | None = None,
+    codebook: dict[str, Any] | None = None,
+    images: dict[str, Any] | None = None,
+    **values: Any,
+) -> Path:
+    """A Chameleon of 20 codes a picture, their tokens in no order and in two places.
+
+    ``named`` are tokens that the tokenizer has under a name: those around a picture, and the one
+    that ends a turn.
+    """
+    import transformers as hf
+
+    marks = ["<racm3:break>", "<eoss>", "<reserved08706>", "<image>"]
+    digits = [str(code * 7 % CODES).translate(_LETTERS) for code in range(CODES)]
+    codes = [f"IMGIMG{code}Z" for code in digits]
+    specials = ["<unk>", "<s>", "</s>", *codes[:25], *marks, *codes[25:]]
+    words = tokenizer(specials, bos="<s>", eos="</s>", template=template)
+    named = {"sep_token": "<reserved08706>"} if named is None else named
+    if "sep_token" in named:
+        words.sep_token = named["sep_token"]
+    words._set_model_specific_special_tokens({k: v for k, v in named.items() if k != "sep_token"})
+    text = text_config("chameleon", len(words), **values)
+    config = hf.ChameleonConfig(
+        **text,
+        vocabulary_map=words.get_vocab(),
+        vq_config={
+            "embed_dim": 12,
+            "num_embeddings": CODES,
+            "latent_channels": 8,
+            "resolution": 16,
+            "base_channels": 32,
+            "channel_multiplier": [1, 2, 1],
+            "num_res_blocks": 1,
+            "attn_resolutions": [8],
+            **(codebook or {}),
+        },
+    )
+    sizes = {"size": {"shortest_edge": 18}, "crop_size": {"height": 16, "width": 20}}
+    processor = hf.ChameleonProcessor(
+        hf.ChameleonImageProcessorPil(**{**sizes, **(images or {})}), words, image_seq_length=20
+    )
+    processor.chat_template = template
+    model = centred(hf.ChameleonForConditionalGeneration(config), seed)
+    return save(model, processor, folder)
+
+
+_LETTERS = str.maketrans("0123456789", "ABCDEFGHIJ")

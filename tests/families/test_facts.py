@@ -503,6 +503,7 @@ def test_published_models(name: str, tokens: int, kv_heads: int, head_dim: int) 
         "ovis2-1b",
         "idefics2-8b",
         "fuyu-8b",
+        "chameleon-7b",
     ],
 )
 def test_published_text_sizes_are_those_transformers_reads(name: str) -> None:
@@ -510,7 +511,7 @@ def test_published_text_sizes_are_those_transformers_reads(name: str) -> None:
 
     read = read_checkpoint(CONFIGS / name, tokenizer=False)
     found = by_config(read.config).facts(read).text
-    config = AutoConfig.from_pretrained(CONFIGS / name).text_config
+    config = AutoConfig.from_pretrained(CONFIGS / name).get_text_config()
     assert found.layers == config.num_hidden_layers
     assert found.hidden == config.hidden_size
     assert found.kv_heads == getattr(config, "num_key_value_heads", found.heads)

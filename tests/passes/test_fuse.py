@@ -107,6 +107,13 @@ def test_a_near_miss_of_rotary_stays(table: int, cut: int, both: str) -> None:
     assert operators(model)["Mul"] == before["Mul"]
 
 
+def test_heads_that_lie_apart_are_not_packed_ones() -> None:
+    text = ROTARY.format(table=HALF, cut=HALF, both=EQUAL)
+    text = text.replace("float[batch,step,16] x", f"float[rows,{HEADS},{WIDTH}] x")
+    text = text.replace("{0, 0, 2, 8}", "{2, 5, 2, 8}")
+    assert fuse(loaded(text).graph)["rotary"] == 0
+
+
 def test_a_normalized_sum_becomes_one_node_that_gives_both() -> None:
     text = SKIP.format(other="batch")
     random = np.random.default_rng(0)

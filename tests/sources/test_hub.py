@@ -301,6 +301,7 @@ def test_an_unfinished_download_is_noticed_offline(hub: Hub, model: Path, tmp_pa
             ["192.0 MiB"],
         ),
         ("janus-pro-1b", "deepseek-community/Janus-Pro-1B", "janus-pro-1b", ["768.0 MiB"]),
+        ("chameleon-7b", "facebook/chameleon-7b", "chameleon-7b", ["2.0 GiB"]),
         ("fuyu-8b", "adept/fuyu-8b", "fuyu-8b", ["2.2 GiB"]),
         ("qwen3-vl-2b", "Qwen/Qwen3-VL-2B-Instruct", "qwen3-vl-2b", ["448.0 MiB"]),
     ],

@@ -162,6 +162,7 @@ class PromptSpec(Frozen):
     first_image_id: int | None = None  # an image's tokens count up from here; None: all are alike
     vision_text: VisionText | None = None  # with ``leading_images``; None: images are read alone
     opening_once: bool = False  # unless that begins with it
+    closing: str = ""  # stands behind it
 
 
 class PositionSpec(Frozen):

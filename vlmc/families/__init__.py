@@ -3,6 +3,7 @@
 from vlmc.families import (
     aya_vision,
     blip_2,
+    chameleon,
     cohere2_vision,
     deepseek_vl,
     deepseek_vl_hybrid,
@@ -79,6 +80,7 @@ _ROWS = (
     instructblip.FAMILY,
     fuyu.FAMILY,
     kosmos2.FAMILY,
+    chameleon.FAMILY,
 )
 FAMILIES: dict[str, Family] = {row.name: row for row in _ROWS}
 

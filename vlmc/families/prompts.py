@@ -15,7 +15,7 @@ from vlmc.runtime.ahead import picture_ids
 from vlmc.schema import Frozen, Json
 
 TEMPLATE_PATH = "processor/chat_template.jinja"
-_NAME = re.compile(r"\{(\w+_token)\}")
+_NAME = re.compile(r"\{(\w+_token)(?:\|([^}]*))?\}")
 _TEMPLATE_FOLDER = "additional_chat_templates"
 
 
@@ -29,6 +29,7 @@ def read_prompt(
     image_layout: ImageLayout | None = None,
     opening: str = "",
     opening_once: bool = False,
+    closing: str = "",
     default_template: str | None = None,
     image_frame: tuple[str, str] | None = None,
     frame: PromptFrame | None = None,
@@ -54,6 +55,7 @@ def read_prompt(
             the special token of that name.
         opening: What stands before every prompt.
         opening_once: Unless the prompt begins with it already.
+        closing: What stands behind it; names as in the layout.
         default_template: The chat template where the checkpoint has none.
         image_frame: Names of the special tokens before and after an image's placeholders.
         frame: What the processor adds to every prompt.
@@ -95,14 +97,15 @@ def read_prompt(
     before, after = image_frame or (None, None)
     at = f"{folder.name}/tokenizer_config.json"
 
+    def filled(match: re.Match[str]) -> str:
+        known = match[2] is None or isinstance(variables.get(match[1]), str)
+        return _framing(variables, match[1], at)[0] if known else match[2]
+
     def named(texts: Frozen) -> dict[str, Any]:
         """Texts with special tokens in the place of their names."""
-        found = texts.model_dump(exclude_none=True)
         return {
-            key: _NAME.sub(lambda match: _framing(variables, match[1], at)[0], text)
-            if isinstance(text, str)
-            else text
-            for key, text in found.items()
+            key: _NAME.sub(filled, text) if isinstance(text, str) else text
+            for key, text in texts.model_dump(exclude_none=True).items()
         }
 
     layout = None if image_layout is None else ImageLayout(**named(image_layout))
@@ -119,8 +122,9 @@ def read_prompt(
         image_suffix=_framing(variables, after, at),
         clean_up_tokenization_spaces=loaded.clean_up_tokenization_spaces,
         image_layout=layout,
-        opening=_NAME.sub(lambda match: _framing(variables, match[1], at)[0], opening),
+        opening=_NAME.sub(filled, opening),
         opening_once=opening_once,
+        closing=_NAME.sub(filled, closing),
         add_special_tokens=add_special_tokens,
         mark_token_ids=mark_token_ids,
         frame=None if frame is None else PromptFrame(**named(frame)),

@@ -81,7 +81,9 @@ class ModelFacts:
     # What the processor puts around an image's tokens; ``{boi_token}`` and the like stand for the
     # tokenizer's special token of that name. None: nothing.
     image_layout: ImageLayout | None = None
-    opening: str = ""  # what the processor writes before every prompt; special tokens by name
+    # What the processor writes before every prompt, and behind it; special tokens by name.
+    opening: str = ""
+    closing: str = ""
     # Tokens around an image's tiles that take rows of its features, behind the others; as many as
     # the geometry's ``marks``.
     mark_token_ids: tuple[int, ...] = ()
@@ -102,6 +104,7 @@ class ModelFacts:
     owners: Mapping[int, int] = field(default_factory=dict)
     # Layers whose key/value heads are not those of ``text``: layer -> how many, and their size.
     kv_heads: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+    looks_up_tokens: bool = False  # the vision program reads rows of the token embedding
 
     def memory(self) -> tuple[tuple[str, int], ...]:
         """Kind and layer of each tensor that the language program hands from step to step."""

@@ -31,6 +31,8 @@ EXACT = 1e-3
 _TOLERANCE_EXACT = 1e-3
 _TOLERANCE_QUANTIZED = 5e-2
 _FEATURE_ROWS = 4
+# Logits below are those of tokens that are never answered.
+_RULED_OUT = -1e38
 
 
 @dataclass(frozen=True)
@@ -136,9 +138,18 @@ def _compare(question: Question, found: Found, expected: Expected) -> Figures:
 
 
 def _error(found: NDArray[Any], expected: NDArray[Any]) -> float:
-    """Largest difference over the range of the expected values, to two digits."""
+    """Largest difference over the range of the expected values, to two digits.
+
+    Tokens that a model rules out have the lowest number there is as their logit: it must be
+    found again, and is no part of the range.
+    """
     if found.shape != expected.shape:
         raise VlmcError(f"{list(found.shape)} values where transformers has {list(expected.shape)}")
+    kept = expected > _RULED_OUT
+    if not kept.all():
+        if (found[~kept] > _RULED_OUT).any():
+            raise VlmcError("tokens that transformers rules out have logits", at="check")
+        found, expected = found[kept], expected[kept]
     span = float(expected.max() - expected.min()) or 1.0
     return float(f"{float(np.abs(found - expected).max()) / span:.1e}")
 
@@ -227,4 +238,5 @@ def _pixels(answer: Found, at: int) -> dict[str, Any]:
 
 
 def _span(values: NDArray[Any]) -> float:
+    values = values[values > _RULED_OUT]
     return float(f"{float(values.max() - values.min()):.2g}")

@@ -124,10 +124,11 @@ def _heads_apart(value: ir.Value) -> tuple[ir.Value, int] | None:
     shape = value.shape
     if view is None or view.inputs[0] is None or shape is None or not isinstance(shape[1], int):
         return None
-    packed = view.inputs[0]
-    if packed.shape is None or len(packed.shape) != 3:
+    packed, heads = view.inputs[0], shape[1]
+    # Three axes may also be [B * S, H, D], as Chameleon norms its heads.
+    if packed.shape is None or len(packed.shape) != 3 or isinstance(packed.shape[1], int):
         return None
-    return packed, shape[1]
+    return packed, heads
 
 
 def _heads_joined(value: ir.Value) -> ir.Node | None:

@@ -89,6 +89,8 @@ def quantize(
         word = formats.language if name == "language" else formats.vision
         jobs = []
         for weight in parameters["programs"][name]:
+            if name != "language" and weight in parameters["programs"]["language"]:
+                continue  # stored once, as the decoder has it
             source = parameters["sources"][weight]
             if weight in tables and name == "language":
                 form = _TABLE[tables[weight]]

@@ -171,7 +171,7 @@ class Reference:
 
 
 def image_features_of(model: Any) -> Any:
-    """``get_image_features`` of a model; of the one inside, where a class leaves it to that; or None.
+    """``get_image_features`` of a model, or of the one inside; None where neither has it.
 
     KOSMOS-2's is a method of the bare model's class, which has the same parts by the same names.
     """

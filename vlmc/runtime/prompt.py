@@ -146,15 +146,17 @@ class PromptBuilder:
         if self.spec.frame is not None:
             plain, marked = self._framed(plain, marked, self.spec.frame)
         bare = has_bos or self.spec.frame is not None or not self.spec.add_special_tokens
-        opening = self.spec.opening
+        opening, closing = self.spec.opening, self.spec.closing
         if self.spec.opening_once and rendered.startswith(opening):
             opening = ""
-        ids = self._guard.ids(opening + plain, opening + marked, add_special_tokens=not bare)
+        plain, marked = (opening + text + closing for text in (plain, marked))
+        ids = self._guard.ids(plain, marked, add_special_tokens=not bare)
         if self.spec.leading_images and self.spec.leading_text is None:
             ids = self._led(ids, len(images))
         if self._reader is not None:
-            apart = opening + self._render([_map_texts(m, self._reader.broken) for m in messages])
-            images = self._reader.read(opening + plain, apart, images, add_special_tokens=not bare)
+            apart = self._render([_map_texts(m, self._reader.broken) for m in messages])
+            apart = opening + apart + closing
+            images = self._reader.read(plain, apart, images, add_special_tokens=not bare)
         return self._expand(np.asarray(ids, dtype=np.int64), images, runs)
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
