@@ -87,3 +87,20 @@ def test_no_more_is_read_than_is_needed(pair, monkeypatch):
     assert rows["words.weight"] == [1, 1]
     assert rows["head.weight"] == [16, 16, 8]
     assert rows["experts"] == [1, 1]
+
+
+def test_shares_of_all_rows_are_summed_piece_by_piece(pair, monkeypatch):
+    import torch
+
+    from vlmc.passes import streamed
+
+    whole, model, read = pair
+    monkeypatch.setattr(streamed, "_PIECE_BYTES", 8 * 4 * 12)
+    shares = torch.softmax(torch.randn(2, 3, 40), dim=-1)
+    with torch.no_grad():
+        found = torch.matmul(shares, model.words.weight)
+        expected = torch.matmul(shares, whole.words.weight)
+        experts = torch.matmul(torch.ones(5, 2, 30), model.experts)
+    np.testing.assert_allclose(found.numpy(), expected.numpy(), rtol=1e-5, atol=1e-6)
+    assert experts.shape == (5, 2, 30)
+    assert read == [("words.weight", 8)] * 5 + [("experts", 5)]

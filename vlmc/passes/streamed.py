@@ -132,4 +132,20 @@ def _embedding(ids: torch.Tensor, weight: StoredTensor, *_: Any, **__: Any) -> t
     return torch.nn.functional.embedding(places, rows)
 
 
-_STREAMED: dict[str, Callable[..., torch.Tensor]] = {"linear": _linear, "embedding": _embedding}
+def _matmul(x: torch.Tensor, weight: StoredTensor) -> torch.Tensor:
+    if weight.dim() != 2:
+        return torch.matmul(x, weight.read())
+    rows, columns = weight.shape  # Ovis 2's table of visual words
+    step = max(1, _PIECE_BYTES // (4 * columns))
+    total = torch.zeros(*x.shape[:-1], columns)
+    for at in range(0, rows, step):
+        end = min(at + step, rows)
+        total += x[..., at:end] @ weight.read(at, end)
+    return total
+
+
+_STREAMED: dict[str, Callable[..., torch.Tensor]] = {
+    "linear": _linear,
+    "embedding": _embedding,
+    "matmul": _matmul,
+}
