@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 _BITS = {"int4_block": 4, "int8_block": 8}
+# Formats whose products take activations of eight bits.
+_ROUNDING = {"int4_block", "int8_channel"}
 
 
 def lower_node(low: Lowering, node: ir.Node, slower: frozenset[Product]) -> bool:
@@ -62,6 +64,7 @@ def _tower(low: Lowering, node: ir.Node) -> bool:
     if attributes["causal"]:
         return False
     given = {key: attributes[key] for key in ("num_heads", "kv_num_heads", "scale")}
+    given["rounded"] = _rounded(low)
     replace(node, [low.add("TowerAttention", list(node.inputs), given, domain=DOMAIN)])
     return True
 
@@ -92,6 +95,7 @@ def _cached(low: Lowering, node: ir.Node) -> bool:
             "scale": attributes["scale"],
             "softcap": attributes["softcap"],
             "window": attributes["window"] or 0,
+            "rounded": _rounded(low),
         },
         domain=DOMAIN,
         outputs=3,
@@ -100,3 +104,9 @@ def _cached(low: Lowering, node: ir.Node) -> bool:
         out = resize_heads(low, out, heads, cached, size)
     replace(node, [out, *present])
     return True
+
+
+def _rounded(low: Lowering) -> int:
+    """Whether attention may round to bfloat16: products round more, and no token is routed."""
+    formats = {stored.format for stored in low.weights.values()}
+    return int(bool(formats & _ROUNDING) and not low.routes)

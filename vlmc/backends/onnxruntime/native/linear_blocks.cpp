@@ -301,18 +301,15 @@ void linear_blocks(const float* x, size_t m, size_t k, int bits, size_t block,
   }
   const Tokens t = quantize_tokens(x, m, k, parallel);
   const size_t groups = (k + 3) / 4;
-  for_panels(products, count, gate, m, parallel, [&](const Product& of, size_t first, size_t channels, float* y, size_t stride) {
-    static thread_local Scratch<uint8_t> room;
-    static thread_local Scratch<uint8_t> rows;
-    alignas(64) float panel_scales[kPanel];
-    const BlockWeights weights = blocks_of(of, k, block);
-    const size_t width = padded(weights.blocks * block, 64) + 64;
-    uint8_t* panel = room.at_least(groups * 4 * kPanel);
-    pack_blocks(weights, first, channels, groups, rows.at_least(16 * width), width, panel,
-                panel_scales);
-    multiply_panel(t, m, panel, groups,
-                   {panel_scales, of.bias ? of.bias + first : nullptr, y, stride, channels});
-  });
+  by_panels(t, m, groups, products, count, gate, parallel,
+            [&](const Product& of, size_t first, size_t channels, uint8_t* panel, float* scales) {
+              static thread_local Scratch<uint8_t> rows;
+              const BlockWeights weights = blocks_of(of, k, block);
+              const size_t width = padded(weights.blocks * block, 64) + 64;
+              pack_blocks(weights, first, channels, groups, rows.at_least(16 * width), width, panel,
+                          scales);
+              return static_cast<const float*>(scales);
+            });
 }
 
 }  // namespace vlmc

@@ -197,13 +197,12 @@ void linear8(const float* x, size_t m, size_t k, const Product* products, size_t
     return gate_rows(gate, 1, m * both[0].n, both[1].y, 0, both[0].y, 0);
   }
   const size_t groups = (k + 3) / 4;
-  for_panels(products, count, gate, m, parallel, [&](const Product& of, size_t first, size_t channels, float* y, size_t stride) {
-    static thread_local Scratch<uint8_t> room;
-    uint8_t* panel = room.at_least(groups * 4 * kPanel);
-    pack_columns(static_cast<const int8_t*>(of.w) + first, k, of.n, channels, groups, panel);
-    multiply_panel(t, m, panel, groups,
-                   {of.scales + first, of.bias ? of.bias + first : nullptr, y, stride, channels});
-  });
+  by_panels(t, m, groups, products, count, gate, parallel,
+            [&](const Product& of, size_t first, size_t channels, uint8_t* panel, float*) {
+              const int8_t* w = static_cast<const int8_t*>(of.w) + first;
+              pack_columns(w, k, of.n, channels, groups, panel);
+              return of.scales + first;
+            });
 }
 
 }  // namespace vlmc
