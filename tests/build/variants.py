@@ -321,6 +321,15 @@ VARIANTS: dict[str, Callable[[Path], Path]] = {
     "aya-vision-qwen2": lambda folder: aya_vision(
         folder, text="qwen2", marks=(), adapter=40, feature_layer=-2, tie_word_embeddings=False
     ),
+    # Its experts are stored one by one.
+    "internvl-qwen3-moe": lambda folder: internvl(
+        folder,
+        text="qwen3_moe",
+        head_dim=16,
+        num_experts=3,
+        num_experts_per_tok=2,
+        moe_intermediate_size=24,
+    ),
     "internvl-qwen3": lambda folder: internvl(
         folder,
         text="qwen3",

@@ -1,5 +1,7 @@
 """Checkpoints on disk: where every tensor lies in the safetensors files, and its rows on demand."""
 
+from __future__ import annotations
+
 import json
 import math
 import os
@@ -44,6 +46,7 @@ class TensorRef:
         shape: Its shape; rows are the first axis.
         begin: Offset of its first byte in ``path``.
         nbytes: Its size in bytes.
+        parts: Of a tensor that is stored in pieces, the matrices of each row, one under the other.
     """
 
     name: str
@@ -52,6 +55,7 @@ class TensorRef:
     shape: tuple[int, ...]
     begin: int
     nbytes: int
+    parts: tuple[tuple[TensorRef, ...], ...] = ()
 
 
 def read_index(folder: Path) -> dict[str, TensorRef]:
@@ -145,7 +149,10 @@ def read_stored(ref: TensorRef, start: int, stop: int) -> NDArray[Any]:
     if not 0 <= start <= stop <= rows:
         raise ValueError(f"no rows {start}:{stop} in '{ref.name}' of shape {list(ref.shape)}")
     raw: NDArray[Any] = np.empty((stop - start, *rest), _STORED[ref.dtype])
-    if raw.size:
+    if ref.parts:
+        for row, pieces in zip(raw, ref.parts[start:stop], strict=True):
+            np.concatenate([read_stored(p, 0, p.shape[0]) for p in pieces], out=row)
+    elif raw.size:
         _read_into(ref, raw.reshape(-1).data.cast("B"), start * math.prod(rest))
     return raw
 

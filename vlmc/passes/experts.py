@@ -39,7 +39,8 @@ def experts(
         VlmcError: They are experts of another kind.
     """
     plain = module.has_gate and not module.has_bias and not module.has_post_expert_norm
-    silu = isinstance(module.act_fn, nn.SiLU) or type(module.act_fn).__name__ == "SiLUActivation"
+    gate = getattr(module, "act_fn", None)
+    silu = isinstance(gate, nn.SiLU) or type(gate).__name__ == "SiLUActivation"
     same = type(module)._apply_gate is _default_apply_gate
     if not (plain and silu and same and module.is_concatenated) or module.is_transposed:
         raise VlmcError(
