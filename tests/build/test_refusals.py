@@ -23,3 +23,13 @@ def test_a_configuration_that_transformers_refuses_is_the_users_mistake(workshop
     with pytest.raises(VlmcError, match="transformers refuses this configuration") as caught:
         workshop.build("refused", until="export")
     assert "config.json" in str(caught.value)
+
+
+def test_a_decoder_with_attention_sinks_is_not_built_without_them(workshop):
+    from tests.checkpoints.tiles import internvl
+
+    sizes = {"num_local_experts": 2, "num_experts_per_tok": 1, "sliding_window": 16}
+    folder = internvl(workshop.folder / "sinks", text="gpt_oss", head_dim=16, **sizes)
+    workshop.made["checkpoint", "sinks"] = folder
+    with pytest.raises(VlmcError, match="GptOssAttention has attention sinks"):
+        workshop.build("sinks", until="export")

@@ -399,6 +399,15 @@ VARIANTS: dict[str, Callable[[Path], Path]] = {
         tie_word_embeddings=True,
         num_key_value_heads=4,
     ),
+    # Its experts are stored one by one.
+    "internvl-qwen3-moe": lambda folder: internvl(
+        folder,
+        text="qwen3_moe",
+        head_dim=16,
+        num_experts=3,
+        num_experts_per_tok=2,
+        moe_intermediate_size=24,
+    ),
     "internvl-qwen3": lambda folder: internvl(
         folder,
         text="qwen3",

@@ -1,5 +1,7 @@
 """Checkpoints on disk: where every tensor lies in the safetensors files, and its rows on demand."""
 
+from __future__ import annotations
+
 import json
 import math
 import os
@@ -45,6 +47,7 @@ class TensorRef:
         begin: Offset of its first byte in ``path``.
         nbytes: Its size in bytes.
         parts: Tensors whose rows it is, one after the other; none: it lies in ``path``.
+        stacked: Of each row, the matrices that it is, one under the other; none: likewise.
     """
 
     name: str
@@ -53,7 +56,8 @@ class TensorRef:
     shape: tuple[int, ...]
     begin: int
     nbytes: int
-    parts: tuple["TensorRef", ...] = ()
+    parts: tuple[TensorRef, ...] = ()
+    stacked: tuple[tuple[TensorRef, ...], ...] = ()
 
 
 def read_index(folder: Path) -> dict[str, TensorRef]:
@@ -149,7 +153,10 @@ def read_stored(ref: TensorRef, start: int, stop: int) -> NDArray[Any]:
     if ref.parts:
         return np.concatenate(_of_parts(ref, start, stop))
     raw: NDArray[Any] = np.empty((stop - start, *rest), _STORED[ref.dtype])
-    if raw.size:
+    if ref.stacked:
+        for row, pieces in zip(raw, ref.stacked[start:stop], strict=True):
+            np.concatenate([read_stored(p, 0, p.shape[0]) for p in pieces], out=row)
+    elif raw.size:
         _read_into(ref, raw.reshape(-1).data.cast("B"), start * math.prod(rest))
     return raw
 

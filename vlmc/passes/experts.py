@@ -41,7 +41,7 @@ def experts(
         VlmcError: They are experts of another kind.
     """
     plain = module.has_gate and not module.has_bias and not module.has_post_expert_norm
-    gate = _GATES.get(type(module.act_fn).__name__)
+    gate = _GATES.get(type(getattr(module, "act_fn", None)).__name__)
     same = type(module)._apply_gate is _default_apply_gate
     if not (plain and gate and same and module.is_concatenated) or module.is_transposed:
         raise VlmcError(

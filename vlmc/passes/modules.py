@@ -192,6 +192,8 @@ def attention(
         raise VlmcError(
             f"{type(module).__name__} needs an attention bias, which is not supported yet"
         )
+    if kwargs.get("s_aux") is not None:
+        raise VlmcError(f"{type(module).__name__} has attention sinks: not supported yet")
     heads, width = query.shape[1], query.shape[3]
     kv_heads = key.shape[1]
     packed = [t.transpose(1, 2).flatten(2) for t in (query, key, value)]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from vlmc.errors import VlmcError
 from vlmc.passes.checkpoint import TensorRef, read_index
+from vlmc.passes.stored_experts import stack_experts
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _NOT_WEIGHTS = ("training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth")
@@ -41,6 +42,8 @@ def refuse_pickles(names: Iterable[str], *, model: str, at: str) -> None:
 def check_weights(folder: Path) -> dict[str, TensorRef]:
     """The index of the weights, once every header is known to be whole and every dtype usable.
 
+    Experts that are stored one by one are stacked.
+
     Raises:
         VlmcError: A shard is missing or truncated, the index names a tensor its shard lacks, or
             the weights are quantized already.
@@ -56,4 +59,4 @@ def check_weights(folder: Path) -> dict[str, TensorRef]:
             )
     if not any(ref.dtype in _FLOATS for ref in index.values()):
         raise VlmcError("there are no weights in the safetensors files", at=str(folder))
-    return index
+    return stack_experts(index)
