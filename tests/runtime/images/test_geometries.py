@@ -10,11 +10,16 @@ from vlmc.errors import VlmcError
 from vlmc.families.anyres_processors import ANYRES_CLASSES, anyres_spec
 from vlmc.families.canvas_processor import canvas_spec
 from vlmc.families.grid_processors import naflex_spec, native_grid_spec, whole_patches_spec
+from vlmc.families.hd_crops_processor import hd_crops_spec
 from vlmc.families.image_processors import fixed_spec
+from vlmc.families.overlap_processor import overlap_spec
 from vlmc.families.pan_and_scan_processor import pan_and_scan_spec
 from vlmc.families.patch_rows_processor import patch_rows_spec
+from vlmc.families.quarters_processor import quarters_spec
 from vlmc.families.split_processors import split_spec
 from vlmc.families.tiles_processors import tiles_spec
+from vlmc.families.token_budget_processor import token_budget_spec
+from vlmc.families.two_sizes_processor import two_sizes_spec
 from vlmc.runtime.images import GEOMETRIES, image_tokens, prepare, vision_inputs
 
 TILED = {"image_processor_type": "LlavaNextImageProcessor"} | {
@@ -77,8 +82,43 @@ SPECS = {
         image_size=56,
     ),
     "whole_patches": whole_patches_spec({"image_processor_type": "PixtralImageProcessor"}, 16, 1),
+    "token_budget": token_budget_spec(
+        {"image_processor_type": "Gemma4ImageProcessor", "max_soft_tokens": 70}, 16, 3, 10240
+    ),
+    "edged_patches": ImageSpec(
+        geometry="edged_patches",
+        options={
+            "picture": whole_patches_spec(
+                {"image_processor_type": "PixtralImageProcessor"}, 28, 1
+            ).options,
+            "patch_size": 14,
+            "merge_size": 2,
+        },
+    ),
+    "quarters": quarters_spec(
+        {"image_processor_type": "Idefics2ImageProcessor", "do_image_splitting": False},
+        64,
+        patch_size=14,
+    ),
+    "hd_crops": hd_crops_spec(
+        {"image_processor_type": "Phi4MultimodalImageProcessor"}, image_size=448, patch_size=14
+    ),
+    "two_sizes": two_sizes_spec(
+        {"image_processor_type": "DeepseekVLHybridImageProcessor"},
+        576,
+        image_size=384,
+        high_res=1024,
+    ),
+    "overlap": overlap_spec(
+        {"image_processor_type": "Molmo2ImageProcessor"}, image_size=378, patch=14
+    ),
     "tiles": tiles_spec({"image_processor_type": "GotOcr2ImageProcessor"}, 5),
 }
+# Geometries whose patches have their channels innermost.
+INNERMOST = {"naflex", "patch_rows", "token_budget", "overlap"}
+# What becomes of red 255, green 0, blue 128 where the means are not CLIP's.
+COLORS = dict.fromkeys(("quarters", "hd_crops", "overlap"), [1, -1, 0.004])
+COLORS |= {"token_budget": [1, 0, 0.502]}
 rows = pytest.mark.parametrize("spec", [SPECS[name] for name in GEOMETRIES], ids=list(GEOMETRIES))
 
 
@@ -128,13 +168,13 @@ def test_the_color_order_is_red_green_blue(spec):
 
     pixel_values = prepare(Image.new("RGB", (56, 56), (255, 0, 128)), spec).tensors["pixel_values"]
     if pixel_values.ndim == 4:
-        red, green, blue = pixel_values[0, :, 50, 50]
-    elif spec.geometry in ("naflex", "patch_rows"):  # channels lie innermost
-        red, green, blue = pixel_values[0, :3]
-    else:
-        red, green, blue = pixel_values.reshape(16, 3, -1)[0, :, 0]
+        seen = pixel_values[0, :, 50, 50]
+    else:  # rows of patches
+        patch = pixel_values.reshape(-1, pixel_values.shape[-1])[0]
+        seen = patch[:3] if spec.geometry in INNERMOST else patch.reshape(3, -1)[:, 0]
     # The canvas computes in eight significant bits.
-    assert [red, green, blue] == pytest.approx([1.93, -1.75, 0.34], abs=0.02)
+    expected = COLORS.get(spec.geometry, [1.93, -1.75, 0.34])
+    assert seen.tolist() == pytest.approx(expected, abs=0.02)
 
 
 @rows
