@@ -117,7 +117,7 @@ SPECS = {
 # Geometries whose patches have their channels innermost.
 INNERMOST = {"naflex", "patch_rows", "token_budget", "overlap"}
 # What becomes of red 255, green 0, blue 128 where the means are not CLIP's.
-COLORS = dict.fromkeys(("quarters", "hd_crops", "overlap"), [1, -1, 0.004])
+COLORS = {key: [1, -1, 0.004] for key in ("quarters", "hd_crops", "overlap")}
 COLORS |= {"token_budget": [1, 0, 0.502]}
 rows = pytest.mark.parametrize("spec", [SPECS[name] for name in GEOMETRIES], ids=list(GEOMETRIES))
 
