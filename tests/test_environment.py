@@ -96,3 +96,12 @@ def test_workflows_run_what_everyone_can_run(path: Path) -> None:
         used = [step["uses"] for step in job["steps"] if "uses" in step]
         assert all(re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", action) for action in used)
         assert all(step["run"].startswith(".ci/run") for step in job["steps"] if "run" in step)
+
+
+def test_no_folder_of_tests_is_passed_over(pytestconfig):
+    """By itself pytest does not enter a folder called build."""
+    skipped = pytestconfig.getini("norecursedirs")
+    folders = {path.parent for path in (ROOT / "tests").rglob("test_*.py")}
+    inner = {part for folder in folders for part in folder.relative_to(ROOT).parts}
+    assert "build" in inner
+    assert not [name for name in inner for pattern in skipped if fnmatch(name, pattern)]

@@ -11,7 +11,7 @@ import pytest
 
 from vlmc.backends import BACKENDS
 from vlmc.passes.channels import find_folds
-from vlmc.passes.checkpoint import read_index
+from vlmc.passes.checkpoint_index import read_index
 from vlmc.passes.compile import compile_programs
 from vlmc.passes.export import PARAMETERS
 from vlmc.passes.quantize import Formats, quantize

@@ -12,7 +12,8 @@ from vlmc.errors import VlmcError
 from vlmc.families import by_model_type
 from vlmc.families.prompts import read_prompt
 from vlmc.families.spec import Checkpoint
-from vlmc.passes.checkpoint import read_index, read_rows
+from vlmc.passes.checkpoint import read_rows
+from vlmc.passes.checkpoint_index import read_index
 from vlmc.passes.load import load, read_generation
 from vlmc.runtime.images import prepare
 from vlmc.runtime.prompt import PromptBuilder

@@ -26,7 +26,7 @@ def test_weights_are_counted(tmp_path):
 
 
 def test_matrices_of_experts_are_read_as_they_are_stored(tmp_path):
-    from vlmc.passes.checkpoint import read_index
+    from vlmc.passes.checkpoint_index import read_index
     from vlmc.passes.experts import prepare_experts
     from vlmc.passes.parameters import match_names
     from vlmc.passes.transform import build_module

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vlmc.errors import VlmcError
-from vlmc.passes.checkpoint import TensorRef, checkpoint_files, find_tensor, read_index, read_rows
+from vlmc.passes.checkpoint import TensorRef, read_rows
+from vlmc.passes.checkpoint_index import checkpoint_files, find_tensor, read_index
 
 
 def write_file(path, header, data=b""):

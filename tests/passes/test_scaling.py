@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from vlmc.passes.checkpoint import read_index
+from vlmc.passes.checkpoint_index import read_index
 from vlmc.passes.scaling import (
     Fold,
     Producer,

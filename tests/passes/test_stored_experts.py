@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vlmc.passes.checkpoint import read_index, read_rows
+from vlmc.passes.checkpoint import read_rows
+from vlmc.passes.checkpoint_index import read_index
 from vlmc.passes.stored_experts import stack_experts
 
 EXPERTS, INNER, HIDDEN = 11, 3, 4

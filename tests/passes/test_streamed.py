@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from vlmc.passes import checkpoint
-from vlmc.passes.checkpoint import read_index
+from vlmc.passes.checkpoint_index import read_index
 
 
 @pytest.fixture

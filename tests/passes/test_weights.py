@@ -11,7 +11,7 @@ import pytest
 
 from vlmc.errors import VlmcError
 from vlmc.passes import weight_stream
-from vlmc.passes.checkpoint import read_index
+from vlmc.passes.checkpoint_index import read_index
 from vlmc.passes.weights import WeightJob, write_weights
 from vlmc.quantizers import QUANTIZERS
 
@@ -309,7 +309,7 @@ def test_an_interrupt_leaves_nothing_and_stops_the_work(checkpoint, monkeypatch)
 MEASURE = """
 import resource, sys
 from pathlib import Path
-from vlmc.passes.checkpoint import read_index
+from vlmc.passes.checkpoint_index import read_index
 from vlmc.passes.weights import WeightJob, write_weights
 folder, name = Path(sys.argv[1]), sys.argv[2]
 index = read_index(folder)

@@ -10,9 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import BaseModelOutput
-
-from vlmc.passes.modules import CausalMask
 
 
 class LatentFeatures(nn.Module):
@@ -44,6 +43,7 @@ class SinusoidalDecoder(nn.Module):
 
     def __init__(self, decoder: Any) -> None:
         super().__init__()
+        self.config = decoder.config
         self.layers = decoder.layers
         self.norm = decoder.layer_norm
         self.scale = decoder.embed_scale
@@ -72,8 +72,7 @@ class SinusoidalDecoder(nn.Module):
             places = nn.functional.pad(places, (0, 1))
         places = torch.where((token_ids == self.pad)[..., None], 0.0, places)
         hidden = inputs_embeds * self.scale + places
+        mask = create_causal_mask(self.config, hidden, None, past_key_values=past_key_values)
         for layer in self.layers:
-            hidden = layer(
-                hidden, attention_mask=CausalMask(window=None), past_key_values=past_key_values
-            )
+            hidden = layer(hidden, attention_mask=mask, past_key_values=past_key_values)
         return BaseModelOutput(last_hidden_state=self.norm(hidden))

@@ -102,12 +102,8 @@ def transform(
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     from vlmc.passes.experts import prepare_experts
-    from vlmc.passes.modules import (
-        ATTENTION,
-        LanguageProgram,
-        neutral_linear,
-        register_attention,
-    )
+    from vlmc.passes.language_program import LanguageProgram
+    from vlmc.passes.modules import ATTENTION, neutral_linear, register_attention
 
     register_attention()
     model: Any = build_module(folder, ATTENTION, family.own_attention)

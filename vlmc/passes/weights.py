@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlmc.errors import VlmcError
-from vlmc.passes.checkpoint import TensorRef, find_tensor, read_rows
+from vlmc.passes.checkpoint import TensorRef, read_rows
+from vlmc.passes.checkpoint_index import find_tensor
 from vlmc.passes.scaling import Scaling
 from vlmc.passes.weight_stream import PlacedWeight, Progress, part_bytes, stream_weights
 from vlmc.quantizers import QUANTIZERS, Part, Quantizer

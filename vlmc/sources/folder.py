@@ -6,7 +6,7 @@ from pathlib import Path
 
 from vlmc.errors import VlmcError
 from vlmc.families import FAMILIES
-from vlmc.passes.checkpoint import SHARDED, SINGLE
+from vlmc.passes.checkpoint_index import SHARDED, SINGLE
 from vlmc.recipe import Recipe
 from vlmc.sources.metadata import read_json
 from vlmc.sources.weights import refuse_pickles

@@ -4,7 +4,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from vlmc.errors import VlmcError
-from vlmc.passes.checkpoint import TensorRef, read_index
+from vlmc.passes.checkpoint import TensorRef
+from vlmc.passes.checkpoint_index import read_index
 from vlmc.passes.stored_experts import stack_experts
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")

@@ -1,0 +1,143 @@
+"""One step of a decoder while it is exported: its mask, proven causal, and its cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache
+from transformers.masking_utils import bidirectional_mask_function, causal_mask_function
+
+from vlmc.errors import VlmcError
+
+
+@dataclass(frozen=True)
+class CausalMask:
+    """A mask proven causal, with an optional window; it travels in place of a mask tensor.
+
+    ``bias`` is added to the scores instead, where it is not empty.
+    """
+
+    window: int | None
+    bias: Tensor | None = None
+
+
+def _agrees_with_window(mask_function: Callable[..., Any], window: int) -> bool:
+    """Whether a mask function equals causal-with-window on the pairs where they could differ."""
+    index = torch.tensor(0)
+    for query in (0, 1, window - 1, window, window + 1, 3 * window + 2):
+        for distance in (-2, -1, 0, 1, window - 1, window, window + 1, 2 * window):
+            key = query - distance
+            if key < 0:
+                continue
+            seen = bool(mask_function(index, index, torch.tensor(query), torch.tensor(key)))
+            if seen != (0 <= distance < window):
+                return False
+    return True
+
+
+def causal_mask(
+    *, mask_function: Callable[..., Any], config: Any, attention_mask: Any = None, **_: Any
+) -> CausalMask | None:
+    """The mask function registered for ``vlmc``: proves the mask causal, or refuses it.
+
+    None where all see each other, outside of a decoder's step.
+
+    Raises:
+        VlmcError: The model asks for a mask that the neutral attention node cannot carry.
+    """
+    if mask_function is causal_mask_function:
+        return CausalMask(window=None)
+    if mask_function is bidirectional_mask_function and attention_mask is None and not steps:
+        return None
+    window = getattr(config, "sliding_window", None)
+    with torch.utils._python_dispatch._disable_current_modes():
+        windowed = isinstance(window, int) and _agrees_with_window(mask_function, window)
+    if not windowed:
+        raise VlmcError(
+            f"the decoder '{config.model_type}' masks attention in a way that is neither causal "
+            "nor a sliding window",
+            hint="this text backbone is not supported yet",
+        )
+    return CausalMask(window=window)
+
+
+class StepCache(Cache):  # type: ignore[misc]
+    """The cache during one exported step: past tensors in, present tensors out.
+
+    ``masks`` are those of the program's inputs; where a model takes tensors only, a layer is
+    handed such a mask's bias, and the mask is found by it. ``owners`` are the layers whose keys
+    and values others read.
+
+    ``update`` hands the step's own keys and values through; the attention node appends them to
+    the past in place, so the past never flows through the model's code.
+    """
+
+    def __init__(
+        self,
+        past: Mapping[tuple[str, int], Tensor],
+        lengths: Tensor,
+        total: Tensor,
+        masks: Sequence[CausalMask] = (),
+        owners: Mapping[int, int] | None = None,
+    ) -> None:
+        super().__init__(layers=[])
+        self.past = past
+        self.masks = masks
+        self.owners = owners or {}
+        self.lengths = lengths
+        self.total = total
+        self.present: dict[tuple[str, int], Tensor] = {}
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """The new keys and values, unchanged (see the class)."""
+        return key_states, value_states
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """0: positions come from the host, never from the cache."""
+        return 0
+
+    def get_query_offset(self, layer_idx: int = 0) -> int:
+        """0, as ``get_seq_length``."""
+        return 0
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        """Sizes of a step without past; only the mask's kind is read (``causal_mask``)."""
+        return query_length, 0
+
+    def mask_of(self, bias: Tensor) -> CausalMask | None:
+        """The mask that a bias belongs to; None for a tensor the model made itself."""
+        return next((mask for mask in self.masks if mask.bias is bias), None)
+
+    def get_conv_state(self, layer_idx: int, state_idx: int = 0) -> None:
+        """None: a step of one token is computed as any other, by ``update_conv_state``."""
+
+    def update_conv_state(self, conv_states: Tensor, layer_idx: int, **kwargs: Any) -> Tensor:
+        """The layer's last inputs before this step, and this step's: [B, C, K + step]."""
+        past = self.past["state", layer_idx]
+        whole = torch.cat([past, conv_states], dim=-1)
+        self.present["state", layer_idx] = whole[..., -past.shape[-1] :]
+        return whole
+
+    def outputs(self) -> Iterator[Tensor]:
+        """The present tensors, in the order of the past ones."""
+        yield from (self.present[name] for name in self.past)
+
+
+steps: list[StepCache] = []
+
+
+@contextmanager
+def step_cache(cache: StepCache) -> Iterator[StepCache]:
+    """Makes ``cache`` the one that attention nodes of decoder layers read and write."""
+    steps.append(cache)
+    try:
+        yield cache
+    finally:
+        steps.pop()
