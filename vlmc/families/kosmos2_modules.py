@@ -10,9 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import BaseModelOutput
-
-from vlmc.passes.modules import CausalMask
 
 
 class LatentFeatures(nn.Module):
@@ -35,9 +34,10 @@ class LatentFeatures(nn.Module):
 
 
 class SinusoidalDecoder(nn.Module):
-    """``Kosmos2TextTransformer``, whose own mask and positions are made of what it counts itself.
+    """``Kosmos2TextTransformer``, which makes mask and positions of what it counts itself.
 
-    Its mask is causal (``_make_causal_mask``); a padding token has no position, wherever it is.
+    Its mask is causal (``_make_causal_mask``): here the one that other models ask for. A padding
+    token has no position, wherever it stands.
     """
 
     reads_token_ids = True
@@ -45,6 +45,7 @@ class SinusoidalDecoder(nn.Module):
 
     def __init__(self, decoder: Any) -> None:
         super().__init__()
+        self.config = decoder.config
         self.layers = decoder.layers
         self.norm = decoder.layer_norm
         self.scale = decoder.embed_scale
@@ -73,8 +74,12 @@ class SinusoidalDecoder(nn.Module):
             places = nn.functional.pad(places, (0, 1))
         places = torch.where((token_ids == self.pad)[..., None], 0.0, places)
         hidden = inputs_embeds * self.scale + places
+        mask = create_causal_mask(
+            config=self.config,
+            inputs_embeds=hidden,
+            attention_mask=None,
+            past_key_values=past_key_values,
+        )
         for layer in self.layers:
-            hidden = layer(
-                hidden, attention_mask=CausalMask(window=None), past_key_values=past_key_values
-            )
+            hidden = layer(hidden, attention_mask=mask, past_key_values=past_key_values)
         return BaseModelOutput(last_hidden_state=self.norm(hidden))
