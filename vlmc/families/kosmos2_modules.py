@@ -34,9 +34,10 @@ class LatentFeatures(nn.Module):
 
 
 class SinusoidalDecoder(nn.Module):
-    """``Kosmos2TextTransformer``, whose own mask and positions are made of what it counts itself.
+    """``Kosmos2TextTransformer``, which makes mask and positions of what it counts itself.
 
-    Its mask is causal (``_make_causal_mask``); a padding token has no position, wherever it is.
+    Its mask is causal (``_make_causal_mask``): here the one that other models ask for. A padding
+    token has no position, wherever it stands.
     """
 
     frequencies: Tensor
@@ -72,7 +73,12 @@ class SinusoidalDecoder(nn.Module):
             places = nn.functional.pad(places, (0, 1))
         places = torch.where((token_ids == self.pad)[..., None], 0.0, places)
         hidden = inputs_embeds * self.scale + places
-        mask = create_causal_mask(self.config, hidden, None, past_key_values=past_key_values)
+        mask = create_causal_mask(
+            config=self.config,
+            inputs_embeds=hidden,
+            attention_mask=None,
+            past_key_values=past_key_values,
+        )
         for layer in self.layers:
             hidden = layer(hidden, attention_mask=mask, past_key_values=past_key_values)
         return BaseModelOutput(last_hidden_state=self.norm(hidden))
