@@ -13,15 +13,9 @@ from numpy.typing import NDArray
 from vlmc.bundle.manifest import ImageSpec
 from vlmc.errors import VlmcError
 from vlmc.passes.answers import Expected
-from vlmc.passes.checkpoint import TensorRef, read_stored
+from vlmc.passes.checkpoint import TensorRef
 from vlmc.passes.host_images import load_images, read_settings
-from vlmc.passes.parameters import (
-    adopt_buffers,
-    canonical_names,
-    match_names,
-    parameter_sources,
-    untie_different,
-)
+from vlmc.passes.parameters import adopt_buffers, match_names, untie_different
 from vlmc.passes.processor_class import processor_class
 from vlmc.passes.quiet import quiet
 from vlmc.passes.transform import build_module
@@ -29,9 +23,6 @@ from vlmc.passes.weight_stream import keep_freed_memory
 from vlmc.runtime.images import image_tokens
 from vlmc.schema import Json
 
-# Rows of a large matrix are multiplied in pieces of this size, small enough for the allocator to
-# hand the same memory out again: fresh pages cost more than the products.
-_PIECE_BYTES = 8 << 20
 _LOGGER = "transformers"
 # What ``get_image_features`` may take of a processor's output.
 _IMAGE_INPUTS = (
@@ -67,13 +58,15 @@ class Reference:
         Raises:
             VlmcError: transformers cannot make the checkpoint's processor.
         """
+        from vlmc.passes.streamed import stream_weights
+
         model: Any = build_module(folder, attention="eager")
         matched = match_names(model, index)
         adopt_buffers(model, matched)
         untie_different(model, index, matched)
         model.tie_weights(recompute_mapping=False)
         keep_freed_memory()
-        _stream_weights(model, index, matched)
+        stream_weights(model, index, matched)
         self.model = model
         self.processor = _processor(folder, images)
         self.processor.chat_template = self.processor.chat_template or template
@@ -195,7 +188,7 @@ def _processor(folder: Path, images: ImageSpec) -> Any:
             "shortest_edge": image_options["min_pixels"],
             "longest_edge": image_options["max_pixels"],
         }
-    if hasattr(processor, "num_image_tokens"):
+    if hasattr(processor, "num_image_tokens") and "tokens" in image_options:
         processor.num_image_tokens = image_options["tokens"]
     if "min_crop" in image_options:
         # Gemma 3's processor hands its image processor these, not that one's own.
@@ -244,101 +237,3 @@ def _smolvlm_without_video(folder: Path, here: Mapping[str, Any]) -> Any:
         image_seq_len=settings.get("image_seq_len", 169),
         chat_template=settings.get("chat_template"),
     )
-
-
-def _stream_weights(model: Any, index: Mapping[str, TensorRef], matched: Mapping[str, str]) -> None:
-    """Every module reads its own parameters when it runs, and drops them after.
-
-    Embeddings read the rows they look up, linear layers multiply piece by piece, so the largest
-    matrix of a model is never whole in memory.
-    """
-    import torch
-
-    names = canonical_names(model)
-    sources = parameter_sources(model, index, matched, names.values())
-    refs = {key: index[sources[name]] for key, name in names.items()}
-    for module in model.modules():
-        own = {k: refs[id(p)] for k, p in module._parameters.items() if p is not None}
-        # A model's own vector (LLaVA-NeXT's line break) is read outside of its forward.
-        for name in [k for k, ref in own.items() if len(ref.shape) == 1 and _has_parts(module)]:
-            value = torch.nn.Parameter(_tensor(own.pop(name)), requires_grad=False)
-            module._parameters[name] = value
-        if not own:
-            continue
-        for name in own:
-            # The right shape in four bytes; what is read without being streamed shows as NaN.
-            blank = torch.full((), torch.nan).expand(module._parameters[name].shape)
-            module._parameters[name] = torch.nn.Parameter(blank, requires_grad=False)
-        if isinstance(module, torch.nn.Embedding):
-            _stream_rows(module, own["weight"])
-        elif type(module) is torch.nn.Linear:
-            module.forward = _piecewise(own["weight"], own.get("bias"))  # type: ignore[method-assign]
-        else:
-            _stream_whole(module, own)
-
-
-def _has_parts(module: Any) -> bool:
-    return next(module.children(), None) is not None
-
-
-def _tensor(ref: TensorRef, start: int = 0, stop: int | None = None) -> Any:
-    import torch
-
-    rows = read_stored(ref, start, ref.shape[0] if stop is None and ref.shape else stop or 1)
-    rows = rows if ref.shape else rows.reshape(())
-    if ref.dtype == "BF16":  # torch widens them on all cores
-        return torch.from_numpy(rows).view(torch.bfloat16).float()
-    return torch.from_numpy(rows).float()
-
-
-def _piecewise(weight: TensorRef, bias: TensorRef | None) -> Any:
-    import torch
-
-    rows, columns = weight.shape
-    step = max(1, _PIECE_BYTES // (4 * columns))
-
-    def forward(x: torch.Tensor) -> torch.Tensor:
-        pieces = [
-            torch.nn.functional.linear(x, _tensor(weight, at, min(at + step, rows)))
-            for at in range(0, rows, step)
-        ]
-        out = pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=-1)
-        return out if bias is None else out + _tensor(bias)
-
-    return forward
-
-
-def _stream_rows(module: Any, weight: TensorRef) -> None:
-    """Gives an embedding, for each call, a table of just the rows looked up."""
-    import torch
-
-    original = module.forward
-    module.padding_idx = None
-
-    def forward(ids: torch.Tensor) -> torch.Tensor:
-        wanted, places = torch.unique(ids, return_inverse=True)
-        table = torch.cat([_tensor(weight, row, row + 1) for row in wanted.tolist()])
-        module._parameters["weight"] = torch.nn.Parameter(table, requires_grad=False)
-        result: torch.Tensor = original(places)
-        return result
-
-    module.forward = forward
-
-
-def _stream_whole(module: Any, own: Mapping[str, TensorRef]) -> None:
-    import torch
-
-    blank = {name: module._parameters[name] for name in own}
-
-    def read(module: Any, _: Any) -> None:
-        for name, ref in own.items():
-            value = _tensor(ref)
-            if value.shape != blank[name].shape:
-                value = value.transpose(1, 2)  # matrices of experts
-            module._parameters[name] = torch.nn.Parameter(value, requires_grad=False)
-
-    def drop(module: Any, *_: Any) -> None:
-        module._parameters.update(blank)
-
-    module.register_forward_pre_hook(read)
-    module.register_forward_hook(drop)

@@ -20,12 +20,16 @@ void expect_rank(const char* name, const Tensor& tensor, size_t rank) {
   }
 }
 
-// Heads of a node: query heads, and key heads that groups of them share.
+// Heads of a node: query heads, and key heads that groups of them share; whether their products may
+// be rounded to bfloat16.
 struct Heads {
   int64_t query, key;
+  bool rounded;
 
   explicit Heads(const KernelInfo* info)
-      : query(attribute(info, "num_heads")), key(attribute(info, "kv_num_heads")) {
+      : query(attribute(info, "num_heads")),
+        key(attribute(info, "kv_num_heads")),
+        rounded(attribute(info, "rounded", 0) != 0) {
     if (query <= 0 || key <= 0 || query % key) {
       throw std::invalid_argument("num_heads is a multiple of kv_num_heads, both positive");
     }
@@ -88,7 +92,8 @@ struct CachedAttention {
                                      scale,
                                      softcap,
                                      true,
-                                     static_cast<size_t>(window)};
+                                     static_cast<size_t>(window),
+                                     heads.rounded};
     Borrowed{context}.run(threads, [&](const vlmc::Parallel& parallel) {
       vlmc::cached_attention(shape, static_cast<size_t>(batch), static_cast<size_t>(step),
                              static_cast<size_t>(capacity), query.as<float>(), key.as<float>(),
@@ -113,8 +118,8 @@ struct CachedAttention {
   int64_t window;
 };
 
-// inputs: query [B, S, H * D], key and value [B, S, KV * D], bias [1 or B, 1 or H, S, S] added to
-// the scores; every query sees every key. output: [B, S, H * D].
+// inputs: query [B, S, H * D], key and value [B, T, KV * D], bias [1 or B, 1 or H, 1 or S, T] added
+// to the scores; every query sees every key. output: [B, S, H * D].
 struct TowerAttention {
   static constexpr const char* name = "TowerAttention";
   static constexpr Input inputs[] = {{kFloat}, {kFloat}, {kFloat}, {kFloat, kOptional}};
@@ -129,30 +134,34 @@ struct TowerAttention {
     const Tensor query = input(context, 0), key = input(context, 1), value = input(context, 2);
     const Tensor bias = input(context, 3);
     const int64_t size = heads.size(query), batch = query.shape[0], step = query.shape[1];
-    expect("key", key, {batch, step, heads.key * size});
-    expect("value", value, {batch, step, heads.key * size});
+    expect_rank("key", key, 3);
+    const int64_t total = key.shape[1];
+    expect("key", key, {batch, total, heads.key * size});
+    expect("value", value, {batch, total, heads.key * size});
     vlmc::AttentionShape shape{static_cast<size_t>(heads.query),
                                static_cast<size_t>(heads.query / heads.key),
                                static_cast<size_t>(size),
                                scale,
                                0,
                                false,
-                               0};
+                               0,
+                               heads.rounded};
     size_t batch_stride = 0;
     if (bias.data) {
       expect_rank("bias", bias, 4);
       const int64_t rows = bias.shape[0] == 1 ? 1 : batch;
       const int64_t of_heads = bias.shape[1] == 1 ? 1 : heads.query;
-      expect("bias", bias, {rows, of_heads, step, step});
-      const size_t square = static_cast<size_t>(step) * static_cast<size_t>(step);
-      shape.bias_width = static_cast<size_t>(step);
+      const int64_t of_steps = bias.shape[2] == 1 ? 1 : step;
+      expect("bias", bias, {rows, of_heads, of_steps, total});
+      const size_t square = static_cast<size_t>(of_steps * total);
+      shape.bias_width = of_steps == 1 ? 0 : static_cast<size_t>(total);
       shape.bias_head_stride = of_heads == 1 ? 0 : square;
       batch_stride = rows == 1 ? 0 : static_cast<size_t>(of_heads) * square;
     }
     float* out = static_cast<float*>(output(context, 0, query.shape));
     Borrowed{context}.run(threads, [&](const vlmc::Parallel& parallel) {
       vlmc::tower_attention(shape, static_cast<size_t>(batch), static_cast<size_t>(step),
-                            query.as<float>(), key.as<float>(), value.as<float>(),
+                            static_cast<size_t>(total), query.as<float>(), key.as<float>(), value.as<float>(),
                             bias.as<float>(), batch_stride, out, parallel);
     });
   }
