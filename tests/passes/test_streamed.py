@@ -104,3 +104,12 @@ def test_shares_of_all_rows_are_summed_piece_by_piece(pair, monkeypatch):
     np.testing.assert_allclose(found.numpy(), expected.numpy(), rtol=1e-5, atol=1e-6)
     assert experts.shape == (5, 2, 30)
     assert read == [("words.weight", 8)] * 5 + [("experts", 5)]
+
+
+def test_a_row_is_read_by_itself(pair):
+    import torch
+
+    whole, model, read = pair
+    for at in (4, (4, slice(None)), torch.tensor(4)):
+        assert torch.equal(model.words.weight[at], whole.words.weight[at])
+    assert read == [("words.weight", 1)] * 3

@@ -85,7 +85,9 @@ def quantize(
     for name, path in graphs.items():
         graph = ir.load(path).graph
         matrices, experts = _weights_of(graph, "Linear", 1), _weights_of(graph, "Experts", 3)
-        looked_up = _tables_of(graph) if name == "language" else set()
+        # By token, not by place: as long as the embedding.
+        words = sizes[parameters["embedding"]]
+        looked_up = {table for table in _tables_of(graph) if sizes.get(table, 0) >= words}
         word = formats.language if name == "language" else formats.vision
         jobs = []
         for weight in parameters["programs"][name]:
@@ -94,7 +96,7 @@ def quantize(
             source = parameters["sources"][weight]
             if weight in tables and name == "language":
                 form = _TABLE[tables[weight]]
-            elif weight in looked_up - matrices:
+            elif weight in looked_up - matrices and name == "language":
                 form = _TABLE[formats.embedding]
             elif weight in experts:
                 form = _TABLE[word]  # one expert's matrices are looked up as a table's row
@@ -154,7 +156,7 @@ def read_weights(folder: Path) -> dict[str, StoredWeight]:
 
 
 def _tables_of(graph: Any) -> set[str]:
-    """Matrices whose rows are looked up by token: embeddings beside the usual one."""
+    """Matrices whose rows are looked up: embeddings, and tables of places."""
     return {
         str(node.inputs[0].name)
         for node in graph

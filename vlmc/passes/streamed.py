@@ -61,8 +61,10 @@ class StoredTensor(torch.Tensor):
             streamed = _STREAMED.get(name)
             if streamed and len(args) > 1 and isinstance(args[1], StoredTensor):
                 return streamed(*args, **kwargs)
-            if name == "__getitem__" and isinstance(args[0], StoredTensor) and _is_row(args[1]):
-                return args[0].read(int(args[1]), int(args[1]) + 1)[0]
+            if name == "__getitem__" and isinstance(args[0], StoredTensor):
+                row = _row(args[1])
+                if row is not None:
+                    return args[0].read(row, row + 1)[0]
             return func(*map(_whole, args), **{key: _whole(x) for key, x in kwargs.items()})
 
 
@@ -91,11 +93,13 @@ def _name(func: Callable[..., Any]) -> str:
     return f"{owner.__name__}.{own}" if own == "__get__" and owner is not None else own
 
 
-def _is_row(at: Any) -> bool:
-    """Whether an index is one row's, counted from the first."""
+def _row(at: Any) -> int | None:
+    """The row, counted from the first, whose index this is, as ``[row]`` or ``[row, :]``."""
+    if type(at) is tuple and len(at) == 2 and at[1] == slice(None):
+        at = at[0]
     if isinstance(at, torch.Tensor):
-        return at.dim() == 0 and at.dtype == torch.int64 and int(at) >= 0
-    return type(at) is int and at >= 0
+        at = int(at) if at.dim() == 0 and at.dtype == torch.int64 else None
+    return at if type(at) is int and at >= 0 else None
 
 
 def _whole(value: Any) -> Any:
