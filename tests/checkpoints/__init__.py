@@ -11,6 +11,7 @@ from tests.checkpoints.fixed import deepseek_vl, deepseek_vl_hybrid, janus, llav
 from tests.checkpoints.idefics2 import idefics2
 from tests.checkpoints.native import (
     glm4v,
+    glm_ocr,
     lfm2_vl,
     paddleocr_vl,
     pixtral,
@@ -56,6 +57,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "qwen3-vl-moe": lambda folder: qwen3_vl(folder, experts=5),
     "glm4v": glm4v,
     "glm4v-4.6": lambda folder: glm4v(folder, newer=True, num_key_value_heads=1),
+    "glm-ocr": glm_ocr,
     "lfm2-vl": lfm2_vl,
     "paddleocr-vl": paddleocr_vl,
     "pixtral": pixtral,

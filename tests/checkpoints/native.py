@@ -194,6 +194,38 @@ def glm4v(folder: Path, *, newer: bool = False, seed: int = 1, **values: Any) ->
     return save_parts(model, images, words, folder)
 
 
+def glm_ocr(folder: Path, *, seed: int = 1, **values: Any) -> Path:
+    """A GLM-OCR, whose decoder's heads are wider than its width asks for."""
+    import transformers as hf
+
+    words = tokenizer(GLM_SPECIALS, bos=None, eos="<|endoftext|>", template=GLM_TEMPLATE)
+    rotary = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 3, 3]}
+    settled = {"eos_token_id": 0, "head_dim": 20, "rope_parameters": rotary}
+    ids = ("image", "image_start", "image_end", "video", "video_start", "video_end")
+    named = {
+        f"{name}_token_id": GLM_SPECIALS.index(token)
+        for name, token in zip(ids, GLM_SPECIALS[5:], strict=True)
+    }
+    config = hf.GlmOcrConfig(
+        vision_config={
+            "depth": 2,
+            "hidden_size": 48,
+            "out_hidden_size": 64,
+            "intermediate_size": 80,
+            "num_heads": 3,
+            "patch_size": PATCH,
+            "image_size": 5 * PATCH,
+        },
+        text_config=text_config("glm_ocr_text", len(words), **{**settled, **values}),
+        **named,
+    )
+    images = hf.Glm46VImageProcessorPil(
+        patch_size=PATCH, size={"shortest_edge": 8 * 14 * 14, "longest_edge": 80 * 14 * 14}
+    )
+    model = randomize(hf.GlmOcrForConditionalGeneration(config), seed)
+    return save_parts(model, images, words, folder, Glm46VProcessor={})
+
+
 def lfm2_vl(folder: Path, *, seed: int = 1, tied: bool = True, **images: Any) -> Path:
     """An LFM2-VL whose first and last layers are convolutions, with up to four tiles."""
     import transformers as hf

@@ -44,6 +44,7 @@ TEXT_DEFAULTS = {
     "gemma": TextDefaults(28, 3072, 16, 256000, 8192, 24576, 16, 256, tied=True),
     "gemma2": TextDefaults(26, 2304, 8, 256000, 8192, 9216, 4, 256, tied=True),
     "glm4v_text": TextDefaults(40, 4096, 32, 151552, 32768, 13696, 2),
+    "glm_ocr_text": TextDefaults(16, 1024, 16, 59392, 131072, 4096, 8),
     "gemma3_text": TextDefaults(26, 2304, 8, 262208, 131072, 9216, 4, 256, tied=True),
     "gemma4_text": TextDefaults(30, 2304, 8, 262144, 131072, 9216, 4, 256, tied=True),
     "granite": TextDefaults(32, 4096, 32, 32000, 2048, 11008),

@@ -235,7 +235,9 @@ def make_processor(folder: Path, images: ImageSpec) -> Any:
         crops = {"do_pan_and_scan": True, "pan_and_scan_max_num_crops": image_options["max_tiles"]}
         processor.images_kwargs = {**processor.images_kwargs, **crops}
     elif "max_tiles" in image_options:
-        processor.image_processor.max_patches = image_options["max_tiles"]
+        bounded = processor.image_processor
+        name = "dynamic_hd" if hasattr(bounded, "dynamic_hd") else "max_patches"
+        setattr(bounded, name, image_options["max_tiles"])
     return processor
 
 
