@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from tests.build.test_parity import error
 from tests.build.test_passes import contents
 from vlmc.backends.onnxruntime.native import DOMAIN
 from vlmc.bundle.store import read_bundle
+from vlmc.errors import VlmcError
+from vlmc.runtime import replay
 from vlmc.runtime.engine import Engine
 from vlmc.runtime.model import Model
 
@@ -51,6 +54,7 @@ CASES = [
     ("internvl", "precision=fp32"),
     ("narrow-heads", "kv-cache=fp16"),
     ("gemma2", "precision=fp32"),
+    ("gemma2", "language=int8"),
 ]
 
 
@@ -88,7 +92,7 @@ def test_no_attention_and_no_quantized_product_is_left_to_others(workshop, name,
         assert THEIRS & {node.op_type for node in portable}
         assert THEIRS & {node.op_type for node in fast} == set()
         ours = Counter(node.op_type for node in fast if node.domain == DOMAIN)
-        assert {op for op in ours if op.startswith("Linear")}
+        assert {op for op in ours if op.startswith(("Linear", "Gated"))}
         assert {op for op in ours if op.endswith(("Attention", "AttentionHalf"))}
         half = precision == "kv-cache=fp16" and program.file.endswith("language.onnx")
         assert ("CachedAttentionHalf" in ours) == half
@@ -98,6 +102,23 @@ def test_no_attention_and_no_quantized_product_is_left_to_others(workshop, name,
         kept = stored(graphs[1])
         assert kept
         assert kept.items() <= stored(graphs[0]).items()
+
+
+@pytest.mark.parametrize(("name", "gate"), [(NAME, 1), ("gemma2", 2)])
+@pytest.mark.parametrize(
+    ("precision", "kind"), [("language=int8", "8"), ("language=int4", "Blocks")]
+)
+def test_products_of_one_value_are_one_node(workshop, name, gate, precision, kind):
+    """Query, key and value; and a gate, its activation and what it lets through."""
+    bundle = workshop.build(name, override(precision)).bundle
+    program = read_bundle(bundle).manifest.programs["language"]
+    found = nodes(loaded(bundle, str(program.kernels)))
+    layers = sum(node.op_type == "CachedAttention" for node in found)
+    ours = Counter(node.op_type for node in found if node.domain == DOMAIN)
+    assert (ours[f"Linear{kind}x3"], ours[f"Gated{kind}"]) == (layers, layers)
+    gates = {a.i for node in found for a in node.attribute if a.name == "gate"}
+    assert gates == {gate}
+    assert not {"Sigmoid", "Gelu"} & {node.op_type for node in found}
 
 
 def opened(folder: Path, *, portable: bool, **options: Any) -> Model:
@@ -147,6 +168,25 @@ def test_the_switch_takes_the_portable_programs(workshop, monkeypatch):
     else:
         assert engine.portable
         assert engine.kernels == "onnxruntime"
+
+
+@pytest.mark.parametrize("program", ["vision", "language"])
+def test_a_bundle_too_large_to_be_asked_twice_is_opened_with_kernels_too(
+    workshop, tmp_path, monkeypatch, program
+):
+    folder = shutil.copytree(workshop.build(NAME).bundle, tmp_path / "bundle")
+    questions = tmp_path / "questions.json"
+    questions.write_text("[]", encoding="utf-8")
+    monkeypatch.setattr(replay, "_WHOLE_BYTES", 0)
+    replay.replay(folder, questions, tmp_path)
+    file = folder / f"programs/{program}.kernels.onnx"
+    graph = file.read_bytes()
+    file.write_bytes(graph.replace(b"Attention", b"Attentive"))
+    if KERNELS is None:
+        replay.replay(folder, questions, tmp_path)
+        return
+    with pytest.raises(VlmcError, match="onnxruntime refuses the program"):
+        replay.replay(folder, questions, tmp_path)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int4"])

@@ -2,7 +2,9 @@
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,21 +15,11 @@ from vlmc.bundle.manifest import ProgramSpec, TensorSpec, present_name
 from vlmc.bundle.store import Bundle
 from vlmc.errors import VlmcError
 from vlmc.runtime.attention import decode_bias, prefill_bias, whole_spans
-from vlmc.runtime.cache import MEMORY, Cache
+from vlmc.runtime.cache import Cache
 from vlmc.runtime.features import Chunk, cut, first_rows, gather, needed_images
+from vlmc.runtime.interface import FEATURES, check_outputs, vision_inputs
 from vlmc.runtime.types import Array, PreparedImage, Prompt
 from vlmc.schema import lookup
-
-_FED = {
-    "input_ids",
-    "image_features",
-    "feature_index",
-    "position_ids",
-    "sequence_lengths",
-    "total_length",
-    "run_vision",
-}
-_FEATURES = ("image_features", "deepstack_features")  # gathered by the same index
 
 
 @dataclass
@@ -77,14 +69,16 @@ class Engine:
         name = "model" if self.single else "language"
         self.program = bundle.manifest.programs[name]
         self._inputs = {spec.name: spec for spec in self.program.inputs}
-        self._vision_names = self._check_inputs()
-        self._features = [self._inputs[name] for name in _FEATURES if name in self._inputs]
-        self._check_outputs()
+        at = str(bundle.folder)
+        self._vision_names = vision_inputs(self.program, self._masks, single=self.single, at=at)
+        self._features = [self._inputs[name] for name in FEATURES if name in self._inputs]
+        check_outputs(self.program, single=self.single, at=at)
         self._session = self._open(self.program, shrink=False)
         self._vision: Session | None = None
         self.cache = Cache(self.program, self.limits)
         width = sum(_width(spec) for spec in self._features)
         self._blank = np.zeros((1, width), self._features[0].dtype)
+        self._logits: dict[int, Array] = {}  # of steps that decode, by their rows
 
     @property
     def kernels(self) -> str:
@@ -121,9 +115,13 @@ class Engine:
             outputs = self._run(slot, slot + 1, feeds)
             self.cache.restore(slot, states)
             return self._made(outputs, image)
+        return self._made(self.open_vision().run(image.tensors), image)
+
+    def open_vision(self) -> Session:
+        """The dual split's vision program, opened the first time."""
         if self._vision is None:
             self._vision = self._open(self.bundle.manifest.programs["vision"], shrink=True)
-        return self._made(self._vision.run(image.tensors), image)
+        return self._vision
 
     def prefill(
         self,
@@ -183,7 +181,7 @@ class Engine:
             lengths: Length of each row's cache before this step.
 
         Returns:
-            Logits ``[rows, V]``.
+            Logits ``[rows, V]``, until the next step of as many rows writes them anew.
         """
         ids = np.array(tokens, np.int64)[:, None]
         ends = np.array(lengths, np.int32) + np.int32(1)
@@ -194,7 +192,12 @@ class Engine:
         feeds |= {
             n: decode_bias(mask, ends.astype(np.int64) - 1) for n, mask in self._masks.items()
         }
-        return self._run(0, len(tokens), feeds)["logits"]
+        if len(tokens) not in self._logits:
+            [spec] = (spec for spec in self.program.outputs if spec.name == "logits")
+            self._logits[len(tokens)] = np.empty((len(tokens), *_row(spec)), spec.dtype)
+        logits = self._logits[len(tokens)]
+        self._run(0, len(tokens), feeds, {"logits": logits})
+        return logits
 
     def _token_feeds(
         self, ids: Array, index: Array, positions: Array | int, ends: Array
@@ -231,10 +234,16 @@ class Engine:
             feeds[name] = np.zeros(sizes, spec.dtype)
         return feeds
 
-    def _run(self, start: int, stop: int, feeds: dict[str, Array]) -> dict[str, Array]:
-        """Runs the program over slots ``start`` to ``stop - 1``."""
+    def _run(
+        self,
+        start: int,
+        stop: int,
+        feeds: dict[str, Array],
+        into: Mapping[str, Array] = MappingProxyType({}),
+    ) -> dict[str, Array]:
+        """Runs the program over slots ``start`` to ``stop - 1``; ``into`` takes outputs."""
         states, written = self.cache.inputs(start, stop), self.cache.outputs(start, stop)
-        return self._session.run(feeds | states, written)
+        return self._session.run(feeds | states, {**written, **into})
 
     def _encode_into(
         self, features: Features, image: int, prompt: Prompt, slot: int, place: int
@@ -273,36 +282,6 @@ class Engine:
         session = backend.open(self.bundle.folder, program, options)
         self.load_seconds += time.perf_counter() - started
         return session
-
-    def _check_inputs(self) -> tuple[str, ...]:
-        """The names of vision inputs, once every input is known to be one that can be fed."""
-        needed = (_FED | set(self._masks)) - ({"run_vision"} if not self.single else set())
-        states = {name for name in self._inputs if name.startswith(MEMORY)}
-        others = self._inputs.keys() - _FED - states - set(_FEATURES) - self._masks.keys()
-        odd = (needed - self._inputs.keys()) | (set() if self.single else others)
-        for name in self._inputs.keys() & set(_FEATURES):
-            rows, *sizes = self._inputs[name].shape
-            if not isinstance(rows, str) or not sizes or any(isinstance(n, str) for n in sizes):
-                odd.add(name)
-        if odd:
-            raise VlmcError(
-                f"the program's inputs are not those this vlmc feeds: {', '.join(sorted(odd))}",
-                at=str(self.bundle.folder),
-                hint="update vlmc, or rebuild the bundle",
-            )
-        return tuple(spec.name for spec in self.program.inputs if spec.name in others)
-
-    def _check_outputs(self) -> None:
-        """Every output must be known; the single split gives the features it used too."""
-        states = tuple(name.replace("past", "present") for name in MEMORY)
-        names = {spec.name for spec in self.program.outputs if not spec.name.startswith(states)}
-        used = {present_name(spec.name) for spec in self._features} if self.single else set()
-        if names != {"logits"} | used:
-            raise VlmcError(
-                f"the program's outputs are not those this vlmc reads: {', '.join(sorted(names))}",
-                at=str(self.bundle.folder),
-                hint="update vlmc, or rebuild the bundle",
-            )
 
 
 def _row(spec: TensorSpec) -> tuple[int, ...]:

@@ -172,7 +172,8 @@ class Model:
             row = self.engine.prefill(0, prompt, positions, chunk, features)
         rows = [row]
         for step, token in enumerate(forced):
-            rows.append(self.engine.decode([token], [following + step], [length + step])[0])
+            row = self.engine.decode([token], [following + step], [length + step])[0]
+            rows.append(row.copy())
         return np.stack(rows).astype(np.float32)
 
     def _idle(self) -> None:

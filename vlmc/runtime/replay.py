@@ -51,10 +51,12 @@ def replay(bundle: Path, questions: Path, out: Path) -> None:
         np.savez(out / f"{question['name']}.npz", **found)
         if question["forced"] is None:
             question["forced"] = found["token_ids"].tolist()
-    if pieces or not any(program.kernels for program in opened.manifest.programs.values()):
+    if not any(program.kernels for program in opened.manifest.programs.values()):
         return
     model = _opened(opened)
-    if model.engine.portable:
+    if pieces and not model.engine.single:
+        model.engine.open_vision()  # that both can be opened is known at any size
+    if pieces or model.engine.portable:
         return
     for question in asked:
         np.savez(out / f"{question['name']}{KERNELS}.npz", **_answer(model, question))

@@ -130,14 +130,18 @@ class Sampler:
         Raises:
             VlmcError: A logit is NaN or infinite (minus infinity is a token ruled out).
         """
-        if not (logits < np.inf).all():  # false for NaN too
+        top = int(np.argmax(logits))  # the first NaN, where there is one
+        if not logits[top] < np.inf:
             raise VlmcError(
                 "the program's logits are not numbers",
                 at="logits",
                 hint="run `vlmc verify`; a half-precision overflow needs another 'precision'",
             )
-        scores = processed(logits, self.sampling, self.seen)
-        if self.sampling.greedy:
+        sampling = self.sampling
+        if sampling.greedy and sampling.repetition_penalty in (None, 1):
+            return top
+        scores = processed(logits, sampling, self.seen)
+        if sampling.greedy:
             token = int(np.argmax(scores))
         else:
             kept = np.flatnonzero(np.isfinite(scores))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vlmc.backends.onnxruntime import lower_kernels, native
+from vlmc.backends.onnxruntime import lower_groups, lower_kernels, native
 from vlmc.backends.onnxruntime.embedding import gather_rows
 from vlmc.backends.onnxruntime.experts import experts
 from vlmc.backends.onnxruntime.rewrite import (
@@ -50,8 +50,12 @@ def lower_graph(
 
     graph = model.graph
     low = Lowering(graph, weights)
+    if kernels:
+        lower_groups.merge_products(low, slower)
     for node in list(graph):
         low.before = node
+        if node.domain == native.DOMAIN:  # merged, its weights as they are stored
+            continue
         if node.domain == "vlmc":
             if not (kernels and lower_kernels.lower_node(low, node, slower)):
                 _NEUTRAL[node.op_type](low, node)

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 _BITS = {"int4_block": 4, "int8_block": 8}
+# Formats whose products take activations of eight bits.
+_ROUNDING = {"int4_block", "int8_channel"}
 
 
 def lower_node(low: Lowering, node: ir.Node, slower: frozenset[Product]) -> bool:
@@ -25,29 +27,35 @@ def lower_node(low: Lowering, node: ir.Node, slower: frozenset[Product]) -> bool
     return False
 
 
-def _linear(low: Lowering, node: ir.Node) -> bool:
-    x, weight, *bias = node.inputs
+def product_parts(
+    low: Lowering, node: ir.Node
+) -> tuple[str, list[ir.Value | None], dict[str, Any]]:
+    """The operator for a neutral product, its inputs after x, all of them, and its attributes."""
+    _, weight, *bias = node.inputs
     assert weight is not None
     name = str(weight.name)
     stored = low.weights[name]
-    added = [float_weight(low, str(b.name)) for b in bias if b is not None]
-    attributes: dict[str, Any] = {}
+    added = float_weight(low, str(bias[0].name)) if bias and bias[0] is not None else None
     if stored.format == "int8_channel":
-        op, inputs = "Linear8", [x, low.part(name, ""), low.part(name, ".scales"), *added]
-    elif stored.format in _BITS:
+        return "Linear8", [low.part(name, ""), low.part(name, ".scales"), added], {}
+    if stored.format in _BITS:
         zeros = low.part(name, ".zero_points") if ".zero_points" in stored.parts else None
-        op, inputs = "LinearBlocks", [x, low.part(name, ""), low.part(name, ".scales"), zeros]
-        inputs += added
         attributes = {
             "K": stored.columns,
-            "N": stored.rows,
             "bits": _BITS[stored.format],
             "block_size": stored.block,
         }
-    else:
-        op = "LinearHalf" if stored.format == "fp16" else "LinearFloat"
-        inputs = [x, low.part(name, ""), *added]
-    replace(node, [low.add(op, inputs, attributes, domain=DOMAIN)])
+        parts = [low.part(name, ""), low.part(name, ".scales"), zeros, added]
+        return "LinearBlocks", parts, attributes
+    op = "LinearHalf" if stored.format == "fp16" else "LinearFloat"
+    return op, [low.part(name, ""), added], {}
+
+
+def _linear(low: Lowering, node: ir.Node) -> bool:
+    op, parts, attributes = product_parts(low, node)
+    while parts[-1] is None:
+        parts.pop()
+    replace(node, [low.add(op, [node.inputs[0], *parts], attributes, domain=DOMAIN)])
     return True
 
 
@@ -56,6 +64,7 @@ def _tower(low: Lowering, node: ir.Node) -> bool:
     if attributes["causal"]:
         return False
     given = {key: attributes[key] for key in ("num_heads", "kv_num_heads", "scale")}
+    given["rounded"] = _rounded(low)
     replace(node, [low.add("TowerAttention", list(node.inputs), given, domain=DOMAIN)])
     return True
 
@@ -86,6 +95,7 @@ def _cached(low: Lowering, node: ir.Node) -> bool:
             "scale": attributes["scale"],
             "softcap": attributes["softcap"],
             "window": attributes["window"] or 0,
+            "rounded": _rounded(low),
         },
         domain=DOMAIN,
         outputs=3,
@@ -94,3 +104,9 @@ def _cached(low: Lowering, node: ir.Node) -> bool:
         out = resize_heads(low, out, heads, cached, size)
     replace(node, [out, *present])
     return True
+
+
+def _rounded(low: Lowering) -> int:
+    """Whether attention may round to bfloat16: products round more, and no token is routed."""
+    formats = {stored.format for stored in low.weights.values()}
+    return int(bool(formats & _ROUNDING) and not low.routes)

@@ -25,22 +25,37 @@ struct Parallel {
 // Whether this CPU has the instructions that the functions below are made of.
 bool supported();
 
-// y[m, n] = x[m, k] w[k, n] + bias[n], all contiguous. A row of x is quantized to int8 with one
-// scale, (largest magnitude + 1e-12) / 127; column j of w has the scale scales[j].
-// bias may be null; k and n are positive. Throws std::bad_alloc.
-void linear8(const float* x, size_t m, size_t k, size_t n, const int8_t* w, const float* scales,
-             const float* bias, float* y, const Parallel& parallel);
+// One of several products of the same x[m, k]: y[m, n] = x w + bias. All contiguous; bias may be
+// null.
+struct Product {
+  const void* w;
+  const float* scales;
+  const uint8_t* zero_points;  // or null
+  const float* bias;
+  float* y;
+  size_t n;
+};
 
-// y[m, n] = x[m, k] w[n, k]^T + bias[n]; each row of w is cut into blocks with one scale each.
+// What becomes of two products of one width: each number of the first one's y is
+// activation(itself) times the second one's, which has no y of its own.
+enum class Gate { none = 0, silu = 1, gelu_tanh = 2 };
+
+// Products with w[k, n] of int8. A row of x is quantized to int8 with one scale,
+// (largest magnitude + 1e-12) / 127; column j of w has the scale scales[j]. k and n are positive.
+// Throws std::bad_alloc.
+void linear8(const float* x, size_t m, size_t k, const Product* products, size_t count, Gate gate,
+             const Parallel& parallel);
+
+// Products with the transpose of w, whose n rows of k numbers are cut into blocks with one scale
+// each.
 // bits 8: w[n, blocks, block], zero point 128, zero_points null.
 // bits 4: w[n, blocks, block / 2], low nibble first; zero_points[n, ceil(blocks / 2)] packed
-// likewise, or null for 8. block is 16, 32, 64, ...; blocks is ceil(k / block). bias may be null.
+// likewise, or null for 8. block is 16, 32, 64, ...; blocks is ceil(k / block).
 // Up to eight rows of x are quantized to int8 with one scale for each block. More rows, at 4 bits,
 // have one scale each, and each row of w is rounded again, to 8 bits with one scale: then the
 // product is as fast as that of 8-bit weights. Throws std::bad_alloc.
-void linear_blocks(const float* x, size_t m, size_t k, size_t n, int bits, size_t block,
-                   const uint8_t* w, const float* scales, const uint8_t* zero_points,
-                   const float* bias, float* y, const Parallel& parallel);
+void linear_blocks(const float* x, size_t m, size_t k, int bits, size_t block,
+                   const Product* products, size_t count, Gate gate, const Parallel& parallel);
 
 // y[m, n] = x[m, k] w[n, k]^T + bias[n] in float32; w is float16 where half. bias may be null.
 void linear_float(const float* x, size_t m, size_t k, size_t n, const void* w, bool half,
@@ -51,6 +66,8 @@ struct AttentionShape {
   float scale, softcap;            // softcap 0: none
   bool causal;
   size_t window;  // keys a query sees, itself included; 0: all before it
+  // Products of many queries may round their factors to bfloat16, where the CPU multiplies such.
+  bool rounded = false;
   size_t bias_head_stride = 0, bias_width = 0;
 };
 

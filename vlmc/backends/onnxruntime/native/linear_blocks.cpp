@@ -1,7 +1,8 @@
 // Products with weights in blocks, [n, k/block, ...], from the layout they are stored in.
-#include "vnni.h"
-
 #include <cmath>
+#include <vector>
+
+#include "vnni.h"
 
 namespace vlmc {
 namespace {
@@ -247,37 +248,68 @@ AVX512 void pack_blocks(const BlockWeights& w, size_t first, size_t count, size_
 
 }  // namespace
 
-void linear_blocks(const float* x, size_t m, size_t k, size_t n, int bits, size_t block,
-                   const uint8_t* w, const float* scales, const uint8_t* zero_points,
-                   const float* bias, float* y, const Parallel& parallel) {
-  const BlockWeights weights{w, scales, zero_points, block, (k + block - 1) / block};
+namespace {
+
+BlockWeights blocks_of(const Product& product, size_t k, size_t block) {
+  return {static_cast<const uint8_t*>(product.w), product.scales, product.zero_points, block,
+          (k + block - 1) / block};
+}
+
+// Up to eight tokens; y of each product is that of the first of them.
+void few_tokens(const Blocked& t, size_t m, size_t k, int bits, size_t block,
+                const Product* products, size_t count, Gate gate, const Parallel& parallel) {
+  const Channels run = kChannels[bits == 4 ? 0 : 1][m - 1];
+  const auto channels = [&](const Product& p, size_t first, size_t last, float* y) {
+    run(t, blocks_of(p, k, block), first, last, p.n, p.bias, y);
+  };
+  size_t n = 0;
+  for (size_t i = 0; i < (gate == Gate::none ? count : 1); ++i) n += products[i].n;
+  const size_t tasks = 4 * parallel.threads;
+  const size_t of_task = std::max<size_t>(32, (n + tasks - 1) / tasks);
+  static thread_local Scratch<float> room;
+  float* beside = gate == Gate::none ? nullptr : room.at_least(m * products[1].n);
+  each(parallel, (n + of_task - 1) / of_task, [&](size_t task) {
+    size_t first = task * of_task, last = std::min(n, first + of_task);
+    if (gate != Gate::none) {
+      channels(products[0], first, last, products[0].y);
+      channels(products[1], first, last, beside);
+      return gate_rows(gate, m, last - first, beside + first, n, products[0].y + first, n);
+    }
+    // Channels of all products follow each other.
+    for (const Product* p = products; first < last; ++p) {
+      if (first < p->n) channels(*p, first, std::min(last, p->n), p->y);
+      first -= std::min(first, p->n), last -= std::min(last, p->n);
+    }
+  });
+}
+
+}  // namespace
+
+void linear_blocks(const float* x, size_t m, size_t k, int bits, size_t block,
+                   const Product* products, size_t count, Gate gate, const Parallel& parallel) {
   if (bits == 8 || m <= kFewTokens) {
+    static thread_local std::vector<Product> here;
     for (size_t row = 0; row < m; row += kFewTokens) {
       const size_t rows = std::min(kFewTokens, m - row);
+      here.assign(products, products + count);
+      for (Product& p : here)
+        if (p.y) p.y += row * p.n;
       const Blocked t = quantize_blocks(x + row * k, rows, k, bits, block);
-      const Channels run = kChannels[bits == 4 ? 0 : 1][rows - 1];
-      const size_t of_task = std::max<size_t>(32, (n + 4 * parallel.threads - 1) / (4 * parallel.threads));
-      each(parallel, (n + of_task - 1) / of_task, [&](size_t task) {
-        const size_t first = task * of_task;
-        run(t, weights, first, std::min(n, first + of_task), n, bias, y + row * n);
-      });
+      few_tokens(t, rows, k, bits, block, here.data(), count, gate, parallel);
     }
     return;
   }
   const Tokens t = quantize_tokens(x, m, k, parallel);
   const size_t groups = (k + 3) / 4;
-  each(parallel, (n + kPanel - 1) / kPanel, [&](size_t p) {
-    static thread_local Scratch<uint8_t> room;
-    static thread_local Scratch<uint8_t> rows;
-    alignas(64) float panel_scales[kPanel];
-    const size_t width = padded(weights.blocks * block, 64) + 64;
-    uint8_t* panel = room.at_least(groups * 4 * kPanel);
-    const size_t first = p * kPanel, count = std::min(kPanel, n - first);
-    pack_blocks(weights, first, count, groups, rows.at_least(16 * width), width, panel,
-                panel_scales);
-    multiply_panel(t, m, panel, groups,
-                   {panel_scales, bias ? bias + first : nullptr, y + first, n, count});
-  });
+  by_panels(t, m, groups, products, count, gate, parallel,
+            [&](const Product& of, size_t first, size_t channels, uint8_t* panel, float* scales) {
+              static thread_local Scratch<uint8_t> rows;
+              const BlockWeights weights = blocks_of(of, k, block);
+              const size_t width = padded(weights.blocks * block, 64) + 64;
+              pack_blocks(weights, first, channels, groups, rows.at_least(16 * width), width, panel,
+                          scales);
+              return static_cast<const float*>(scales);
+            });
 }
 
 }  // namespace vlmc

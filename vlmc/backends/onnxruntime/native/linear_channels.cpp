@@ -1,10 +1,13 @@
 // Products with int8 weights [k, n] that have one scale a column, from the layout they are stored in.
+#include <vector>
+
 #include "vnni.h"
 
 namespace vlmc {
 namespace {
 
-constexpr size_t kStrip = 8192;  // output channels whose sums are kept when tokens are few
+constexpr size_t kStrip = 8192;  // output channels of a task when tokens are few
+constexpr size_t kSums = 1 << 17;  // sums that are kept, unless a strip has more
 // What is asked for before it is read: memory answers late, and few CPUs guess this order.
 constexpr size_t kColumnsAhead = 1536;  // of eight rows
 
@@ -128,46 +131,78 @@ AVX512 void finish_rows(const Tokens& t, size_t m, const int32_t* sums, size_t p
   }
 }
 
-void few_tokens(const Tokens& t, size_t m, size_t k, size_t n, const int8_t* w,
-                const float* scales, const float* bias, float* y, const Parallel& parallel) {
-  static thread_local Scratch<int32_t> room;
-  for (size_t first = 0; first < n; first += kStrip) {
-    const size_t count = std::min(kStrip, n - first), width = padded(count, 64);
-    // Whole groups of eight rows; twice as many parts as threads, so that one held up is helped.
-    const size_t groups = (k + 7) / 8;
-    const size_t parts = std::min(groups, parallel.threads > 1 ? 2 * parallel.threads : 1);
-    const size_t of_part = (groups + parts - 1) / parts * 8, used = (k + of_part - 1) / of_part;
-    int32_t* sums = room.at_least(parts * m * width);
-    each(parallel, used, [&](size_t p) {
-      int32_t* own = sums + p * m * width;
-      std::memset(own, 0, m * width * sizeof(int32_t));
-      kAddRows[m - 1](t, k, n, p * of_part, std::min(k, (p + 1) * of_part), w + first, count, own,
-                      width);
-    });
-    finish_rows(t, m, sums, used, width, count, scales + first, bias ? bias + first : nullptr,
-                y + first, n);
+// Channels of one product whose sums are kept together.
+struct Strip {
+  const Product* product;
+  size_t first, count, width;
+  int32_t* sums;  // [parts, m, width]
+};
+
+// The work of all strips is shared out at once: a wait for the slowest thread costs as much as
+// a small product.
+void run_strips(const Tokens& t, size_t m, size_t k, std::vector<Strip>& strips, int32_t* room,
+                const Parallel& parallel) {
+  // Whole groups of eight rows; twice as many parts as threads, so that one held up is helped.
+  const size_t groups = (k + 7) / 8;
+  const size_t parts = std::min(groups, parallel.threads > 1 ? 2 * parallel.threads : 1);
+  const size_t of_part = (groups + parts - 1) / parts * 8, used = (k + of_part - 1) / of_part;
+  for (Strip& s : strips) s.sums = room, room += used * m * s.width;
+  each(parallel, used * strips.size(), [&](size_t task) {
+    const Strip& s = strips[task / used];
+    const size_t p = task % used;
+    int32_t* own = s.sums + p * m * s.width;
+    std::memset(own, 0, m * s.width * sizeof(int32_t));
+    kAddRows[m - 1](t, k, s.product->n, p * of_part, std::min(k, (p + 1) * of_part),
+                    static_cast<const int8_t*>(s.product->w) + s.first, s.count, own, s.width);
+  });
+  for (const Strip& s : strips) {
+    const Product& of = *s.product;
+    finish_rows(t, m, s.sums, used, s.width, s.count, of.scales + s.first,
+                of.bias ? of.bias + s.first : nullptr, of.y + s.first, of.n);
   }
+  strips.clear();
+}
+
+void few_tokens(const Tokens& t, size_t m, size_t k, const Product* products, size_t count,
+                const Parallel& parallel) {
+  static thread_local Scratch<int32_t> room;
+  static thread_local std::vector<Strip> strips;
+  strips.clear();
+  const size_t of_channel = m * std::max<size_t>(2 * parallel.threads, 1);
+  const size_t most = std::max(kSums, kStrip * of_channel);
+  int32_t* sums = room.at_least(most);
+  size_t taken = 0;
+  for (const Product* p = products; p != products + count; ++p)
+    for (size_t first = 0; first < p->n; first += kStrip) {
+      const size_t channels = std::min(kStrip, p->n - first), width = padded(channels, 64);
+      if (taken + width * of_channel > most) run_strips(t, m, k, strips, sums, parallel), taken = 0;
+      strips.push_back({p, first, channels, width, nullptr});
+      taken += width * of_channel;
+    }
+  run_strips(t, m, k, strips, sums, parallel);
 }
 
 }  // namespace
 
-void linear8(const float* x, size_t m, size_t k, size_t n, const int8_t* w, const float* scales,
-             const float* bias, float* y, const Parallel& parallel) {
+void linear8(const float* x, size_t m, size_t k, const Product* products, size_t count, Gate gate,
+             const Parallel& parallel) {
+  if (m == 0) return;
   const Tokens t = quantize_tokens(x, m, k, parallel);
   if (m <= kFewTokens) {
-    if (m == 0) return;
-    few_tokens(t, m, k, n, w, scales, bias, y, parallel);
-    return;
+    if (gate == Gate::none) return few_tokens(t, m, k, products, count, parallel);
+    static thread_local Scratch<float> room;
+    Product both[] = {products[0], products[1]};
+    both[1].y = room.at_least(m * both[1].n);
+    few_tokens(t, m, k, both, 2, parallel);
+    return gate_rows(gate, 1, m * both[0].n, both[1].y, 0, both[0].y, 0);
   }
   const size_t groups = (k + 3) / 4;
-  each(parallel, (n + kPanel - 1) / kPanel, [&](size_t p) {
-    static thread_local Scratch<uint8_t> room;
-    uint8_t* panel = room.at_least(groups * 4 * kPanel);
-    const size_t first = p * kPanel, count = std::min(kPanel, n - first);
-    pack_columns(w + first, k, n, count, groups, panel);
-    multiply_panel(t, m, panel, groups,
-                   {scales + first, bias ? bias + first : nullptr, y + first, n, count});
-  });
+  by_panels(t, m, groups, products, count, gate, parallel,
+            [&](const Product& of, size_t first, size_t channels, uint8_t* panel, float*) {
+              const int8_t* w = static_cast<const int8_t*>(of.w) + first;
+              pack_columns(w, k, of.n, channels, groups, panel);
+              return of.scales + first;
+            });
 }
 
 }  // namespace vlmc

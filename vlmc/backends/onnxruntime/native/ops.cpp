@@ -58,13 +58,15 @@ VLMC_EXPORT int vlmc_kernels_supported() { return vlmc::supported(); }
 
 VLMC_EXPORT void vlmc_linear8(const float* x, size_t m, size_t k, size_t n, const int8_t* w,
                               const float* scales, const float* bias, float* y) {
-  vlmc::linear8(x, m, k, n, w, scales, bias, y, serial());
+  const vlmc::Product product{w, scales, nullptr, bias, y, n};
+  vlmc::linear8(x, m, k, &product, 1, vlmc::Gate::none, serial());
 }
 
 VLMC_EXPORT void vlmc_linear_blocks(const float* x, size_t m, size_t k, size_t n, int bits,
                                     size_t block, const uint8_t* w, const float* scales,
                                     const uint8_t* zero_points, const float* bias, float* y) {
-  vlmc::linear_blocks(x, m, k, n, bits, block, w, scales, zero_points, bias, y, serial());
+  const vlmc::Product product{w, scales, zero_points, bias, y, n};
+  vlmc::linear_blocks(x, m, k, bits, block, &product, 1, vlmc::Gate::none, serial());
 }
 
 VLMC_EXPORT void vlmc_linear_float(const float* x, size_t m, size_t k, size_t n, const void* w,

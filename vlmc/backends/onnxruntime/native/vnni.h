@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "activation.h"
 #include "avx512.h"
 #include "kernels.h"
 #include "scratch.h"
@@ -141,6 +142,58 @@ AVX512 inline void multiply_panel(const Tokens& t, size_t m, const uint8_t* pane
     case 1: byte_tile<1>(at(i), t.room, panel, groups, t.scales + i, t.sums + i, out, i); break;
     default: break;
   }
+}
+
+// Every token by every panel of the products' channels, and with a gate what it makes of two.
+// pack(product, first, count, panel, scales) fills a panel from a product's channels and returns
+// their scales, which may lie in `scales`, of 64.
+template <typename Pack>
+void by_panels(const Tokens& t, size_t m, size_t groups, const Product* products, size_t count,
+               Gate gate, const Parallel& parallel, Pack&& pack) {
+  const auto panels = [](const Product& p) { return (p.n + kPanel - 1) / kPanel; };
+  struct Packed {
+    const uint8_t* panel;
+    Out out;
+    alignas(64) float scales[kPanel];
+  };
+  const auto packed = [&](const Product& p, size_t index, uint8_t* panel, Packed* made) {
+    const size_t first = index * kPanel, channels = std::min(kPanel, p.n - first);
+    const float* scales = pack(p, first, channels, panel, made->scales);
+    made->panel = panel;
+    made->out = {scales, p.bias ? p.bias + first : nullptr, p.y + first, p.n, channels};
+  };
+  if (gate == Gate::none) {
+    size_t all = 0;
+    for (size_t i = 0; i < count; ++i) all += panels(products[i]);
+    each(parallel, all, [&](size_t index) {
+      static thread_local Scratch<uint8_t> room;
+      const Product* p = products;
+      for (; index >= panels(*p); ++p) index -= panels(*p);
+      Packed made;
+      packed(*p, index, room.at_least(groups * 4 * kPanel), &made);
+      multiply_panel(t, m, made.panel, groups, made.out);
+    });
+    return;
+  }
+  constexpr size_t kRows = 48;  // tokens whose products stay near until they are gated
+  each(parallel, panels(products[0]), [&](size_t index) {
+    static thread_local Scratch<uint8_t> room;
+    uint8_t* panel = room.at_least(2 * groups * 4 * kPanel);
+    alignas(64) float beside[kRows * kPanel];
+    Packed gates, lets;
+    packed(products[0], index, panel, &gates);
+    packed(products[1], index, panel + groups * 4 * kPanel, &lets);
+    for (size_t row = 0; row < m; row += kRows) {
+      const Tokens some{t.codes + row * t.room, t.scales + row, t.sums + row, t.room};
+      const size_t rows = std::min(kRows, m - row);
+      Out out = gates.out;
+      out.y += row * out.stride;
+      multiply_panel(some, rows, gates.panel, groups, out);
+      lets.out.y = beside, lets.out.stride = kPanel;
+      multiply_panel(some, rows, lets.panel, groups, lets.out);
+      gate_rows(gate, rows, out.count, beside, kPanel, out.y, out.stride);
+    }
+  });
 }
 
 }  // namespace vlmc

@@ -1,0 +1,137 @@
+"""Several products of one x in one node of our kernels, against numpy in float64."""
+
+import math
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+from tests.backends.kernels import linear8, linear_blocks, near, with_kernels
+from tests.backends.test_native_ops import blocks, channels, opened
+from vlmc.backends.onnxruntime import native
+
+K, BLOCK = 96, 32
+WIDTHS = (200, 24, 130)
+PARTS = {"8": ("w", "scales", "bias"), "Blocks": ("w", "scales", "zero_points", "bias")}
+
+
+def made(kind, bits, widths, absent=()):
+    """Weights of each product; those of ``absent`` lack a bias or zero points."""
+    rng = np.random.default_rng([bits, *widths])
+    found = []
+    for at, n in enumerate(widths):
+        parts = channels(rng, K, n) if kind == "8" else blocks(rng, K, n, bits, BLOCK)
+        for name in absent if at == 1 else ():
+            parts.pop(name, None)
+        found.append(parts)
+    return found
+
+
+def session(op, kind, weights, outputs, threads=2, **attributes):
+    inputs, initializers = ["x"], []
+    for at, parts in enumerate(weights):
+        for name in PARTS[kind]:
+            inputs.append(f"{name}{at}" if name in parts else "")
+            if name in parts:
+                initializers.append(numpy_helper.from_array(parts[name], f"{name}{at}"))
+    names = [f"y{at}" for at in range(outputs)]
+    node = helper.make_node(op, inputs, names, domain=native.DOMAIN, **attributes)
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [node],
+        op,
+        [value("x", TensorProto.FLOAT, ["B", "S", K])],
+        [value(name, TensorProto.FLOAT, None) for name in names],
+        initializers,
+    )
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid(native.DOMAIN, 1)]
+    return opened(helper.make_model(graph, opset_imports=opsets, ir_version=10), threads=threads)
+
+
+def expected(kind, bits, x, parts):
+    if kind == "8":
+        return linear8(x, parts["w"], parts["scales"], parts.get("bias"))
+    zeros = parts.get("zero_points")
+    return linear_blocks(x, parts["w"], parts["scales"], zeros, bits, parts.get("bias"))
+
+
+def settings(kind, bits):
+    return {} if kind == "8" else {"K": K, "bits": bits, "block_size": BLOCK}
+
+
+@with_kernels
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("lead", [(1, 1), (1, 5), (3, 3), (2, 40), (0, 1)])
+@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize(("kind", "bits"), [("8", 8), ("Blocks", 4), ("Blocks", 8)])
+def test_products_of_one_x(kind, bits, count, lead, threads):
+    weights = made(kind, bits, WIDTHS[:count], absent=("bias", "zero_points"))
+    op = f"Linear{kind}x{count}"
+    run = session(op, kind, weights, count, threads, **settings(kind, bits))
+    x = np.random.default_rng(lead).standard_normal((*lead, K)).astype(np.float32)
+    for y, parts in zip(run.run(None, {"x": x}), weights, strict=True):
+        near(y, *expected(kind, bits, x, parts))
+
+
+def silu(x):
+    return x / (1 + np.exp(-x))
+
+
+def gelu_tanh(x):
+    return x / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+
+@with_kernels
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("lead", [(1, 1), (1, 5), (3, 3), (2, 40), (0, 1)])
+@pytest.mark.parametrize(("gate", "activation"), [(1, silu), (2, gelu_tanh)])
+@pytest.mark.parametrize(("kind", "bits"), [("8", 8), ("Blocks", 4), ("Blocks", 8)])
+def test_a_product_gated_by_another(kind, bits, gate, activation, lead, threads):
+    weights = made(kind, bits, (200, 200))
+    run = session(f"Gated{kind}", kind, weights, 1, threads, gate=gate, **settings(kind, bits))
+    x = np.random.default_rng(lead).standard_normal((*lead, K)).astype(np.float32)
+    [y] = run.run(None, {"x": x})
+    (first, loose), (second, loose_too) = (expected(kind, bits, x, parts) for parts in weights)
+    opened_by = activation(first)
+    # No slope of either activation is above 1.13.
+    allowed = 1.13 * loose * (np.abs(second) + loose_too) + np.abs(opened_by) * loose_too
+    near(y, opened_by * second, allowed + 1e-6 * np.abs(opened_by * second) + 1e-6)
+
+
+@with_kernels
+def test_numbers_far_out_are_gated_too():
+    """At either end: the number itself or nothing, and no infinity."""
+    weights = [{"w": np.eye(K, dtype=np.int8) * 127, "scales": np.full(K, 1 / 127, np.float32)}] * 2
+    x = np.zeros((1, 1, K), np.float32)
+    x[0, 0, :4] = 300, -300, 2, -2
+    for gate, activation in ((1, silu), (2, gelu_tanh)):
+        [y] = session("Gated8", "8", weights, 1, gate=gate).run(None, {"x": x})
+        assert np.isfinite(y).all()
+        assert y[0, 0, 0] == pytest.approx(300 * 300, rel=1e-6)
+        assert abs(y[0, 0, 1]) < 1e-30
+        codes = np.rint(x[0, 0, 2:4].astype(np.float64) * 127 / 300) * 300 / 127
+        np.testing.assert_allclose(y[0, 0, 2:4], activation(codes) * codes, rtol=1e-5)
+
+
+@with_kernels
+@pytest.mark.parametrize(
+    ("op", "widths", "attributes", "message"),
+    [
+        ("Gated8", (200, 24), {"gate": 1}, "two products of one width"),
+        ("Gated8", (200, 200), {"gate": 3}, "gate is 1"),
+        ("Gated8", (200, 200), {}, "gate"),
+    ],
+)
+def test_a_gate_that_does_not_fit_is_refused(op, widths, attributes, message):
+    x = np.zeros((1, 1, K), np.float32)
+    with pytest.raises((state.RuntimeException, state.InvalidArgument, state.Fail), match=message):
+        session(op, "8", made("8", 8, widths), 1, **attributes).run(None, {"x": x})
+
+
+@with_kernels
+def test_products_of_other_lengths_are_refused():
+    weights = made("8", 8, (200, 24))
+    weights[1]["w"] = weights[1]["w"][:-1]
+    with pytest.raises(state.InvalidArgument, match=r"w is \[95, 24\], not \[96, 24\]"):
+        session("Linear8x2", "8", weights, 2).run(None, {"x": np.zeros((1, 1, K), np.float32)})

@@ -1,0 +1,133 @@
+"""Products of one x -> one node of our kernels: x is quantized, and threads are woken, once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from vlmc.backends.onnxruntime.lower_kernels import product_parts
+from vlmc.backends.onnxruntime.native import DOMAIN
+from vlmc.backends.onnxruntime.rewrite import Lowering, replace
+from vlmc.backends.spec import Product
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+# Of the operators' names: Linear8x3, Gated8.
+_KINDS = {"Linear8": "8", "LinearBlocks": "Blocks"}
+_MOST = 3
+# The kernels' numbers for activations.
+_SILU, _GELU_TANH = 1, 2
+
+
+def merge_products(low: Lowering, slower: frozenset[Product]) -> None:
+    """Merges neutral products that read the same value, in place.
+
+    Two of one width, one of which is activated and multiplied by the other, become one node that
+    gives what they are for; other ones become nodes of two or three outputs.
+    """
+    for node in list(low.graph):
+        if node.op_type == "Mul" and node.domain == "":
+            _gate(low, node, slower)
+    groups: dict[Any, list[ir.Node]] = {}
+    for node in low.graph:
+        key = _key(low, node, slower)
+        if key is not None:
+            groups.setdefault(key, []).append(node)
+    for found in groups.values():
+        for at in range(0, len(found), _MOST):
+            if len(nodes := found[at : at + _MOST]) > 1:
+                _merge(low, nodes)
+
+
+def _key(low: Lowering, node: ir.Node | None, slower: frozenset[Product]) -> Any:
+    """Equal for products that one node can compute; None where the kernels are not for it."""
+    if node is None or (node.domain, node.op_type) != ("vlmc", "Linear"):
+        return None
+    stored = low.weights[_weight(node)]
+    if stored.format not in ("int8_channel", "int4_block") or Product.of(stored) in slower:
+        return None
+    return node.inputs[0], stored.format, stored.block, stored.columns
+
+
+def _weight(node: ir.Node) -> str:
+    assert node.inputs[1] is not None
+    return str(node.inputs[1].name)
+
+
+def _gate(low: Lowering, node: ir.Node, slower: frozenset[Product]) -> None:
+    """Merges two products into one node where ``node`` multiplies one's activation by the other."""
+    for activated, other in (node.inputs, node.inputs[::-1]):
+        assert activated is not None
+        assert other is not None
+        found = _activation(activated)
+        if found is None:
+            continue
+        kind, opened = found
+        pair = [opened.producer(), other.producer()]
+        key = _key(low, pair[0], slower)
+        if key is None or key != _key(low, pair[1], slower) or pair[0] is pair[1]:
+            continue
+        nodes = [p for p in pair if p is not None]
+        rows = {low.weights[_weight(p)].rows for p in nodes}
+        if len(rows) == 1 and _only(other, node) and not opened.is_graph_output():
+            low.before = node
+            op, inputs, attributes = _joined(low, nodes)
+            attributes["gate"] = kind
+            replace(node, [low.add(f"Gated{op}", inputs, attributes, domain=DOMAIN)])
+            return
+
+
+def _activation(value: ir.Value) -> tuple[int, ir.Value] | None:
+    """The kernels' number of the activation that gives ``value``, and what it is of.
+
+    None where it is another one, or where something else reads what is between.
+    """
+    node = value.producer()
+    if node is None or node.domain != "" or value.is_graph_output() or len(value.uses()) != 1:
+        return None
+    if node.op_type == "Gelu":
+        approximate = node.attributes.get("approximate")
+        x = node.inputs[0]
+        if x is not None and approximate is not None and approximate.value == "tanh":
+            return (_GELU_TANH, x) if _only(x, node) else None
+        return None
+    if node.op_type != "Mul":
+        return None
+    for x, gate in (node.inputs, node.inputs[::-1]):
+        sigmoid = gate.producer() if gate is not None else None
+        if sigmoid is None or x is None or (sigmoid.domain, sigmoid.op_type) != ("", "Sigmoid"):
+            continue
+        if (
+            sigmoid.inputs[0] is x
+            and gate is not None
+            and _only(gate, node)
+            and _only(x, node, sigmoid)
+        ):
+            return _SILU, x
+    return None
+
+
+def _only(value: ir.Value, *readers: ir.Node) -> bool:
+    """Whether nothing but these nodes reads it."""
+    return not value.is_graph_output() and {use.node for use in value.uses()} == set(readers)
+
+
+def _joined(
+    low: Lowering, nodes: list[ir.Node]
+) -> tuple[str, list[ir.Value | None], dict[str, Any]]:
+    inputs: list[ir.Value | None] = [nodes[0].inputs[0]]
+    op, attributes = "", dict[str, Any]()
+    for node in nodes:
+        op, parts, attributes = product_parts(low, node)
+        inputs += parts
+    return _KINDS[op], inputs, attributes
+
+
+def _merge(low: Lowering, nodes: list[ir.Node]) -> None:
+    low.before = nodes[0]
+    op, inputs, attributes = _joined(low, nodes)
+    outputs = low.add(
+        f"Linear{op}x{len(nodes)}", inputs, attributes, domain=DOMAIN, outputs=len(nodes)
+    )
+    for node, output in zip(nodes, outputs, strict=True):
+        replace(node, [output])

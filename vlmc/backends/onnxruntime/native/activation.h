@@ -1,0 +1,52 @@
+#pragma once
+// The exponential, and what gates are made of.
+#include "avx512.h"
+#include "kernels.h"
+
+namespace vlmc {
+
+// exp(x) for x <= 0, to 2 units in the last place (Cephes' polynomial); 0 far below.
+AVX512_INLINE __m512 exponential(__m512 x) {
+  x = _mm512_max_ps(_mm512_set1_ps(-104.0f), x);  // the second of the two where one is no number
+  const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504088896341f)), 0);
+  __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
+  r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);
+  __m512 p = _mm512_set1_ps(1.9875691500e-4f);
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.3981999507e-3f));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(8.3334519073e-3f));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(4.1665795894e-2f));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.6666665459e-1f));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(5.0000001201e-1f));
+  p = _mm512_fmadd_ps(_mm512_mul_ps(p, r), r, _mm512_add_ps(r, _mm512_set1_ps(1.0f)));
+  return _mm512_scalef_ps(p, n);
+}
+
+// 1 / (1 + exp(-x))
+AVX512_INLINE __m512 sigmoid(__m512 x) {
+  const __m512 e = exponential(_mm512_or_ps(x, _mm512_set1_ps(-0.0f)));  // of -|x|
+  const __m512 one = _mm512_set1_ps(1.0f);
+  const __mmask16 negative = _mm512_movepi32_mask(_mm512_castps_si512(x));
+  return _mm512_div_ps(_mm512_mask_mov_ps(one, negative, e), _mm512_add_ps(one, e));
+}
+
+AVX512_INLINE __m512 activated(__m512 x, Gate gate) {
+  if (gate == Gate::silu) return _mm512_mul_ps(x, sigmoid(x));
+  // tanh(u) = 2 sigmoid(2 u) - 1
+  const __m512 cube = _mm512_mul_ps(_mm512_mul_ps(x, x), _mm512_mul_ps(x, _mm512_set1_ps(0.044715f)));
+  return _mm512_mul_ps(
+      x, sigmoid(_mm512_mul_ps(_mm512_set1_ps(1.5957691216057308f), _mm512_add_ps(x, cube))));
+}
+
+// y = activation(y) * by, for `count` numbers in each of m rows.
+AVX512 inline void gate_rows(Gate gate, size_t m, size_t count, const float* by, size_t by_stride,
+                             float* y, size_t stride) {
+  for (size_t r = 0; r < m; ++r)
+    for (size_t c = 0; c < count; c += 16) {
+      const __mmask16 there = first16(count - c);
+      const __m512 x = _mm512_maskz_loadu_ps(there, y + r * stride + c);
+      const __m512 factor = _mm512_maskz_loadu_ps(there, by + r * by_stride + c);
+      _mm512_mask_storeu_ps(y + r * stride + c, there, _mm512_mul_ps(activated(x, gate), factor));
+    }
+}
+
+}  // namespace vlmc
