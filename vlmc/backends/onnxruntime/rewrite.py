@@ -21,8 +21,6 @@ class Lowering:
     ) -> None:
         self.graph = graph
         self.weights = weights
-        # Which experts a token goes to hangs on differences that nothing else would show.
-        self.routes = any(node.op_type == "Experts" for node in graph)
         self.before: ir.Node | None = None
         self.body: list[ir.Node] = []
         self._outer = outer
