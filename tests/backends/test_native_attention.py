@@ -1,7 +1,5 @@
 """Attention of our kernels through onnxruntime, against numpy in float64."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
@@ -42,9 +40,7 @@ def session(op, shapes, *, threads=2, **attributes):
     return opened(helper.make_model(graph, opset_imports=opsets, ir_version=10), threads=threads)
 
 
-def cached_session(
-    heads, kv_heads, size, *, half=False, window=0, softcap=0.0, threads=2, rounded=0
-):
+def cached_session(heads, kv_heads, size, *, half=False, window=0, softcap=0.0, threads=2):
     cache = ["B", kv_heads, "C", size]
     shapes = {
         "query": ["B", "S", heads * size],
@@ -63,11 +59,10 @@ def cached_session(
         scale=size**-0.5,
         softcap=float(softcap),
         window=window,
-        rounded=rounded,
     )
 
 
-def tower_session(heads, kv_heads, size, *, bias=True, threads=2, rounded=0):
+def tower_session(heads, kv_heads, size, *, bias=True, threads=2):
     shapes = {
         "query": ["B", "S", heads * size],
         "key": ["B", "T", kv_heads * size],
@@ -75,7 +70,7 @@ def tower_session(heads, kv_heads, size, *, bias=True, threads=2, rounded=0):
     }
     if bias:
         shapes["bias"] = ["X", "Y", "Z", "T"]
-    heads_of = {"num_heads": heads, "kv_num_heads": kv_heads, "rounded": rounded}
+    heads_of = {"num_heads": heads, "kv_num_heads": kv_heads}
     return session("TowerAttention", shapes, threads=threads, scale=size**-0.5, **heads_of)
 
 
@@ -324,7 +319,6 @@ def test_shapes_that_do_not_fit_are_refused(change, message):
     feeds = asked([3, 5], 3, 8, 4, 2, 24)
     feeds |= {name: np.ones(shape, feeds[name].dtype) for name, shape in change.items()}
     heads = {"num_heads": 4, "kv_num_heads": 2, "scale": 0.2, "softcap": 0.0, "window": 0}
-    heads |= {"rounded": 0}
     loose = session("CachedAttention", dict.fromkeys(CACHED), **heads)
     with pytest.raises(state.InvalidArgument, match=message):
         loose.run(None, feeds)
@@ -334,7 +328,7 @@ def test_shapes_that_do_not_fit_are_refused(change, message):
 @pytest.mark.parametrize("shape", [(2, 1, 5, 6), (2, 1, 4, 5), (3, 1, 5, 5), (1, 3, 5, 5), (5, 5)])
 def test_a_bias_that_does_not_fit_is_refused(shape):
     feeds = seen_by_tower(2, 5, 4, 2, 24) | {"bias": np.ones(shape, np.float32)}
-    heads = {"num_heads": 4, "kv_num_heads": 2, "scale": 0.2, "rounded": 0}
+    heads = {"num_heads": 4, "kv_num_heads": 2, "scale": 0.2}
     loose = session("TowerAttention", dict.fromkeys(TOWER), **heads)
     with pytest.raises(state.InvalidArgument, match="bias is"):
         loose.run(None, feeds)
@@ -346,7 +340,6 @@ def test_a_bias_that_does_not_fit_is_refused(shape):
 )
 def test_attributes_that_make_no_sense_are_refused(change):
     heads = {"num_heads": 4, "kv_num_heads": 2, "scale": 0.2, "softcap": 0.0, "window": 0}
-    heads |= {"rounded": 0}
     with pytest.raises(state.RuntimeException, match=r"num_heads is|window is"):
         session("CachedAttention", dict.fromkeys(CACHED), **heads | change)
 
@@ -364,66 +357,8 @@ def test_attributes_that_make_no_sense_are_refused(change):
 def test_the_shape_of_the_answer_is_inferred_where_it_is_known(shape, inferred):
     """What has neither size nor name is left open, and runs."""
     shapes = dict.fromkeys(TOWER[:3], shape or None)
-    made = session("TowerAttention", shapes, num_heads=4, kv_num_heads=4, scale=0.2, rounded=0)
+    made = session("TowerAttention", shapes, num_heads=4, kv_num_heads=4, scale=0.2)
     [y] = made.get_outputs()
     assert y.shape == inferred
     feeds = seen_by_tower(2, 5, 4, 4, 24)
     assert made.run(None, feeds)[0].shape == (2, 5, 96)
-
-
-def bfloat16(x):
-    """float32 rounded to what its upper half holds, to even."""
-    bits = np.ascontiguousarray(x, np.float32).view(np.uint32).astype(np.uint64)
-    kept = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
-    return kept.astype(np.uint32).view(np.float32)
-
-
-CPUINFO = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").is_file() else ""
-
-
-@with_kernels
-@pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("step", [1, 5, 60, 257])
-@pytest.mark.parametrize(("heads", "kv_heads", "size"), [(4, 4, 64), (6, 2, 24), (2, 1, 72)])
-def test_products_of_many_queries_may_be_rounded(heads, kv_heads, size, step, threads):
-    """As bfloat16 rounds their factors, where the CPU has such products; of few, never."""
-    feeds = seen_by_tower(2, step, heads, kv_heads, size)
-    given = {"heads": heads, "kv_heads": kv_heads, "size": size}
-    bias = np.random.default_rng(1).standard_normal((1, heads, step, step)).astype(np.float32)
-    session = tower_session(**given, threads=threads, rounded=1)
-    [y] = session.run(None, feeds | {"bias": bias})
-    exact = tower_expected(feeds, **given, bias=bias)
-    if step * heads // kv_heads < 24 or "avx512_bf16" not in CPUINFO:
-        near(y, exact, ALLOWED)
-        return
-    scale = np.float32(size**-0.5)
-    unscaled = bfloat16(feeds["query"] * scale).astype(np.float64) / float(scale)
-    rounded = {name: bfloat16(feeds[name]) for name in ("key", "value")} | {"query": unscaled}
-    sizes = rounded | {"value": np.abs(rounded["value"])}
-    allowed = 2.0**-8 * tower_expected(sizes, **given, bias=bias)
-    near(y, tower_expected(rounded, **given, bias=bias), ALLOWED + allowed)
-    if step * heads // kv_heads >= 24 * 4 * threads:  # every thread has many
-        assert np.abs(y - exact).max() > 10 * ALLOWED
-
-
-@with_kernels
-@pytest.mark.parametrize("half", [False, True])
-@pytest.mark.parametrize(("window", "softcap"), [(0, 0.0), (9, 0.0), (70, 2.0)])
-def test_a_cache_is_written_as_it_is_whatever_is_rounded(window, softcap, half):
-    given = {"window": window, "softcap": softcap}
-    session = cached_session(4, 2, 24, half=half, rounded=1, **given)
-    feeds = asked([200, 131], 130, 210, 4, 2, 24, half)
-    expected, *caches = expected_of(feeds, 4, 24**-0.5, **given)
-    out, *present = run(session, feeds, in_place=True)
-    near(out, expected, 0.03)
-    for cache, wanted in zip(present, caches, strict=True):
-        assert np.array_equal(cache, wanted)
-
-
-@with_kernels
-def test_programs_from_before_rounding_was_an_attribute_are_not_rounded():
-    heads = {"num_heads": 2, "kv_num_heads": 2, "scale": 24**-0.5}
-    shapes = {name: ["B", "S", 48] for name in TOWER[:3]}
-    feeds = seen_by_tower(1, 200, 2, 2, 24)
-    [y] = session("TowerAttention", shapes, **heads).run(None, feeds)
-    near(y, tower_expected(feeds, 2, 2, 24), ALLOWED)

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 _BITS = {"int4_block": 4, "int8_block": 8}
-# Formats whose products take activations of eight bits.
-_ROUNDING = {"int4_block", "int8_channel"}
 
 
 def lower_node(low: Lowering, node: ir.Node, slower: frozenset[Product]) -> bool:
@@ -64,7 +62,6 @@ def _tower(low: Lowering, node: ir.Node) -> bool:
     if attributes["causal"]:
         return False
     given = {key: attributes[key] for key in ("num_heads", "kv_num_heads", "scale")}
-    given["rounded"] = _rounded(low)
     replace(node, [low.add("TowerAttention", list(node.inputs), given, domain=DOMAIN)])
     return True
 
@@ -96,7 +93,6 @@ def _cached(low: Lowering, node: ir.Node) -> bool:
             "scale": attributes["scale"],
             "softcap": attributes["softcap"],
             "window": attributes["window"] or 0,
-            "rounded": _rounded(low),
         },
         domain=DOMAIN,
         outputs=3,
@@ -105,8 +101,3 @@ def _cached(low: Lowering, node: ir.Node) -> bool:
         out = resize_heads(low, out, heads, cached, size)
     replace(node, [out, *present])
     return True
-
-
-def _rounded(low: Lowering) -> int:
-    """Whether attention may round to bfloat16: where products round more, to eight bits."""
-    return int(any(stored.format in _ROUNDING for stored in low.weights.values()))

@@ -1,5 +1,5 @@
-// Scaled dot-product attention on AVX-512, in float32 or with bfloat16 products: of decoders, over a
-// cache that is extended in place, and of towers. Scores of a few query rows are computed for all keys they may see, and for
+// Scaled dot-product attention in float32 on AVX-512: of decoders, over a cache that is extended in
+// place, and of towers. Scores of a few query rows are computed for all keys they may see, and for
 // no other; then softmax; then the sum of values.
 #include "kernels.h"
 
@@ -7,7 +7,6 @@
 #include <cmath>
 #include <cstring>
 #include <functional>
-#include <type_traits>
 
 #include "activation.h"
 #include "float_tile.h"
@@ -74,82 +73,40 @@ inline void seen(const Rows& rows, size_t r, size_t* first, size_t* last) {
   *first = s.window && *last > s.window ? *last - s.window : 0;
 }
 
-// Numbers -> pairs of bfloat16, zeros behind the last; may be done in place.
-AVX512_BF16 void pair_row(const float* from, size_t count, float scale, uint32_t* out) {
-  for (size_t i = 0; i < count; i += 32) {
-    __m512 v[2];
-    for (size_t h = 0; h < 2; ++h) {
-      const size_t at = std::min(i + h * 16, count);
-      v[h] = _mm512_mul_ps(_mm512_set1_ps(scale), _mm512_maskz_loadu_ps(first16(count - at), from + at));
-    }
-    const __m512i pairs = (__m512i)_mm512_cvtne2ps_pbh(v[1], v[0]);
-    _mm512_mask_storeu_epi32(out + i / 2, first16((count - i + 1) / 2), pairs);
-  }
-}
-
-// Rows low .. high of a head for the sum over them: [rows][size], or of pairs [rows / 2][size].
-AVX512_BF16 const uint32_t* summed_rows(const Head& of, size_t low, size_t high, size_t size,
-                                        Scratch<uint32_t>& room, size_t* stride) {
-  uint32_t* out = room.at_least((high - low + 1) / 2 * size);
-  *stride = size;
-  for (size_t t = low; t < high; t += 2)
-    for (size_t d = 0; d < size; d += 16) {
-      const __mmask16 there = first16(size - d);
-      const __m512 first = load(of.from, of.half, t * of.stride + d, there);
-      const __m512 second = t + 1 < high ? load(of.from, of.half, (t + 1) * of.stride + d, there)
-                                         : _mm512_setzero_ps();
-      _mm512_mask_storeu_epi32(out + (t - low) / 2 * size + d, there, paired(first, second));
-    }
-  return out;
-}
-
-AVX512 const float* summed_rows(const Head& of, size_t low, size_t high, size_t size,
-                                Scratch<float>& room, size_t* stride) {
-  *stride = of.half ? size : of.stride;
-  if (!of.half) return static_cast<const float*>(of.from) + low * of.stride;
-  float* plain = room.at_least((high - low) * size);
-  for (size_t t = low; t < high; ++t)
-    for (size_t d = 0; d < size; d += 16)
-      _mm512_mask_storeu_ps(plain + (t - low) * size + d, first16(size - d),
-                            load(of.from, true, t * of.stride + d, first16(size - d)));
-  return plain;
-}
-
-// Number is what products are made of: float, or uint32_t for pairs of bfloat16.
-template <typename Number>
 AVX512 void attend_rows(const Rows& rows, const Head& keys, const Head& values, size_t begin,
                         size_t end) {
-  constexpr bool kPairs = !std::is_same_v<Number, float>;
-  constexpr size_t kIn = kPairs ? 2 : 1;
   const AttentionShape& s = rows.shape;
   const size_t size = s.head_size, room = (size + 15) / 16 * 16;
   size_t low, high, unused;
   seen(rows, begin, &low, &unused);
   seen(rows, end - 1, &unused, &high);
   const size_t panels = (high - low + kPanel - 1) / kPanel, width = panels * kPanel;
-  const size_t inner = (size + kIn - 1) / kIn;  // of a query by a key
-  static thread_local Scratch<Number> key_room, value_room, query_room;
-  static thread_local Scratch<float> score_room, out_room;
-  Number* packed = key_room.at_least(panels * inner * kPanel);
-  Number* queries = query_room.at_least(kRows * room);
+  static thread_local Scratch<float> key_room, value_room, query_room, score_room, out_room;
+  float* packed = key_room.at_least(panels * size * kPanel);
+  float* queries = query_room.at_least(kRows * room);
   float* scores = score_room.at_least(kRows * width);
   float* sums = out_room.at_least(kTile * room);
   pack_panels(keys.from, keys.half, keys.stride, low, high, size, packed);
-  size_t value_stride = 0;
-  const Number* value = summed_rows(values, low, high, size, value_room, &value_stride);
+  const float* value = static_cast<const float*>(values.from) + low * values.stride;
+  size_t value_stride = values.stride;
+  if (values.half) {
+    float* plain = value_room.at_least((high - low) * size);
+    for (size_t t = low; t < high; ++t)
+      for (size_t d = 0; d < size; d += 16)
+        _mm512_mask_storeu_ps(plain + (t - low) * size + d, first16(size - d),
+                              load(values.from, true, t * values.stride + d, first16(size - d)));
+    value = plain, value_stride = size;
+  }
   const size_t steps_apart = s.heads * size;
   const auto place = [&](size_t r) { return r / s.group * steps_apart + r % s.group * size; };
   for (size_t block = begin; block < end; block += kRows) {
     const size_t count = std::min(kRows, end - block);
     for (size_t r = 0; r < count; ++r) {
       const float* from = rows.query + place(block + r);
-      if constexpr (kPairs)
-        pair_row(from, size, s.scale, queries + r * room);
-      else
-        for (size_t d = 0; d < size; d += 16)
-          _mm512_mask_storeu_ps(queries + r * room + d, first16(size - d),
-                                _mm512_mul_ps(_mm512_maskz_loadu_ps(first16(size - d), from + d),
-                                              _mm512_set1_ps(s.scale)));
+      for (size_t d = 0; d < size; d += 16)
+        _mm512_mask_storeu_ps(queries + r * room + d, first16(size - d),
+                              _mm512_mul_ps(_mm512_maskz_loadu_ps(first16(size - d), from + d),
+                                            _mm512_set1_ps(s.scale)));
     }
     // The first and last key that some row of a tile sees, from `low` on, in whole panels.
     size_t from[kRows], to[kRows], tile_from[kRows / kTile], tile_to[kRows / kTile];
@@ -162,8 +119,8 @@ AVX512 void attend_rows(const Rows& rows, const Head& keys, const Head& values, 
     for (size_t p = 0; p < panels; ++p)
       for (size_t r = 0; r < count; r += kTile) {
         if (p * kPanel < tile_from[r / kTile] || p * kPanel >= tile_to[r / kTile]) continue;
-        multiply(std::min(kTile, count - r), queries + r * room, room, packed + p * inner * kPanel,
-                 kPanel, inner, scores + r * width + p * kPanel, width, kPanel, false);
+        multiply(std::min(kTile, count - r), queries + r * room, room, packed + p * size * kPanel,
+                 kPanel, size, scores + r * width + p * kPanel, width, kPanel, false);
       }
     for (size_t r = 0; r < count; r += kTile) {
       const size_t of_tile = std::min(kTile, count - r), start = tile_from[r / kTile];
@@ -182,14 +139,10 @@ AVX512 void attend_rows(const Rows& rows, const Head& keys, const Head& values, 
         inverse[j] = sum > 0 ? 1 / sum : 0;
         std::fill(row + start, row + first, 0.0f);
         std::fill(row + last, row + tile_to[r / kTile], 0.0f);
-        if constexpr (kPairs)
-          pair_row(row + start, tile_to[r / kTile] - start, 1,
-                   reinterpret_cast<uint32_t*>(row + start));
       }
-      const Number* weights = reinterpret_cast<const Number*>(scores + r * width + start);
       for (size_t d = 0; d < size; d += kPanel)
-        multiply(of_tile, weights, width, value + start / kIn * value_stride + d, value_stride,
-                 (tile_to[r / kTile] - start + kIn - 1) / kIn, sums + d, room,
+        multiply(of_tile, scores + r * width + start, width, value + start * value_stride + d,
+                 value_stride, tile_to[r / kTile] - start, sums + d, room,
                  std::min(kPanel, size - d), false);
       for (size_t j = 0; j < of_tile; ++j) {
         float* to_out = rows.out + place(block + r + j);
@@ -229,16 +182,13 @@ void attend(const AttentionShape& s, size_t batch, size_t step, const Parallel& 
   const size_t rows = step * s.group, kv_heads = s.heads / s.group;
   const size_t parts = slices(rows, batch * kv_heads, parallel.threads);
   const size_t of_part = (rows + parts - 1) / parts;
-  // A few rows are done before their keys would be rounded.
-  static const bool can_round = __builtin_cpu_supports("avx512bf16");
-  const bool rounded = s.rounded && can_round && of_part >= kRows;
   each(parallel, batch * kv_heads * parts, [&](size_t task) {
     const size_t part = parts - 1 - task % parts;  // the longest first
     Rows of{s, nullptr, nullptr, nullptr, 0, 0};
     Head keys, values;
     const size_t begin = part * of_part, end = std::min(rows, begin + of_part);
     if (begin < end && head_of(task / parts / kv_heads, task / parts % kv_heads, &of, &keys, &values))
-      (rounded ? attend_rows<uint32_t> : attend_rows<float>)(of, keys, values, begin, end);
+      attend_rows(of, keys, values, begin, end);
   });
 }
 

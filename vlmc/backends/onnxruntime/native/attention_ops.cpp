@@ -20,16 +20,12 @@ void expect_rank(const char* name, const Tensor& tensor, size_t rank) {
   }
 }
 
-// Heads of a node: query heads, and key heads that groups of them share; whether their products may
-// be rounded to bfloat16.
+// Heads of a node: query heads, and key heads that groups of them share.
 struct Heads {
   int64_t query, key;
-  bool rounded;
 
   explicit Heads(const KernelInfo* info)
-      : query(attribute(info, "num_heads")),
-        key(attribute(info, "kv_num_heads")),
-        rounded(attribute(info, "rounded", 0) != 0) {
+      : query(attribute(info, "num_heads")), key(attribute(info, "kv_num_heads")) {
     if (query <= 0 || key <= 0 || query % key) {
       throw std::invalid_argument("num_heads is a multiple of kv_num_heads, both positive");
     }
@@ -92,8 +88,7 @@ struct CachedAttention {
                                      scale,
                                      softcap,
                                      true,
-                                     static_cast<size_t>(window),
-                                     heads.rounded};
+                                     static_cast<size_t>(window)};
     Borrowed{context}.run(threads, [&](const vlmc::Parallel& parallel) {
       vlmc::cached_attention(shape, static_cast<size_t>(batch), static_cast<size_t>(step),
                              static_cast<size_t>(capacity), query.as<float>(), key.as<float>(),
@@ -144,8 +139,7 @@ struct TowerAttention {
                                scale,
                                0,
                                false,
-                               0,
-                               heads.rounded};
+                               0};
     size_t batch_stride = 0;
     if (bias.data) {
       expect_rank("bias", bias, 4);

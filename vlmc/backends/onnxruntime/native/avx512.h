@@ -5,10 +5,7 @@
 #include <cstddef>
 
 #define AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")))
-#define AVX512_BF16 \
-  __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16")))
 #define AVX512_INLINE AVX512 __attribute__((always_inline)) static inline
-#define AVX512_BF16_INLINE AVX512_BF16 __attribute__((always_inline)) static inline
 
 namespace vlmc {
 

@@ -1,10 +1,7 @@
 #pragma once
-// Products of small matrices, the sums in float32 registers; AVX-512. Numbers are float, or uint32_t
-// where two bfloat16 that follow each other along the inner axis lie in one.
+// Products of small float32 matrices, the sums in registers; AVX-512.
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
-#include <type_traits>
 
 #include "avx512.h"
 
@@ -18,18 +15,10 @@ AVX512_INLINE __m512 load(const void* from, bool half, size_t at, __mmask16 ther
   return _mm512_maskz_loadu_ps(there, static_cast<const float*>(from) + at);
 }
 
-// a b + sum, of sixteen numbers of b and one of a.
-AVX512_INLINE __m512 add_product(float a, __m512 b, __m512 sum) {
-  return _mm512_fmadd_ps(_mm512_set1_ps(a), b, sum);
-}
-AVX512_BF16_INLINE __m512 add_product(uint32_t a, __m512 b, __m512 sum) {
-  return _mm512_dpbf16_ps(sum, (__m512bh)_mm512_set1_epi32((int32_t)a), (__m512bh)b);
-}
-
 // c[R][count] = a[R][inner] b[inner][count] (+ c), 16 (V - 1) < count <= 16 V.
-template <typename Number, size_t R, size_t V>
-AVX512_BF16 void tile(const Number* a, size_t lda, const Number* b, size_t ldb, size_t inner,
-                      float* c, size_t ldc, size_t count, bool onto) {
+template <size_t R, size_t V>
+AVX512 void tile(const float* a, size_t lda, const float* b, size_t ldb, size_t inner, float* c,
+                 size_t ldc, size_t count, bool onto) {
   __m512 acc[R][V];
   const __mmask16 last = first16(count - (V - 1) * 16);
 #pragma GCC unroll 8
@@ -44,9 +33,11 @@ AVX512_BF16 void tile(const Number* a, size_t lda, const Number* b, size_t ldb, 
     for (size_t j = 0; j < V; ++j)
       v[j] = _mm512_maskz_loadu_ps(j + 1 < V ? 0xffff : last, b + i * ldb + j * 16);
 #pragma GCC unroll 8
-    for (size_t r = 0; r < R; ++r)
+    for (size_t r = 0; r < R; ++r) {
+      const __m512 x = _mm512_set1_ps(a[r * lda + i]);
 #pragma GCC unroll 4
-      for (size_t j = 0; j < V; ++j) acc[r][j] = add_product(a[r * lda + i], v[j], acc[r][j]);
+      for (size_t j = 0; j < V; ++j) acc[r][j] = _mm512_fmadd_ps(x, v[j], acc[r][j]);
+    }
   }
 #pragma GCC unroll 8
   for (size_t r = 0; r < R; ++r)
@@ -55,22 +46,17 @@ AVX512_BF16 void tile(const Number* a, size_t lda, const Number* b, size_t ldb, 
       _mm512_mask_storeu_ps(c + r * ldc + j * 16, j + 1 < V ? 0xffff : last, acc[r][j]);
 }
 
-template <typename Number>
-using Tile = void (*)(const Number*, size_t, const Number*, size_t, size_t, float*, size_t, size_t,
+using Tile = void (*)(const float*, size_t, const float*, size_t, size_t, float*, size_t, size_t,
                       bool);
-template <typename Number, size_t R>
-constexpr Tile<Number> kTilesOf[4] = {tile<Number, R, 1>, tile<Number, R, 2>, tile<Number, R, 3>,
-                                      tile<Number, R, 4>};
-template <typename Number>
-constexpr const Tile<Number>* kTiles[kTile] = {kTilesOf<Number, 1>, kTilesOf<Number, 2>,
-                                               kTilesOf<Number, 3>, kTilesOf<Number, 4>,
-                                               kTilesOf<Number, 5>, kTilesOf<Number, 6>};
+template <size_t R>
+constexpr Tile kTilesOf[4] = {tile<R, 1>, tile<R, 2>, tile<R, 3>, tile<R, 4>};
+constexpr const Tile* kTiles[kTile] = {kTilesOf<1>, kTilesOf<2>, kTilesOf<3>,
+                                       kTilesOf<4>, kTilesOf<5>, kTilesOf<6>};
 
 // c[rows][count] = a[rows][inner] b[inner][count] (+ c), rows <= kTile, count <= kPanel.
-template <typename Number>
-void multiply(size_t rows, const Number* a, size_t lda, const Number* b, size_t ldb, size_t inner,
-              float* c, size_t ldc, size_t count, bool onto) {
-  kTiles<Number>[rows - 1][(count + 15) / 16 - 1](a, lda, b, ldb, inner, c, ldc, count, onto);
+inline void multiply(size_t rows, const float* a, size_t lda, const float* b, size_t ldb,
+                     size_t inner, float* c, size_t ldc, size_t count, bool onto) {
+  kTiles[rows - 1][(count + 15) / 16 - 1](a, lda, b, ldb, inner, c, ldc, count, onto);
 }
 
 AVX512_INLINE void transpose(__m512* v) {
@@ -102,21 +88,11 @@ AVX512_INLINE void transpose(__m512* v) {
   for (int i = 0; i < 16; ++i) v[i] = t[i];
 }
 
-// Two rows of numbers as pairs: the first one's in the low halves.
-AVX512_BF16_INLINE __m512i paired(__m512 first, __m512 second) {
-  const __m512i low = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(first));
-  const __m512i high = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(second));
-  return _mm512_or_si512(low, _mm512_slli_epi32(high, 16));
-}
-
 // Rows first .. last of a matrix, `size` numbers each from `from` + row * stride on, transposed:
-// [panels][size][64], or of pairs [panels][ceil(size / 2)][64]; zeros behind the last.
-template <typename Number>
-AVX512_BF16 void pack_panels(const void* from, bool half, size_t stride, size_t first, size_t last,
-                             size_t size, Number* out) {
-  constexpr size_t kIn = std::is_same_v<Number, float> ? 1 : 2;
-  const size_t inner = (size + kIn - 1) / kIn;
-  for (size_t p = first; p < last; p += kPanel, out += inner * kPanel)
+// [panels][size][64], zeros behind the last.
+AVX512 inline void pack_panels(const void* from, bool half, size_t stride, size_t first,
+                               size_t last, size_t size, float* out) {
+  for (size_t p = first; p < last; p += kPanel, out += size * kPanel)
     for (size_t t = 0; t < kPanel; t += 16)
       for (size_t d = 0; d < size; d += 16) {
         const __mmask16 there = first16(size - d);
@@ -125,13 +101,8 @@ AVX512_BF16 void pack_panels(const void* from, bool half, size_t stride, size_t 
           v[j] = p + t + j < last ? load(from, half, (p + t + j) * stride + d, there)
                                   : _mm512_setzero_ps();
         transpose(v);
-        for (size_t j = 0; j < 16 && d + j < size; j += kIn) {
-          Number* to = out + (d + j) / kIn * kPanel + t;
-          if constexpr (kIn == 1)
-            _mm512_storeu_ps(to, v[j]);
-          else
-            _mm512_storeu_si512(to, paired(v[j], v[j + 1]));
-        }
+        for (size_t j = 0; j < 16 && d + j < size; ++j)
+          _mm512_storeu_ps(out + (d + j) * kPanel + t, v[j]);
       }
 }
 

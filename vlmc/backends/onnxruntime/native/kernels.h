@@ -66,8 +66,6 @@ struct AttentionShape {
   float scale, softcap;            // softcap 0: none
   bool causal;
   size_t window;  // keys a query sees, itself included; 0: all before it
-  // Products of many queries may round their factors to bfloat16, where the CPU multiplies such.
-  bool rounded = false;
   size_t bias_head_stride = 0, bias_width = 0;
 };
 

@@ -67,9 +67,7 @@ struct Api {
   Status* (*KernelContext_GetInput)(const KernelContext* context, size_t index, const Value** out);
   Status* (*KernelContext_GetOutput)(KernelContext* context, size_t index, const int64_t* sizes,
                                      size_t count, Value** out);
-  Slot from_92[1];
-  void (*ReleaseStatus)(Status* status);
-  Slot from_94[5];
+  Slot from_92[7];
   void (*ReleaseTensorTypeAndShapeInfo)(TypeShape* info);
   Slot from_100[168];
   Status* (*ShapeInferContext_GetInputTypeShape)(const ShapeContext* context, size_t index,
@@ -109,7 +107,6 @@ VLMC_SLOT(KernelInfoGetAttribute_int64, 86);
 VLMC_SLOT(KernelContext_GetInputCount, 88);
 VLMC_SLOT(KernelContext_GetInput, 90);
 VLMC_SLOT(KernelContext_GetOutput, 91);
-VLMC_SLOT(ReleaseStatus, 93);
 VLMC_SLOT(ReleaseTensorTypeAndShapeInfo, 99);
 VLMC_SLOT(ShapeInferContext_GetInputTypeShape, 268);
 VLMC_SLOT(ShapeInferContext_SetOutputTypeShape, 270);

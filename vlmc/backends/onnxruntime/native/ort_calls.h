@@ -118,16 +118,6 @@ inline int64_t attribute(const KernelInfo* info, const char* name) {
   return value;
 }
 
-// One that programs of earlier releases lack.
-inline int64_t attribute(const KernelInfo* info, const char* name, int64_t absent) {
-  int64_t value = absent;
-  if (Status* status = api->KernelInfoGetAttribute_int64(info, name, &value)) {
-    api->ReleaseStatus(status);
-    return absent;
-  }
-  return value;
-}
-
 inline float float_attribute(const KernelInfo* info, const char* name) {
   float value = 0;
   check(api->KernelInfoGetAttribute_float(info, name, &value));
