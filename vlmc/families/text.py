@@ -20,7 +20,8 @@ class TextDefaults:
     """Defaults of one text configuration class.
 
     ``kv_heads`` None: as many as ``heads``; ``head_dim`` None: ``hidden // heads``. ``grouped``
-    False: always as many as ``heads``, whatever the file says.
+    False: always as many as ``heads``, whatever the file says. ``gated`` False: a feed-forward of
+    two matrices, not three.
     """
 
     layers: int
@@ -33,6 +34,7 @@ class TextDefaults:
     head_dim: int | None = None
     tied: bool = False
     grouped: bool = True
+    gated: bool = True
 
 
 TEXT_DEFAULTS = {
@@ -43,6 +45,7 @@ TEXT_DEFAULTS = {
     "gemma2": TextDefaults(26, 2304, 8, 256000, 8192, 9216, 4, 256, tied=True),
     "glm4v_text": TextDefaults(40, 4096, 32, 151552, 32768, 13696, 2),
     "gemma3_text": TextDefaults(26, 2304, 8, 262208, 131072, 9216, 4, 256, tied=True),
+    "gpt_neox": TextDefaults(44, 6144, 64, 50432, 2048, 24576, grouped=False, gated=False),
     "granite": TextDefaults(32, 4096, 32, 32000, 2048, 11008),
     "granite4_vision_text": TextDefaults(32, 4096, 32, 32000, 2048, 11008),
     "lfm2": TextDefaults(32, 2560, 32, 65536, 128000, 12288, 8, tied=True),
@@ -51,7 +54,7 @@ TEXT_DEFAULTS = {
     "mistral": TextDefaults(32, 4096, 32, 32000, 131072, 14336, 8),
     "olmo2": TextDefaults(32, 4096, 32, 50304, 2048, 11008),
     "paddleocr_vl_text": TextDefaults(18, 1024, 16, 103424, 131072, 3072, 2, 128, tied=True),
-    "persimmon": TextDefaults(36, 4096, 64, 262144, 16384, 16384, grouped=False),
+    "persimmon": TextDefaults(36, 4096, 64, 262144, 16384, 16384, grouped=False, gated=False),
     "phi3": TextDefaults(32, 3072, 32, 32064, 4096, 8192),
     "qwen2": TextDefaults(32, 4096, 32, 151936, 32768, 22016, 32),
     "qwen2_5_vl_text": TextDefaults(80, 8192, 64, 152064, 32768, 29568, 8),
@@ -60,6 +63,8 @@ TEXT_DEFAULTS = {
     "qwen3_vl_text": TextDefaults(32, 4096, 32, 151936, 128000, 22016, 32, 128),
     "qwen3_vl_moe_text": TextDefaults(24, 2048, 16, 151936, 128000, 5632, 16, tied=True),
     "smollm3": TextDefaults(36, 2048, 16, 128256, 32768, 11008, 4, tied=True),
+    "stablelm": TextDefaults(32, 2560, 32, 50304, 4096, 6912, 32),
+    "starcoder2": TextDefaults(30, 3072, 24, 49152, 4096, 12288, 2, tied=True, gated=False),
 }
 
 
@@ -129,7 +134,7 @@ def layer_kinds(
 def text_weights(config: Json, facts: TextFacts, *, tied: bool | None) -> tuple[int, int, int]:
     """Numbers in the decoder's layers, its embedding, and its output projection.
 
-    Counts a gated feed-forward and four attention projections, as all kinds of the table have.
+    Counts a feed-forward, gated where the kind is not known, and four attention projections.
 
     Args:
         config: The text configuration.
@@ -142,7 +147,8 @@ def text_weights(config: Json, facts: TextFacts, *, tied: bool | None) -> tuple[
     if not isinstance(inner, int):
         inner = 4 * facts.hidden
     width = facts.head_dim * (2 * facts.heads + 2 * facts.kv_heads)
-    layers = facts.layers * facts.hidden * (width + 3 * inner)
+    matrices = 2 if known is not None and not known.gated else 3
+    layers = facts.layers * facts.hidden * (width + matrices * inner)
     table = facts.vocab * facts.hidden
     if tied is None:
         said = config.get("tie_word_embeddings")
