@@ -310,6 +310,8 @@ VARIANTS: dict[str, Callable[[Path], Path]] = {
             "original_max_position_embeddings": 64,
         },
     ),
+    # Its heads share no keys, though its configuration says so.
+    "gpt-neox": lambda folder: llava(folder, text="gpt_neox"),
     "llava-next-siglip-granite": lambda folder: llava_next(
         folder,
         tower="siglip",

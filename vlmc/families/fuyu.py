@@ -68,9 +68,6 @@ def _prompt_tokens(height: int, width: int, images: ImageSpec) -> int:
 def _count(config: Json, found: Json, text: TextFacts, numbers: int) -> WeightCounts:
     tied = config.get("tie_word_embeddings") is True
     language, embedding, head = text_weights(found, text, tied=tied)
-    if text.model_type == _PERSIMMON:  # its feed-forward has no gate: two matrices, not three
-        inner = whole(found, "intermediate_size", 16384, at=_AT)
-        language -= text.layers * text.hidden * inner
     return WeightCounts(numbers * text.hidden, language, embedding, head)
 
 

@@ -21,7 +21,7 @@ class TextDefaults:
 
     ``kv_heads`` None: as many as ``heads``; ``head_dim`` None: ``hidden // heads``. ``grouped``
     False: always as many as ``heads``, whatever the file says; ``trained``:
-    ``original_max_position_embeddings``.
+    ``original_max_position_embeddings``; ``gated`` False: a feed-forward of two matrices, not three.
     """
 
     layers: int
@@ -35,6 +35,7 @@ class TextDefaults:
     tied: bool = False
     grouped: bool = True
     trained: int | None = None
+    gated: bool = True
 
 
 TEXT_DEFAULTS = {
@@ -47,6 +48,7 @@ TEXT_DEFAULTS = {
     "glm_ocr_text": TextDefaults(16, 1024, 16, 59392, 131072, 4096, 8),
     "gemma3_text": TextDefaults(26, 2304, 8, 262208, 131072, 9216, 4, 256, tied=True),
     "gemma4_text": TextDefaults(30, 2304, 8, 262144, 131072, 9216, 4, 256, tied=True),
+    "gpt_neox": TextDefaults(44, 6144, 64, 50432, 2048, 24576, grouped=False, gated=False),
     "granite": TextDefaults(32, 4096, 32, 32000, 2048, 11008),
     "granite4_vision_text": TextDefaults(32, 4096, 32, 32000, 2048, 11008),
     "lfm2": TextDefaults(32, 2560, 32, 65536, 128000, 12288, 8, tied=True),
@@ -58,7 +60,7 @@ TEXT_DEFAULTS = {
     "molmo2_text": TextDefaults(36, 4096, 32, 151936, 36864, 12288, 8, 128),
     "olmo2": TextDefaults(32, 4096, 32, 50304, 2048, 11008),
     "paddleocr_vl_text": TextDefaults(18, 1024, 16, 103424, 131072, 3072, 2, 128, tied=True),
-    "persimmon": TextDefaults(36, 4096, 64, 262144, 16384, 16384, grouped=False),
+    "persimmon": TextDefaults(36, 4096, 64, 262144, 16384, 16384, grouped=False, gated=False),
     "phi3": TextDefaults(32, 3072, 32, 32064, 4096, 8192, trained=4096),
     "phi4_multimodal": TextDefaults(32, 3072, 32, 200064, 131072, 8192, 8, trained=4096),
     "qwen2": TextDefaults(32, 4096, 32, 151936, 32768, 22016, 32),
@@ -68,6 +70,8 @@ TEXT_DEFAULTS = {
     "qwen3_vl_text": TextDefaults(32, 4096, 32, 151936, 128000, 22016, 32, 128),
     "qwen3_vl_moe_text": TextDefaults(24, 2048, 16, 151936, 128000, 5632, 16, tied=True),
     "smollm3": TextDefaults(36, 2048, 16, 128256, 32768, 11008, 4, tied=True),
+    "stablelm": TextDefaults(32, 2560, 32, 50304, 4096, 6912, 32),
+    "starcoder2": TextDefaults(30, 3072, 24, 49152, 4096, 12288, 2, tied=True, gated=False),
 }
 
 
@@ -140,7 +144,7 @@ def layer_kinds(
 def text_weights(config: Json, facts: TextFacts, *, tied: bool | None) -> tuple[int, int, int]:
     """Numbers in the decoder's layers, its embedding, and its output projection.
 
-    Counts a gated feed-forward and four attention projections, as all kinds of the table have.
+    Counts a feed-forward, gated where the kind is not known, and four attention projections.
 
     Args:
         config: The text configuration.
@@ -153,7 +157,8 @@ def text_weights(config: Json, facts: TextFacts, *, tied: bool | None) -> tuple[
     if not isinstance(inner, int):
         inner = 4 * facts.hidden
     width = facts.head_dim * (2 * facts.heads + 2 * facts.kv_heads)
-    layers = facts.layers * facts.hidden * (width + 3 * inner)
+    matrices = 2 if known is not None and not known.gated else 3
+    layers = facts.layers * facts.hidden * (width + matrices * inner)
     table = facts.vocab * facts.hidden
     if tied is None:
         said = config.get("tie_word_embeddings")
