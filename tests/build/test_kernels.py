@@ -189,6 +189,15 @@ def test_a_bundle_too_large_to_be_asked_twice_is_opened_with_kernels_too(
         replay.replay(folder, questions, tmp_path)
 
 
+def test_kernels_older_than_the_bundle_leave_it_to_the_portable_programs(workshop, tmp_path):
+    folder = shutil.copytree(workshop.build(NAME).bundle, tmp_path / "bundle")
+    file = folder / "programs/language.kernels.onnx"
+    file.write_bytes(file.read_bytes().replace(b"CachedAttention", b"CachedInFutures"))
+    engine = opened(folder, portable=False).engine
+    assert engine.kernels == "onnxruntime"
+    assert ("install a newer one" in engine.portable) == bool(KERNELS)
+
+
 @pytest.mark.parametrize("precision", ["fp32", "int4"])
 def test_a_machine_without_kernels_builds_the_same_bundle(
     workshop, tmp_path, monkeypatch, precision

@@ -21,7 +21,7 @@ class TextDefaults:
 
     ``kv_heads`` None: as many as ``heads``; ``head_dim`` None: ``hidden // heads``. ``grouped``
     False: always as many as ``heads``, whatever the file says; ``trained``:
-    ``original_max_position_embeddings``; ``gated`` False: a feed-forward of two matrices, not three.
+    ``original_max_position_embeddings``; ``gated`` False: a feed-forward of two matrices.
     """
 
     layers: int

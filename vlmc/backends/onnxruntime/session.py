@@ -22,14 +22,20 @@ _ELEMENTS: dict[str, ElementType] = {
     "tensor(float)": "float32",
 }
 _FOLDER = "session.model_external_initializers_file_folder_path"
+# onnxruntime's words for an operator that nobody registered.
+_UNKNOWN = "is not a registered function/op"
+_OLDER = "their kernels are not among those of this vlmc: install a newer one"
 _SHRINK = "memory.enable_memory_arena_shrinkage"
 
 
-def open_session(folder: Path, program: ProgramSpec, options: OpenOptions) -> Session:
+def open_session(
+    folder: Path, program: ProgramSpec, options: OpenOptions, *, refused: str = ""
+) -> Session:
     """Opens one program of a bundle.
 
     External data must lie under ``weights/`` and be listed in ``program.weights``; onnxruntime
-    is given the bundle's folder as the root, so locations read ``weights/NAME.bin``.
+    is given the bundle's folder as the root, so locations read ``weights/NAME.bin``. ``refused``
+    is why faster ones than these were not taken, where that is known.
 
     Raises:
         VlmcError: The graph points elsewhere, cannot be loaded, or does not match ``program``.
@@ -63,10 +69,13 @@ def open_session(folder: Path, program: ProgramSpec, options: OpenOptions) -> Se
     try:
         session = ort.InferenceSession(graph, settings, providers=["CPUExecutionProvider"])
     except _refusals() as error:
+        if file == program.kernels and _UNKNOWN in str(error):
+            return open_session(
+                folder, program.model_copy(update={"kernels": None}), options, refused=_OLDER
+            )
         raise VlmcError(f"onnxruntime refuses the program: {error}", at=place) from error
     _same(session.get_inputs(), program.inputs, place)
     _same(session.get_outputs(), program.outputs, place)
-    refused = ""
     if program.kernels and file != program.kernels:
         refused = "asked for" if options.portable else native.why_not()
     return OrtSession(session, program, refused, shrink=options.shrink)
