@@ -225,3 +225,16 @@ def test_ids_added_by_the_tokenizer_are_kept():
     broken = guard.broken("<s> x")
     assert guard.ids("<s> x", broken, True).count(bos) == 1
     assert guard.ids("<s> x", broken, False).count(bos) == 0
+
+
+def test_what_a_unigram_vocabulary_lacks_is_no_control_token():
+    """A text that is part of a control token is taken apart to be looked at, and stays as it is."""
+    pieces = [("<unk>", 0.0), ("▁", -1.0), ("a", -2.0), ("b", -2.0)]
+    made = Tokenizer(models.Unigram(pieces, unk_id=0))
+    made.pre_tokenizer = pre_tokenizers.Metaspace()
+    made.add_special_tokens(["<unk>", "|SPEAKER|"])
+    tokenizer = TextTokenizer(made.to_str().encode())
+    guard = tokenizer.guard(["<unk>", "|SPEAKER|"], "")
+    for text in ("a", "b", "a b|spe", "é"):
+        ids = guard.ids(text, guard.broken(text), add_special_tokens=False)
+        assert ids == made.encode(text, add_special_tokens=False).ids

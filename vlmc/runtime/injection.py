@@ -91,8 +91,7 @@ class Guard:
         self._through_normalizer = tokenizer.normalizer is not None and any(
             control.normalized for control in self._controls.values()
         )
-        unknown = getattr(tokenizer.model, "unk_token", None)
-        self._unknown = None if unknown is None else tokenizer.token_to_id(unknown)
+        self._unknown = _unknown(tokenizer)
         self._variant: Tokenizer | None = None
 
     def broken(self, text: str) -> str:
@@ -206,6 +205,17 @@ class Guard:
                 continue
             found.append((id, place))
         return found
+
+
+def _unknown(tokenizer: Tokenizer) -> int | None:
+    """The id of what the vocabulary lacks; a unigram model says it in its file alone."""
+    named = getattr(tokenizer.model, "unk_token", None)
+    if named is not None:
+        return tokenizer.token_to_id(named)
+    if type(tokenizer.model).__name__ != "Unigram":
+        return None
+    id: int | None = json.loads(tokenizer.to_str())["model"].get("unk_id")
+    return id
 
 
 def _break(text: str) -> str:
