@@ -127,7 +127,9 @@ class Oracle:
         for one in pictures:
             # As often as there are pictures: among others, a picture may have fewer features.
             text = [self.processor.image_token * shown]
-            alone = self.processor(text=text, images=[[one] * shown], return_tensors="pt")
+            nested = type(self.processor).__name__ != "GotOcr2Processor"
+            given = [[one] * shown] if nested else [one] * shown
+            alone = self.processor(text=text, images=given, return_tensors="pt")
             counts.append(alone["input_ids"][0].tolist().count(token) // shown)
         together = np.concatenate([part.numpy() for part in found])
         assert sum(counts) == len(together)
