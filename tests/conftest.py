@@ -55,7 +55,8 @@ def needs_absent_library(path: Path) -> bool:
             if top in ABSENT:
                 return True
             if top == "tests":
-                waiting.append(ROOT.joinpath("tests", *rest.split(".")).with_suffix(".py"))
+                module = ROOT.joinpath("tests", *rest.split("."))
+                waiting += [module.with_suffix(".py"), module / "__init__.py"]
     return False
 
 
