@@ -102,14 +102,3 @@ class Workshop:
 @pytest.fixture(scope="session")
 def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
     return Workshop(tmp_path_factory.mktemp("build"))
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of one checkpoint run in one process: what one of them exports serves all."""
-    here = Path(__file__).parent
-    for item in items:
-        values = getattr(item, "callspec", None)
-        if here in item.path.parents:
-            name = values.params.get("name", item.path.stem) if values else item.path.stem
-            item.add_marker(pytest.mark.xdist_group(str(name)))

@@ -177,10 +177,12 @@ def image_features_of(model: Any) -> Any:
     """
     from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
-    inner = getattr(model, "model", None)
-    found = getattr(model, "get_image_features", getattr(inner, "get_image_features", None))
+    for holder in (model, getattr(model, "model", None)):
+        found = getattr(holder, "get_image_features", None)
+        if found is not None:
+            return found
     bare = getattr(MODEL_MAPPING[type(model.config)], "get_image_features", None)
-    return found or (bare and partial(bare, model))
+    return bare and partial(bare, model)
 
 
 def _parts(made: Any, deepstack: Collection[int]) -> list[Any]:
