@@ -35,7 +35,7 @@ class GraphSpec:
     """One graph to export, ``vision`` or ``language``: its typed inputs and outputs, in order.
 
     ``sizes`` are for tracing the free dimensions; ``multiples`` says which of them are always a
-    multiple of a number.
+    multiple of a number, to which a size is rounded up.
     """
 
     name: str
@@ -95,11 +95,22 @@ def export(
     (out / PARAMETERS).write_text(text, encoding="utf-8")
 
 
+def trace_sizes(spec: GraphSpec) -> dict[str, int]:
+    """Sizes of the free dimensions to trace with.
+
+    What is always a multiple of a number is twice that number at least: a single one specializes.
+    """
+    sizes = {**_TRACE, **spec.sizes}
+    for name, times in spec.multiples.items():
+        sizes[name] = times * max(2, -(-sizes[name] // times))
+    return sizes
+
+
 def _export_one(spec: GraphSpec, module: nn.Module) -> ir.Model:
     import torch
 
     fake = next(p.fake_mode for p in module.parameters())  # type: ignore[attr-defined]
-    sizes = {**_TRACE, **spec.sizes}
+    sizes = trace_sizes(spec)
     free = {d for t in spec.inputs for d in t.shape if isinstance(d, str)}
     dims: dict[str, Any] = {}
     for name in sorted(free):
