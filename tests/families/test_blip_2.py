@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from tests.build.oracle import make_processor
-from tests.checkpoints.queries import blip_2
+from tests.checkpoints.queries import blip_2, instructblip
 from vlmc.errors import VlmcError
 from vlmc.families import by_model_type
 from vlmc.families.blip_2 import ENDS
@@ -146,3 +146,29 @@ def test_the_picture_stands_before_the_whole_prompt(tmp_path: Path) -> None:
     assert built("a", PromptBuilder(spec, words, ChatTemplate(turns))) == built("a!")
     with pytest.raises(VlmcError, match="writes '<image>', which belongs before the prompt"):
         built("a", PromptBuilder(spec, words, ChatTemplate("<image>" + turns)))
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("opt", {}),
+        ("gemma2", {"final_logit_softcapping": 3.0, "head_dim": 16}),
+        ("granite", {"logits_scaling": 7.0}),
+        ("cohere2", {"logit_scale": 0.25}),
+    ],
+)
+@pytest.mark.parametrize("name", ["blip-2", "instructblip"])
+def test_logits_are_those_of_the_decoders_own_class(tmp_path, name, text, values):
+    import torch
+    import transformers as hf
+
+    make = {"blip-2": blip_2, "instructblip": instructblip}[name]
+    model = hf.AutoModelForMultimodalLM.from_pretrained(make(tmp_path, text=text, **values))
+    family = by_model_type(name)
+    ids = torch.tensor([[5, 9, 200, 31]])
+    with torch.no_grad():
+        hidden = family.decoder(model)(input_ids=ids).last_hidden_state
+        found = model.language_model.get_output_embeddings()(hidden)
+        made = family.logits(model, found) if family.logits else found
+        expected = model.language_model(input_ids=ids).logits
+    torch.testing.assert_close(made, expected)

@@ -5,7 +5,7 @@ Mirrors ``transformers.models.blip_2`` (``Blip2ForConditionalGeneration``).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vlmc.bundle.manifest import ImageSpec, PositionSpec
 from vlmc.errors import VlmcError
@@ -18,7 +18,7 @@ from vlmc.runtime.images import image_tokens, vision_inputs
 from vlmc.schema import Json
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 _AT = "config.json"
 _TEXT_AT = f"{_AT}: text_config"
@@ -159,6 +159,18 @@ def decoder(model: nn.Module) -> nn.Module:
     return model.language_model.get_decoder()  # type: ignore[union-attr,operator,no-any-return]
 
 
+def logits(model: Any, values: Tensor) -> Tensor:
+    """What the decoder's own class makes of its head's logits.
+
+    Cohere multiplies them, Granite divides them, Gemma 2 bounds them, as their ``*ForCausalLM``.
+    """
+    config = model.language_model.config
+    values = values * (getattr(config, "logit_scale", None) or 1.0)
+    values = values / (getattr(config, "logits_scaling", None) or 1.0)
+    cap = getattr(config, "final_logit_softcapping", None)
+    return values if cap is None else (values / cap).tanh() * cap
+
+
 def vision(model: nn.Module) -> nn.Module:
     """Tower, Q-Former and projection: pixels float ``[1, 3, S, S]`` -> ``[queries, hidden]``."""
     from vlmc.families.query_towers import QFormerFeatures
@@ -177,4 +189,5 @@ FAMILY = Family(
     plain_image="",
     leading_images=True,
     extra_tokens=("<image>",),
+    logits=logits,
 )

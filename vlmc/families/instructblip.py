@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vlmc.bundle.manifest import TensorSpec, VisionText
-from vlmc.families.blip_2 import count_qformer, decoder, query_facts
+from vlmc.families.blip_2 import count_qformer, decoder, logits, query_facts
 from vlmc.families.configs import MAX_LAYERS, section, whole
 from vlmc.families.spec import Checkpoint, Family, ModelFacts
 from vlmc.schema import Json
@@ -69,4 +69,5 @@ FAMILY = Family(
     leading_images=True,
     folders=(_FOLDER,),
     extra_tokens=("<image>",),
+    logits=logits,
 )
