@@ -33,3 +33,14 @@ def test_a_decoder_with_attention_sinks_is_not_built_without_them(workshop):
     workshop.made["checkpoint", "sinks"] = folder
     with pytest.raises(VlmcError, match="GptOssAttention has attention sinks"):
         workshop.build("sinks", until="export")
+
+
+def test_a_decoder_whose_class_knows_no_other_attention_is_refused(workshop):
+    from tests.checkpoints.queries import blip_2
+
+    # Falcon looks its attention up in a table of its own.
+    folder = blip_2(workshop.folder / "falcon", text="falcon")
+    workshop.made["checkpoint", "falcon"] = folder
+    with pytest.raises(VlmcError, match="has attention of its own") as caught:
+        workshop.build("falcon", until="export")
+    assert "config.json" in str(caught.value)

@@ -73,6 +73,14 @@ def build_module(folder: Path, attention: str, own: Collection[str] = ()) -> nn.
         raise VlmcError(
             f"transformers refuses this configuration: {error}", at=str(folder / "config.json")
         ) from error
+    except KeyError as error:
+        if error.args != (attention,):
+            raise
+        # As Falcon does, which looks its attention up in a table of its own.
+        raise VlmcError(
+            "a part of this model has attention of its own, which cannot be replaced",
+            at=str(folder / "config.json"),
+        ) from error
     for name, buffer in list(model.named_buffers()):
         owner, _, leaf = name.rpartition(".")
         model.get_submodule(owner)._buffers[leaf] = torch.empty_like(buffer, device="cpu")
