@@ -8,7 +8,7 @@ namespace vlmc {
 
 // Raised with every change of an operator's meaning; vlmc/backends/onnxruntime/native/__init__.py
 // refuses a library that was built from other sources.
-constexpr int kInterface = 3;
+constexpr int kInterface = 4;
 
 // Runs task(data, 0) .. task(data, tasks - 1), each once, in any order, and waits for all of them.
 // A task must not throw. threads: how many may run at a time, to choose the number of tasks by.
@@ -85,5 +85,11 @@ void cached_attention(const AttentionShape& shape, size_t batch, size_t step, si
 void tower_attention(const AttentionShape& shape, size_t batch, size_t step, size_t total,
                      const float* query, const float* key, const float* value, const float* bias,
                      size_t bias_batch_stride, float* out, const Parallel& parallel);
+
+// Weights w[rows, columns], all finite, to codes[rows, blocks, block / 2], scales[rows, blocks] and
+// zero_points[rows, ceil(blocks / 2)], as linear_blocks reads them; block is 16, 32, ... 256.
+// loss[3]: the sums of squared errors and of squared weights, and the largest error.
+void quantize_blocks4(const float* w, size_t rows, size_t columns, size_t block, uint8_t* codes,
+                      float* scales, uint8_t* zero_points, double* loss);
 
 }  // namespace vlmc
