@@ -13,7 +13,7 @@ from vlmc.errors import VlmcError
 from vlmc.sources.folder import SourceFolder
 
 # Large, as a thread that hashes beside busy ones waits for its turn after each.
-_BLOCK = 16 << 20
+_BLOCK = 4 << 20
 # A file changed within the clock's grain of being hashed may look unchanged afterwards.
 _SETTLED_SECONDS = 2
 
