@@ -24,24 +24,39 @@ struct Head {
   bool half;
 };
 
-// exp(row - its largest) in place; returns the sum.
+// exp(row - its largest) in place; returns the sum. Four at a time: what one waits for, others do.
 AVX512 float softmax(float* row, size_t count) {
-  __m512 top = _mm512_set1_ps(-INFINITY);
-  for (size_t i = 0; i < count; i += 16)
-    top = _mm512_mask_max_ps(top, first16(count - i), top,
-                             _mm512_maskz_loadu_ps(first16(count - i), row + i));
-  const float largest = _mm512_reduce_max_ps(top);
+  const size_t whole = count / 64 * 64;
+  __m512 top[4], sum[4];
+#pragma GCC unroll 4
+  for (size_t j = 0; j < 4; ++j) top[j] = _mm512_set1_ps(-INFINITY), sum[j] = _mm512_setzero_ps();
+  for (size_t i = 0; i < whole; i += 64)
+#pragma GCC unroll 4
+    for (size_t j = 0; j < 4; ++j)
+      top[j] = _mm512_max_ps(top[j], _mm512_loadu_ps(row + i + j * 16));
+  for (size_t i = whole; i < count; i += 16)
+    top[0] = _mm512_mask_max_ps(top[0], first16(count - i), top[0],
+                                _mm512_maskz_loadu_ps(first16(count - i), row + i));
+  const float largest = _mm512_reduce_max_ps(
+      _mm512_max_ps(_mm512_max_ps(top[0], top[1]), _mm512_max_ps(top[2], top[3])));
   // Nothing may be seen: the sum stays 0 and the row's answer is zeros.
-  top = _mm512_set1_ps(largest == -INFINITY ? 0.0f : largest);
-  __m512 sum = _mm512_setzero_ps();
-  for (size_t i = 0; i < count; i += 16) {
+  const __m512 zero = _mm512_set1_ps(largest == -INFINITY ? 0.0f : largest);
+  for (size_t i = 0; i < whole; i += 64)
+#pragma GCC unroll 4
+    for (size_t j = 0; j < 4; ++j) {
+      const __m512 e = exponential(_mm512_sub_ps(_mm512_loadu_ps(row + i + j * 16), zero));
+      sum[j] = _mm512_add_ps(sum[j], e);
+      _mm512_storeu_ps(row + i + j * 16, e);
+    }
+  for (size_t i = whole; i < count; i += 16) {
     const __mmask16 there = first16(count - i);
-    const __m512 x = _mm512_sub_ps(_mm512_maskz_loadu_ps(there, row + i), top);
+    const __m512 x = _mm512_sub_ps(_mm512_maskz_loadu_ps(there, row + i), zero);
     const __m512 e = _mm512_maskz_mov_ps(there, exponential(x));
-    sum = _mm512_add_ps(sum, e);
+    sum[0] = _mm512_add_ps(sum[0], e);
     _mm512_mask_storeu_ps(row + i, there, e);
   }
-  return _mm512_reduce_add_ps(sum);
+  return _mm512_reduce_add_ps(
+      _mm512_add_ps(_mm512_add_ps(sum[0], sum[1]), _mm512_add_ps(sum[2], sum[3])));
 }
 
 AVX512 void cap_scores(float* row, size_t count, float cap) {
@@ -89,12 +104,15 @@ AVX512 void attend_rows(const Rows& rows, const Head& keys, const Head& values, 
   pack_panels(keys.from, keys.half, keys.stride, low, high, size, packed);
   const float* value = static_cast<const float*>(values.from) + low * values.stride;
   size_t value_stride = values.stride;
-  if (values.half) {
+  // Heads that lie side by side are a power of two apart in most models: their rows would share a
+  // few sets of each cache.
+  if (values.half || values.stride != size) {
     float* plain = value_room.at_least((high - low) * size);
     for (size_t t = low; t < high; ++t)
       for (size_t d = 0; d < size; d += 16)
         _mm512_mask_storeu_ps(plain + (t - low) * size + d, first16(size - d),
-                              load(values.from, true, t * values.stride + d, first16(size - d)));
+                              load(values.from, values.half, t * values.stride + d,
+                                   first16(size - d)));
     value = plain, value_stride = size;
   }
   const size_t steps_apart = s.heads * size;

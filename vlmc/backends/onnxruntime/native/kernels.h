@@ -8,7 +8,7 @@ namespace vlmc {
 
 // Raised with every change of an operator's meaning; vlmc/backends/onnxruntime/native/__init__.py
 // refuses a library that was built from other sources.
-constexpr int kInterface = 3;
+constexpr int kInterface = 4;
 
 // Runs task(data, 0) .. task(data, tasks - 1), each once, in any order, and waits for all of them.
 // A task must not throw. threads: how many may run at a time, to choose the number of tasks by.
@@ -36,9 +36,9 @@ struct Product {
   size_t n;
 };
 
-// What becomes of two products of one width: each number of the first one's y is
-// activation(itself) times the second one's, which has no y of its own.
-enum class Gate { none = 0, silu = 1, gelu_tanh = 2 };
+// What becomes of one product, each number of whose y is activation(itself), or of two of one width:
+// then it is that times the second one's number, which has no y of its own.
+enum class Gate { none = 0, silu = 1, gelu_tanh = 2, gelu_quick = 3, gelu = 4 };
 
 // Products with w[k, n] of int8. A row of x is quantized to int8 with one scale,
 // (largest magnitude + 1e-12) / 127; column j of w has the scale scales[j]. k and n are positive.
