@@ -81,9 +81,9 @@ void cached_attention(const AttentionShape& shape, size_t batch, size_t step, si
 // The same where every query sees all keys of its row; key and value [batch, total, key heads,
 // head_size]. bias, or null, is added to the scores: row b's, head h's, lies at
 // b * bias_batch_stride + h * bias_head_stride, [step, total] with rows bias_width apart (0: one
-// row for all).
+// row for all). Where rounded, and the CPU has AVX512_BF16, factors are rounded to bfloat16.
 void tower_attention(const AttentionShape& shape, size_t batch, size_t step, size_t total,
                      const float* query, const float* key, const float* value, const float* bias,
-                     size_t bias_batch_stride, float* out, const Parallel& parallel);
+                     size_t bias_batch_stride, bool rounded, float* out, const Parallel& parallel);
 
 }  // namespace vlmc
