@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vlmc.bundle.manifest import LogitsSpec
 from vlmc.bundle.store import Bundle, read_bundle
 from vlmc.errors import VlmcError
 from vlmc.runtime.engine import Engine
@@ -65,7 +66,9 @@ def replay(bundle: Path, questions: Path, out: Path) -> None:
 def _opened(bundle: Bundle, *, portable: bool = False, pieces: bool = False) -> Model:
     engine = Engine(bundle, portable=portable, pieces=pieces)
     engine.encode = _once(engine.encode)  # type: ignore[method-assign]
-    return Model(bundle, engine, reuse=False)
+    model = Model(bundle, engine, reuse=False)
+    model.rules = LogitsSpec()  # what is compared is the program's own choice
+    return model
 
 
 def _answer(model: Model, question: dict[str, Any]) -> dict[str, Any]:
