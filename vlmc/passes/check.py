@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,9 +30,6 @@ EXACT = 1e-3
 # Goldens on another machine: other kernels round differently, most of all on 8-bit activations.
 _TOLERANCE_EXACT = 1e-3
 _TOLERANCE_QUANTIZED = 5e-2
-# Where quantizing itself moves values further, as in small models, other roundings move them by
-# some of that: near a tie, say, a token goes to another expert.
-_OF_THE_ERROR = 0.5
 _FEATURE_ROWS = 4
 # Logits below are those of tokens that are never answered.
 _RULED_OUT = -1e38
@@ -90,10 +87,10 @@ def check(
         for q in questions
         if q.name in expected
     }
-    allowed = {q.name: _tolerances(figures.get(q.name), exact=exact) for q in questions}
+    allowed = _tolerances(figures.values(), exact=exact)
     for q in questions:
         if q.name in fast:
-            _hold_kernels(q, fast[q.name], found[q.name], allowed[q.name])
+            _hold_kernels(q, fast[q.name], found[q.name], allowed)
             if q.name in expected:
                 _hold(_compare(q, fast[q.name], expected[q.name]), gates, exact=exact)
     for figure in figures.values():
@@ -103,13 +100,17 @@ def check(
     (out / FIGURES).write_bytes(canonical_json({"questions": described}))
 
 
-def _tolerances(figures: Figures | None, *, exact: bool) -> tuple[float, float]:
-    """How far logits and features may be off on another machine, of the range of their values."""
+def _tolerances(figures: Collection[Figures], *, exact: bool) -> tuple[float, float]:
+    """How far logits and features may be off on another machine, of the range of their values.
+
+    Where quantizing moves them further from transformers, as in small models, other roundings may
+    move them as far: near a tie, say, a token goes to another expert.
+    """
     if exact:
         return _TOLERANCE_EXACT, _TOLERANCE_EXACT
-    errors = (figures.logit_error, figures.feature_error or 0.0) if figures else (0.0, 0.0)
-    logits, features = (max(_TOLERANCE_QUANTIZED, _OF_THE_ERROR * error) for error in errors)
-    return logits, features
+    logits = [figure.logit_error for figure in figures]
+    features = [figure.feature_error or 0.0 for figure in figures]
+    return max([_TOLERANCE_QUANTIZED, *logits]), max([_TOLERANCE_QUANTIZED, *features])
 
 
 def _hold_kernels(
@@ -197,7 +198,7 @@ def _goldens(
     questions: Sequence[Question],
     pictures: Mapping[str, Sequence[bytes]],
     found: Mapping[str, Found],
-    tolerances: Mapping[str, tuple[float, float]],
+    allowed: tuple[float, float],
     *,
     confirmed: bool,
     out: Path,
@@ -222,11 +223,11 @@ def _goldens(
                 FeatureSample(
                     rows=tuple(rows.tolist()),
                     file=file,
-                    tolerance=_span(features) * tolerances[q.name][1],
+                    tolerance=_span(features) * allowed[1],
                 )
             )
         logits = answer["own_logits"]
-        allowed = _span(logits) * tolerances[q.name][0]
+        off = _span(logits) * allowed[0]
         tokens = answer["token_ids"].tolist()
         cases.append(
             Case(
@@ -237,9 +238,9 @@ def _goldens(
                 prompt_token_ids=tuple(answer["prompt_token_ids"].tolist()),
                 pixels=tuple(_pixels(answer, at) for at in range(len(q.sizes))),
                 features=tuple(samples),
-                logits=top_logits(logits[0], allowed),
+                logits=top_logits(logits[0], off),
                 token_ids=tuple(tokens),
-                certain=certain_tokens(logits, allowed),
+                certain=certain_tokens(logits, off),
                 max_new_tokens=len(tokens),
             )
         )

@@ -135,6 +135,7 @@ def test_inputs_are_as_promised(draw):
         ({"downsample_factor": 3}, "downsample_factor is 3, the model's 2"),
         ({"do_normalize": False}, "always rescaled and normalized"),
         ({"tile_size": 500}, "a tile of 500 pixels cuts merged patches"),
+        ({"resample": 0}, "resample is one of bilinear, bicubic here"),
         ({"min_tiles": 11}, "11 to 10 tiles are no grid"),
         ({"min_image_tokens": 300}, "min_tokens"),
         ({"image_processor_type": "CLIPImageProcessor"}, "unknown image processor"),

@@ -57,6 +57,8 @@ class Options(Frozen):
 
     @model_validator(mode="after")
     def _usable(self) -> "Options":
+        if self.resample not in torch_resize.FILTERS:
+            raise ValueError(f"resample is one of {', '.join(torch_resize.FILTERS)} here")
         if self.min_tokens > self.max_tokens:
             raise ValueError(f"min_tokens ({self.min_tokens}) are more than {self.max_tokens}")
         if self.tile is not None and self.tile % (self.patch_size * self.merge_size):
