@@ -35,7 +35,8 @@ from vlmc.passes.calibration import digests as question_digests
 from vlmc.passes.check import Gates, check
 from vlmc.passes.compile import compile_programs
 from vlmc.passes.export import export
-from vlmc.passes.load import load, read_generation
+from vlmc.passes.generation import read_generation
+from vlmc.passes.load import load
 from vlmc.passes.quantize import Formats, quantize
 from vlmc.passes.questions import answer_length
 from vlmc.passes.reference import Reference
@@ -153,7 +154,11 @@ def build(
         numbered_after=family.numbered_after,
         vision_text=facts.vision_text,
     )
-    generation = read_generation(checkpoint.config, checkpoint.generation, facts.ends)
+    generation = read_generation(
+        checkpoint.config, checkpoint.generation, ends=facts.ends, unused=facts.unused_generation
+    )
+    for key, value in generation.left_out.items():
+        progress(Event("notice", "load", f"{key} {value} of the checkpoint is not followed"))
     loaded = workspace.step(
         "load",
         lambda folder: load(prompt, files, facts.images, generation, folder),
@@ -161,6 +166,7 @@ def build(
         options={
             "images": facts.images.model_dump(mode="json"),
             "prompt": prompt.model_dump(mode="json"),
+            "generation": generation.model_dump(mode="json"),
         },
         libraries=["tokenizers"],
         code=["vlmc.passes.load", "vlmc.families.prompts"],

@@ -33,3 +33,13 @@ def test_a_decoder_with_attention_sinks_is_not_built_without_them(workshop):
     workshop.made["checkpoint", "sinks"] = folder
     with pytest.raises(VlmcError, match="GptOssAttention has attention sinks"):
         workshop.build("sinks", until="export")
+
+
+def test_a_decoder_with_states_of_its_own_is_refused_where_no_family_carries_them(workshop):
+    from tests.checkpoints.fixed import llava
+
+    kinds = ["conv", "full_attention"]
+    folder = llava(workshop.folder / "states", text="lfm2", layer_types=kinds, block_multiple_of=8)
+    workshop.made["checkpoint", "states"] = folder
+    with pytest.raises(VlmcError, match="layer 0 of the decoder keeps a state"):
+        workshop.build("states", until="export")

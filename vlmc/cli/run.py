@@ -53,7 +53,7 @@ def run(
         float | None, Option("--min-p", help="Sample above this share of the likeliest.")
     ] = None,
     repetition_penalty: Annotated[
-        float | None, Option("--repetition-penalty", help="Above 1: repeat less.")
+        float | None, Option("--repetition-penalty", help="Above 1: repeat less; 1: off.")
     ] = None,
     seed: Annotated[int | None, Option("--seed", help="Makes sampling repeatable.")] = None,
     stop: Annotated[

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlmc.backends.together import Together
+from vlmc.bundle.manifest import LogitsSpec
 from vlmc.bundle.store import Bundle, read_bundle
 from vlmc.errors import VlmcError
 from vlmc.runtime.engine import Engine
@@ -87,7 +88,9 @@ def _portable(
 def _opened(bundle: Bundle, *, portable: bool = False, pieces: Together | None = None) -> Model:
     engine = Engine(bundle, portable=portable, pieces=pieces)
     engine.encode = _once(engine.encode)  # type: ignore[method-assign]
-    return Model(bundle, engine, reuse=False)
+    model = Model(bundle, engine, reuse=False)
+    model.rules = LogitsSpec()  # what is compared is the program's own choice
+    return model
 
 
 def _answer(model: Model, question: dict[str, Any]) -> dict[str, Any]:
