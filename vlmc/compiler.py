@@ -7,6 +7,7 @@ import importlib.util
 import shutil
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -34,7 +35,8 @@ from vlmc.passes.calibration import digests as question_digests
 from vlmc.passes.check import Gates, check
 from vlmc.passes.compile import compile_programs
 from vlmc.passes.export import export
-from vlmc.passes.load import load, read_generation
+from vlmc.passes.generation import read_generation
+from vlmc.passes.load import load
 from vlmc.passes.quantize import Formats, quantize
 from vlmc.passes.questions import answer_length
 from vlmc.passes.reference import Reference
@@ -113,9 +115,13 @@ def build(
     if plan.family.tensors is not None:
         index = plan.family.tensors(index, plan.facts)
     calibration = calibration_questions(plan, sum(ref.nbytes for ref in index.values()))
-    hashes = digests(source, cache=cache)
-    metadata = json_digest({n: d for n, d in hashes.items() if not n.endswith(".safetensors")})
-    weights = {n: d for n, d in hashes.items() if n.endswith(".safetensors")}
+    shards = [name for name in source.files if name.endswith(".safetensors")]
+    # Long work for one core, and so is the export: its answer is asked for after that.
+    beside = ThreadPoolExecutor(1)
+    hashing = beside.submit(digests, source, shards, cache=cache)
+    beside.shutdown(wait=False)
+    described = digests(source, [n for n in source.files if n not in shards], cache=cache)
+    metadata = json_digest(described)
     tensors = json_digest({n: [ref.dtype, list(ref.shape)] for n, ref in index.items()})
     workspace = Workspace(cache, progress)
 
@@ -148,7 +154,11 @@ def build(
         numbered_after=family.numbered_after,
         vision_text=facts.vision_text,
     )
-    generation = read_generation(checkpoint.config, checkpoint.generation, facts.ends)
+    generation = read_generation(
+        checkpoint.config, checkpoint.generation, ends=facts.ends, unused=facts.unused_generation
+    )
+    for key, value in generation.left_out.items():
+        progress(Event("notice", "load", f"{key} {value} of the checkpoint is not followed"))
     loaded = workspace.step(
         "load",
         lambda folder: load(prompt, files, facts.images, generation, folder),
@@ -156,6 +166,7 @@ def build(
         options={
             "images": facts.images.model_dump(mode="json"),
             "prompt": prompt.model_dump(mode="json"),
+            "generation": generation.model_dump(mode="json"),
         },
         libraries=["tokenizers"],
         code=["vlmc.passes.load", "vlmc.families.prompts"],
@@ -163,6 +174,7 @@ def build(
     if done("load"):
         return stopped()
 
+    in_doubt = tie_is_in_doubt(checkpoint.config, index)
     transformed = workspace.lazy(
         "transform",
         lambda: transform(source.folder, family, facts, index, plan.limits.ctx_len),
@@ -171,7 +183,7 @@ def build(
             "family": family.name,
             "ctx-len": rotary_length(checkpoint.config, plan),
             "masks": [mask.model_dump(mode="json") for mask in facts.masks],
-            "ties": json_digest(weights) if tie_is_in_doubt(checkpoint.config, index) else None,
+            "ties": json_digest(hashing.result()) if in_doubt else None,
         },
         libraries=["torch", "transformers"],
         code=["vlmc.passes.transform", family.vision.__module__],
@@ -202,6 +214,8 @@ def build(
     )
     if done("simplify"):
         return stopped()
+
+    weights = hashing.result()
 
     def oracle() -> Reference:
         images, text = facts.images, prompt.plain_image
@@ -311,7 +325,7 @@ def build(
         return stopped()
 
     parts = (loaded, quantized, compiled)
-    draft = draft_of(plan, source, hashes, loaded, compiled, GRAPHS, _TOOLS)
+    draft = draft_of(plan, source, described | weights, loaded, compiled, GRAPHS, _TOOLS)
     exact = {storage.vision, storage.language, storage.head, storage.kv_cache} == {"fp32"}
 
     def run_check(folder: Path) -> None:

@@ -1,5 +1,7 @@
 """Attention of our kernels through onnxruntime, against numpy in float64."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
@@ -12,13 +14,15 @@ from vlmc.backends.onnxruntime import native
 F32, F16, I32 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT32
 ALLOWED = 4e-6  # of sums of a few hundred numbers near 1, in float32
 HEADS = [(4, 4, 8), (4, 2, 24), (7, 1, 64), (6, 3, 80), (2, 1, 128), (3, 1, 256)]
+INFO = Path("/proc/cpuinfo")
+CPU = INFO.read_text().split() if INFO.is_file() else []
 CACHED = ("query", "key", "value", "past_key", "past_value", "lengths")
 TOWER = ("query", "key", "value", "bias")
 
 
 def session(op, shapes, *, threads=2, **attributes):
     """One node; ``shapes`` of its inputs by name, those it is given."""
-    cached = op != "TowerAttention"
+    cached = not op.startswith("TowerAttention")
     element = F16 if op == "CachedAttentionHalf" else F32
     kinds = {"past_key": element, "past_value": element, "lengths": I32}
     value = helper.make_tensor_value_info
@@ -62,7 +66,7 @@ def cached_session(heads, kv_heads, size, *, half=False, window=0, softcap=0.0, 
     )
 
 
-def tower_session(heads, kv_heads, size, *, bias=True, threads=2):
+def tower_session(heads, kv_heads, size, *, bias=True, threads=2, op="TowerAttention"):
     shapes = {
         "query": ["B", "S", heads * size],
         "key": ["B", "T", kv_heads * size],
@@ -71,7 +75,7 @@ def tower_session(heads, kv_heads, size, *, bias=True, threads=2):
     if bias:
         shapes["bias"] = ["X", "Y", "Z", "T"]
     heads_of = {"num_heads": heads, "kv_num_heads": kv_heads}
-    return session("TowerAttention", shapes, threads=threads, scale=size**-0.5, **heads_of)
+    return session(op, shapes, threads=threads, scale=size**-0.5, **heads_of)
 
 
 def asked(lengths, step, capacity, heads, kv_heads, size, half=False):
@@ -245,6 +249,37 @@ def test_a_tower(heads, kv_heads, size, batch, step, threads):
             bias[hidden] = never
             [y] = session.run(None, feeds | {"bias": bias})
             near(y, tower_expected(feeds, **given, bias=bias), ALLOWED)
+
+
+@with_kernels
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(("step", "total"), [(1, 1), (5, 70), (70, 5), (33, 257), (64, 64)])
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "size"), [(2, 2, 64), (6, 2, 24), (2, 2, 72), (1, 1, 130), (3, 3, 7)]
+)
+def test_a_tower_of_rounded_factors(heads, kv_heads, size, step, total, threads):
+    """Factors of bfloat16, 2^-9 of themselves off at most; an odd head stays float32."""
+    feeds = seen_by_tower(2, step, heads, kv_heads, size, total)
+    given = {"heads": heads, "kv_heads": kv_heads, "size": size}
+    bias = np.random.default_rng(step).standard_normal((2, 1, step, total)).astype(np.float32)
+    bias[:, :, :, total // 2 + 1 :] = -np.inf
+    rounding = 2.0**-8
+    # A score of q and k is off by that share of |q| |k|, its exponential by as much in relation;
+    # so are shares and values themselves.
+    off = rounding * np.abs(feeds["query"]).max() * np.abs(feeds["key"]).max() * size**0.5
+    allowed = (2 * off + 2 * rounding) * np.abs(feeds["value"]).max()
+    for added in (None, bias):
+        wanted = tower_expected(feeds, **given, bias=added)
+        plain = {"bias": added} if added is not None else {}
+        session = tower_session(
+            **given, bias=added is not None, threads=threads, op="TowerAttentionBf16"
+        )
+        [y] = session.run(None, feeds | plain)
+        near(y, wanted, ALLOWED if size % 2 else allowed)
+        # Errors have no direction: the usual one is far smaller.
+        assert np.abs(y - wanted).mean() < 6e-3
+        if not size % 2 and "avx512_bf16" in CPU:
+            assert np.abs(y - wanted).max() > 1e-4
 
 
 @with_kernels

@@ -11,6 +11,9 @@ from PIL import Image
 
 from tests.tiny_bundle import tiny_bundle
 from vlmc.backends.onnxruntime import segments
+from vlmc.backends.spec import OpenOptions
+from vlmc.backends.together import Together
+from vlmc.bundle.manifest import ProgramSpec, TensorSpec
 from vlmc.bundle.store import read_bundle
 from vlmc.runtime.engine import Engine
 from vlmc.runtime.model import Model
@@ -25,7 +28,8 @@ MESSAGES = [
 
 def model(folder: Path, *, pieces: bool) -> Model:
     bundle = read_bundle(folder)
-    return Model(bundle, Engine(bundle, threads=1, pieces=pieces), reuse=False)
+    together = Together() if pieces else None
+    return Model(bundle, Engine(bundle, threads=1, pieces=together), reuse=False)
 
 
 @pytest.mark.parametrize("split", ["dual", "single"])
@@ -41,6 +45,69 @@ def test_pieces_answer_as_the_whole(
     assert found.token_ids == expected.token_ids
     prompt = whole.prompt(MESSAGES, images=[picture])
     np.testing.assert_allclose(cut.logits(prompt), whole.logits(prompt), atol=1e-4, rtol=1e-5)
+
+
+def test_a_cache_is_written_where_it_lies_and_only_where_it_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segments, "PIECE_BYTES", 1)
+    cut = model(tiny_bundle(tmp_path), pieces=True)
+    prompt = cut.prompt([{"role": "user", "content": "what?"}])
+    length = len(prompt.token_ids)
+    caches = cut.engine.cache.inputs(0, 1)
+    for cache in caches.values():
+        cache[..., length:, :] = 7
+    copied = []
+    monkeypatch.setattr(np, "copyto", lambda *arrays: copied.append(arrays))
+    cut.logits(prompt)
+    assert copied == []
+    for cache in caches.values():
+        assert cache[..., :length, :].any()
+        assert (cache[..., length:, :] == 7).all()
+
+
+def test_memory_that_is_read_later_is_written_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A state whose new value is made before the last node that reads the old one."""
+    monkeypatch.setattr(segments, "PIECE_BYTES", 1)
+    weights = {name: np.full(4, value, np.float32) for name, value in (("one", 1), ("two", 2))}
+    (tmp_path / "all.bin").write_bytes(b"".join(weight.tobytes() for weight in weights.values()))
+    tensors = []
+    for at, name in enumerate(weights):
+        tensor = onnx.TensorProto(name=name, data_type=onnx.TensorProto.FLOAT, dims=[4])
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        for key, value in (("location", "all.bin"), ("offset", 16 * at), ("length", 16)):
+            tensor.external_data.add(key=key, value=str(value))
+        tensors.append(tensor)
+    make = onnx.helper.make_tensor_value_info
+    names = ("past_state.0", "present_state.0", "logits")
+    values = {name: make(name, onnx.TensorProto.FLOAT, [4]) for name in names}
+    nodes = [
+        onnx.helper.make_node("Add", ["past_state.0", "one"], ["present_state.0"]),
+        onnx.helper.make_node("Mul", ["past_state.0", "two"], ["logits"]),
+    ]
+    graph = onnx.helper.make_graph(
+        nodes, "g", [values["past_state.0"]], [values[n] for n in names[1:]], tensors
+    )
+    onnx.save(
+        onnx.helper.make_model(
+            graph, opset_imports=[onnx.helper.make_opsetid("", 23)], ir_version=10
+        ),
+        tmp_path / "p.onnx",
+    )
+    specs = {name: TensorSpec(name=name, dtype="float32", shape=(4,)) for name in names}
+    program = ProgramSpec(
+        file="p.onnx",
+        weights=("all.bin",),
+        inputs=(specs["past_state.0"],),
+        outputs=tuple(specs[n] for n in names[1:]),
+    )
+    session = segments.SegmentedSession(tmp_path, program, OpenOptions(threads=1))
+    state = np.array([1, 2, 3, 4], np.float32)
+    [found] = session.run_all([({"past_state.0": state}, {"present_state.0": state})])
+    assert found["logits"].tolist() == [2, 4, 6, 8]
+    assert state.tolist() == [2, 3, 4, 5]
 
 
 def test_no_piece_holds_more_than_its_share(tmp_path: Path) -> None:

@@ -38,6 +38,8 @@ REAL_SIZE = (
     "phi-4-multimodal",
     "kosmos-2-patch14-224",
     "chameleon-7b",
+    "molmo2-4b",
+    "instructblip-vicuna-7b",
 )
 """What ``test_real_size.py`` exports; the README's table tells of them."""
 

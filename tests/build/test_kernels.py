@@ -55,6 +55,8 @@ CASES = [
     ("narrow-heads", "kv-cache=fp16"),
     ("gemma2", "precision=fp32"),
     ("gemma2", "language=int8"),
+    ("internvl", "vision=int8"),
+    ("llava-siglip-mistral", "vision=int8"),
 ]
 
 
@@ -119,6 +121,19 @@ def test_products_of_one_value_are_one_node(workshop, name, gate, precision, kin
     gates = {a.i for node in found for a in node.attribute if a.name == "gate"}
     assert gates == {gate}
     assert not {"Sigmoid", "Gelu"} & {node.op_type for node in found}
+
+
+@pytest.mark.parametrize(
+    ("name", "gates"), [(NAME, {3, 4}), ("llava-siglip-mistral", {2, 4}), ("internvl", {4})]
+)
+def test_an_activation_is_computed_with_its_product(workshop, name, gates):
+    """Quick GELU, tanh GELU and GELU, in towers and in what follows them."""
+    bundle = workshop.build(name, override("vision=int8")).bundle
+    program = read_bundle(bundle).manifest.programs["vision"]
+    found = [n for n in nodes(loaded(bundle, str(program.kernels))) if n.op_type == "Activated8"]
+    assert {a.i for node in found for a in node.attribute if a.name == "gate"} == gates
+    left = {node.op_type for node in nodes(loaded(bundle, str(program.kernels)))}
+    assert not left & {"Sigmoid", "Gelu", "Erf"}
 
 
 def opened(folder: Path, *, portable: bool, **options: Any) -> Model:

@@ -44,3 +44,13 @@ def test_a_decoder_whose_class_knows_no_other_attention_is_refused(workshop):
     with pytest.raises(VlmcError, match="has attention of its own") as caught:
         workshop.build("falcon", until="export")
     assert "config.json" in str(caught.value)
+
+
+def test_a_decoder_with_states_of_its_own_is_refused_where_no_family_carries_them(workshop):
+    from tests.checkpoints.fixed import llava
+
+    kinds = ["conv", "full_attention"]
+    folder = llava(workshop.folder / "states", text="lfm2", layer_types=kinds, block_multiple_of=8)
+    workshop.made["checkpoint", "states"] = folder
+    with pytest.raises(VlmcError, match="layer 0 of the decoder keeps a state"):
+        workshop.build("states", until="export")

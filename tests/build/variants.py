@@ -240,6 +240,22 @@ def hub_internvl(folder: Path) -> Path:
     return folder
 
 
+def ruled(folder: Path) -> Path:
+    """A generation config that has logits changed, greedy or not, as Qwen2.5-VL's does."""
+    qwen2_5_vl(folder, seed=5)
+    rules = {
+        "do_sample": True,
+        "repetition_penalty": 1.3,
+        "no_repeat_ngram_size": 3,
+        "bad_words_ids": [[40], [41, 42]],
+        "suppress_tokens": [50, 51],
+        "begin_suppress_tokens": [60],
+        "min_new_tokens": 5,
+    }
+    edit(folder / "generation_config.json", lambda values: values.update(rules))
+    return folder
+
+
 def hub_gemma3(folder: Path) -> Path:
     """As on the hub: few keys, names as of 4.50, stretched rotary, pan and scan that is null."""
 
@@ -332,6 +348,7 @@ VARIANTS: dict[str, Callable[[Path], Path]] = {
     "smolvlm-unsplit": lambda folder: idefics3(
         folder, kind="smolvlm", split=False, tie_word_embeddings=True
     ),
+    "ruled": ruled,
     "hub-internvl": hub_internvl,
     "hub-gemma3": hub_gemma3,
     "paligemma2-chat": lambda folder: paligemma(

@@ -1,6 +1,7 @@
 """What families read from a checkpoint's JSON, against transformers' own configuration classes."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -422,6 +423,7 @@ def test_qwen2_5_vl_vision_is_that_of_transformers(attention: str, tmp_path: Pat
         ("granite-vision-4.1-4b", 144, 8, 64),
         ("llava-v1.6-mistral-7b", 576, 8, 128),
         ("llava-v1.6-vicuna-7b", 576, 32, 128),
+        ("llava-next-video-7b", 576, 32, 128),
         ("internvl3-1b", 256, 2, 64),
         ("qwen2-vl-2b", 4, 2, 128),
         # Four tiles in a row and the whole, with the marks around them.
@@ -435,12 +437,14 @@ def test_qwen2_5_vl_vision_is_that_of_transformers(attention: str, tmp_path: Pat
         ("ministral-3-3b", 2, 8, 128),
         ("lighton-ocr-1b", 1, 8, 128),
         ("glm-4.1v-9b", 8, 2, 128),
+        ("glm-4.5v", 8, 8, 128),
         ("glm-ocr", 8, 8, 128),
         ("lfm2-vl-450m", 66, 8, 64),
         ("paddleocr-vl", 188, 2, 128),
         ("gemma-3-4b-it", 256, 4, 256),
         ("gemma-4-e2b-it", 140 + 2, 1, 256),
         ("paligemma-3b-mix-224", 256, 1, 256),
+        ("paligemma2-3b-mix-448", 1024, 4, 256),
         ("llama-4-scout-17b-16e", 144, 8, 128),
         ("molmo2-4b", 2 * 14**2, 8, 128),
         ("command-a-vision", 256 + 3, 8, 128),
@@ -449,6 +453,7 @@ def test_qwen2_5_vl_vision_is_that_of_transformers(attention: str, tmp_path: Pat
         ("ovis2-1b", 256 + 3, 2, 64),
         ("idefics2-8b", 5 * (64 + 1) + 1, 8, 128),
         ("blip2-opt-2.7b", 32, 32, 80),
+        ("instructblip-vicuna-7b", 32, 32, 128),
         ("kosmos-2-patch14-224", 64, 32, 64),
     ],
 )
@@ -479,6 +484,7 @@ def test_published_models(name: str, tokens: int, kv_heads: int, head_dim: int) 
         "llava-onevision-0.5b",
         "granite-vision-3.2-2b",
         "llava-v1.6-mistral-7b",
+        "llava-next-video-7b",
         "internvl3-1b",
         "qwen2-vl-7b",
         "qwen2.5-vl-3b",
@@ -488,6 +494,7 @@ def test_published_models(name: str, tokens: int, kv_heads: int, head_dim: int) 
         "ministral-3-3b",
         "lighton-ocr-1b",
         "glm-4.1v-9b",
+        "glm-4.5v",
         "glm-ocr",
         "lfm2-vl-450m",
         "paddleocr-vl",
@@ -495,6 +502,7 @@ def test_published_models(name: str, tokens: int, kv_heads: int, head_dim: int) 
         "gemma-3-4b-it",
         "gemma-4-e2b-it",
         "paligemma-3b-mix-224",
+        "paligemma2-3b-mix-448",
         "llama-4-scout-17b-16e",
         "molmo2-4b",
         "aya-vision-8b",
@@ -525,6 +533,21 @@ def test_glm_with_a_decoder_of_experts_is_refused() -> None:
     config = {"model_type": "glm46v", "text_config": {"model_type": "glm4v_moe_text"}}
     with pytest.raises(VlmcError, match="'glm4v_moe_text'"):
         by_config(config).facts(Checkpoint(config, {}, {}, {}, {}))
+
+
+def test_experts_that_cannot_be_chosen_are_refused() -> None:
+    read = read_checkpoint(CONFIGS / "glm-4.5v", tokenizer=False)
+    text = read.config["text_config"]
+    for wrong in (
+        {"n_group": 3},
+        {"n_group": 128},
+        {"n_group": 32, "topk_group": 1},
+        {"topk_group": 2},
+        {"num_experts_per_tok": 129},
+    ):
+        config = {**read.config, "text_config": {**text, **wrong}}
+        with pytest.raises(VlmcError, match="a token cannot choose"):
+            by_config(config).facts(replace(read, config=config))
 
 
 def test_tied_tables_are_counted_once() -> None:

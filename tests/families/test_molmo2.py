@@ -14,7 +14,8 @@ from vlmc.families.prompts import read_prompt
 from vlmc.families.spec import Checkpoint
 from vlmc.passes.checkpoint import read_rows
 from vlmc.passes.checkpoint_index import read_index
-from vlmc.passes.load import load, read_generation
+from vlmc.passes.generation import read_generation
+from vlmc.passes.load import load
 from vlmc.runtime.images import prepare
 from vlmc.runtime.prompt import PromptBuilder
 from vlmc.sources import read_checkpoint

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from tests.backends.kernels import KERNELS
 from tests.tiny_bundle import tiny_bundle
 from vlmc.errors import VlmcError
+from vlmc.passes.answers import Expected
 from vlmc.passes.ask import ask
 from vlmc.passes.check import Gates, check
 from vlmc.passes.questions import Question, picture
@@ -54,6 +56,31 @@ def test_programs_that_disagree_fail_the_build(tmp_path: Path, factor: float, ex
         checked(tmp_path / "out", bundle, exact=exact)
     assert "VLMC_KERNELS=off" in str(one.value)
     assert not list((tmp_path / "out").rglob("*.json"))
+
+
+@pytest.mark.parametrize("own", [1.0, 3.0])
+def test_programs_may_be_as_far_apart_as_quantizing_moves_them(tmp_path: Path, own: float) -> None:
+    """And then the goldens allow as much, so that ``vlmc verify`` agrees with the build."""
+    bundle = tiny_bundle(tmp_path, kernels=1.2)
+    portable, _ = ask(bundle, ASKED[:1], {"text": []}, {}, 4)
+    rows = portable["text"]["logits"]
+    prompt = portable["text"]["prompt_token_ids"].tolist()
+    expected = {"text": Expected(prompt, [], rows.argmax(-1).tolist(), rows * own)}
+    out = tmp_path / "out"
+    out.mkdir()
+
+    def run() -> None:
+        check(bundle, ASKED[:1], expected, NO_GATES, tokens=4, exact=False, out=out)
+
+    if own == 1 and KERNELS is not None:
+        with pytest.raises(VlmcError, match="kernels differ by"):
+            run()
+        return
+    run()
+    [case] = json.loads((out / "goldens" / "cases.json").read_text())["cases"]
+    span = float(rows.max() - rows.min())
+    share = float(abs(rows * own - rows).max()) / (span * own)
+    assert case["logits"]["tolerance"] == pytest.approx(max(0.05, share) * span, rel=0.1)
 
 
 def test_goldens_are_those_of_the_portable_programs(

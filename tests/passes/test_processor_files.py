@@ -31,3 +31,22 @@ def test_a_processor_saved_in_one_file_is_made(name: str, tmp_path: Path) -> Non
 
     picture = Image.new("RGB", (60, 40), "red")
     assert len(processor(text=["a" + processor.image_token], images=[[picture]])["input_ids"][0])
+
+
+@pytest.mark.parametrize("name", ["llava-clip-llama", "vipllava", "llava-next-clip-mistral"])
+def test_a_processor_that_says_nothing_of_the_tower_counts_its_features(
+    name: str, tmp_path: Path
+) -> None:
+    """As older checkpoints have it, and transformers then fails to count."""
+    MAKERS[name](tmp_path)
+    found = read_checkpoint(tmp_path, tokenizer=False)
+    spec = by_config(found.config).facts(found).images
+    picture = Image.new("RGB", (60, 40), "red")
+    asked = {"text": ["a<image>"], "images": [[picture]]}
+    expected = make_processor(tmp_path, spec)(**asked)["input_ids"]
+    path = tmp_path / "processor_config.json"
+    held = json.loads(path.read_text("utf-8"))
+    for key in ("patch_size", "num_additional_image_tokens", "vision_feature_select_strategy"):
+        held.pop(key, None)
+    path.write_text(json.dumps(held), encoding="utf-8")
+    assert make_processor(tmp_path, spec)(**asked)["input_ids"] == expected

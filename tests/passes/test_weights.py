@@ -176,6 +176,15 @@ def test_bytes_depend_neither_on_threads_nor_on_blocks(checkpoint, name):
     assert tables[1:] == tables[:1] * 3
 
 
+def test_a_build_without_kernels_writes_the_same(checkpoint, monkeypatch):
+    jobs = [WeightJob(name, (name,), format="int4_block") for name in ("q", "embed")]
+    table = write(checkpoint, *jobs)
+    data = (checkpoint / "weights.bin").read_bytes()
+    monkeypatch.setenv("VLMC_KERNELS", "off")
+    assert write(checkpoint, *jobs) == table
+    assert (checkpoint / "weights.bin").read_bytes() == data
+
+
 def test_progress_counts_up_to_the_whole(checkpoint):
     seen = []
     write(

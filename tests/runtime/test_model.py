@@ -8,6 +8,7 @@ from PIL import Image
 
 from tests.tiny_bundle import tiny_bundle
 from tests.tiny_processor import END
+from vlmc.bundle.manifest import LogitsSpec
 from vlmc.errors import VlmcError
 from vlmc.runtime import Request, load
 
@@ -160,11 +161,30 @@ def test_sampling_is_each_requests_own(model):
     assert one.token_ids == greedy.token_ids
 
 
-def test_the_penalty_leaves_image_places_out(model):
-    stream = model.stream(prompt="ab", images=[picture()], repetition_penalty=1.5)
-    ids = stream.job.prompt.token_ids
-    assert stream.job.sampler.seen == set(ids.tolist()) - {256}
+def test_the_penalty_counts_image_places_too(model):
+    stream = model.stream(prompt="ab", images=[picture()], repetition_penalty=4.0)
+    ids = stream.job.prompt.token_ids.tolist()
+    assert 256 in ids
+    scores = stream.job.sampler.rules.apply(np.ones(300, np.float32))
+    assert np.flatnonzero(scores == 0.25).tolist() == sorted(set(ids))
     stream.close()
+
+
+def test_a_checkpoints_rules_are_followed_unless_the_request_says_otherwise(model):
+    asked = {"prompt": "hello", "max_new_tokens": 12, "ignore_eos": True}
+    plain = model.generate(**asked).token_ids
+    model.rules = LogitsSpec(repetition_penalty=0.01)
+    try:
+        ruled = model.generate(**asked).token_ids
+        assert ruled != plain
+        assert model.generate(**asked, repetition_penalty=1).token_ids == plain
+        model.rules = LogitsSpec(suppress_tokens=(plain[0],), forced_eos_token_ids=(7,))
+        other = model.generate(**asked).token_ids
+        assert plain[0] not in other
+        assert other[-1] == 7
+    finally:
+        model.rules = LogitsSpec()
+    assert model.generate(**asked).token_ids == plain
 
 
 def test_the_answer_may_reach_the_end_of_the_cache(model):

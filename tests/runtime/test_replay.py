@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from tests.tiny_bundle import tiny_bundle
+from vlmc.backends.onnxruntime import segments
 from vlmc.bundle.store import read_bundle
 from vlmc.runtime import replay
 from vlmc.runtime.engine import Engine
@@ -57,5 +58,47 @@ def test_own_tokens_are_the_greedy_ones_whatever_is_forced(
         assert len(found["logits"]) == 4
         same = 4 if not isinstance(change, int) else change + 1
         np.testing.assert_allclose(found["logits"][:same], found["own_logits"][:same], atol=1e-5)
-    # Once for what was forced, and once more where an answer of its own had to be generated.
-    assert len(encoded) == (2 if change in (0, "unforced") else 1)
+    assert len(encoded) == 1
+
+
+@pytest.mark.parametrize("split", ["dual", "single"])
+@pytest.mark.parametrize("forced", [None, [3, 5]])
+def test_piece_by_piece_all_questions_go_through_each_piece_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, split: str, forced: list[int] | None
+) -> None:
+    bundle = tiny_bundle(tmp_path / "bundle", split=split, batch=1)
+    pictures = [tmp_path / "a.png", tmp_path / "b.png"]
+    for at, path in enumerate(pictures):
+        Image.new("RGB", (30, 20 + at), (200, 30, 90 * at)).save(path)
+    asked = [
+        {
+            "name": f"q{count}",
+            "messages": [{"role": "user", "content": [CONTENT[0]] * count + CONTENT[1:]}],
+            "images": [str(path) for path in pictures[:count]],
+            "forced": forced,
+            "max_new_tokens": 2,
+        }
+        for count in range(3)
+    ]
+    (tmp_path / "questions.json").write_text(json.dumps(asked), encoding="utf-8")
+    ran = []
+    run_all = segments.SegmentedSession.run_all
+    monkeypatch.setattr(
+        segments.SegmentedSession,
+        "run_all",
+        lambda self, calls: ran.append(len(calls)) or run_all(self, calls),
+    )
+    folders = [tmp_path / "whole", tmp_path / "pieces"]
+    for folder in folders:
+        folder.mkdir()
+        replay.replay(bundle, tmp_path / "questions.json", folder)
+        monkeypatch.setattr(replay, "_WHOLE_BYTES", 0)
+        monkeypatch.setattr(segments, "PIECE_BYTES", 1)
+    for question in asked:
+        whole, cut = (dict(np.load(folder / f"{question['name']}.npz")) for folder in folders)
+        assert whole.keys() == cut.keys()
+        for name, values in whole.items():
+            np.testing.assert_allclose(cut[name], values, atol=2e-3, err_msg=name)
+    # All pictures at once; then at most as many steps as the longest prompt has, and its answer.
+    assert ran[:2] == [3, 3]
+    assert sum(count == 3 for count in ran) >= 3

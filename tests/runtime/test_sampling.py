@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from vlmc.errors import VlmcError
+from vlmc.runtime.rules import Rules
 from vlmc.runtime.sampling import (
     Sampler,
     Sampling,
@@ -29,6 +30,14 @@ CHOICES = [
     {"repetition_penalty": 1.3, "temperature": 0.9},
     {"repetition_penalty": 0.8, "temperature": 1.0, "top_k": 7, "top_p": 0.95},
 ]
+
+
+def rules(sampling, seen):
+    return Rules(prompt=sorted(seen), penalty=sampling.repetition_penalty)
+
+
+def sampler_of(sampling, seen):
+    return Sampler(sampling, rules(sampling, seen))
 
 
 def transformers_scores(logits, sampling, seen):
@@ -68,7 +77,7 @@ def test_scores_are_transformers(values):
             logits = random.normal(0, spread, size).astype(np.float32)
             seen = set(random.integers(0, size, 20).tolist())
             expected = transformers_scores(logits, sampling, seen)
-            found = processed(logits, sampling, seen)
+            found = processed(logits, sampling, rules(sampling, seen))
             np.testing.assert_array_equal(np.isfinite(found), np.isfinite(expected))
             np.testing.assert_allclose(found, expected, rtol=1e-6)
 
@@ -93,7 +102,7 @@ def test_the_order_is_that_of_generate():
     )
     logits = np.random.default_rng(1).normal(0, 4, 300).astype(np.float32)
     expected = steps(torch.tensor([[1, 2, 3]]), torch.tensor(logits)[None])[0].numpy()
-    found = processed(logits, Sampling(**asked), [1, 2, 3])
+    found = processed(logits, Sampling(**asked), rules(Sampling(**asked), [1, 2, 3]))
     np.testing.assert_array_equal(np.isfinite(found), np.isfinite(expected))
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
@@ -111,11 +120,11 @@ def test_greedy_is_the_default_and_zero_temperature():
 
 
 def test_a_greedy_choice_minds_the_penalty_and_the_choices_before():
-    sampler = Sampler(Sampling(repetition_penalty=2.0), {1})
+    sampler = sampler_of(Sampling(repetition_penalty=2.0), {1})
     logits = np.array([3.0, 5.0, -1.0], np.float32)
     assert [sampler.choose(logits) for _ in range(3)] == [0, 1, 1]
-    assert sampler.seen == {0, 1}
-    negative = Sampler(Sampling(repetition_penalty=3.0), {0})
+    np.testing.assert_array_equal(sampler.rules.apply(logits.copy()), [1.5, 2.5, -1.0])
+    negative = sampler_of(Sampling(repetition_penalty=3.0), {0})
     assert negative.choose(np.array([-1.0, -2.0], np.float32)) == 1
 
 
@@ -138,7 +147,7 @@ def test_samples_follow_the_probabilities_and_the_seed():
 def test_half_precision_logits_are_taken_and_left_as_they_are():
     logits = np.array([1.0, 2.0, 3.0], np.float16)
     kept = logits.copy()
-    Sampler(Sampling(temperature=0.5, top_k=2, repetition_penalty=1.2), {1}).choose(logits)
+    sampler_of(Sampling(temperature=0.5, top_k=2, repetition_penalty=1.2), {1}).choose(logits)
     np.testing.assert_array_equal(logits, kept)
 
 

@@ -233,6 +233,12 @@ def test_an_unfinished_download_is_noticed_offline(hub: Hub, model: Path, tmp_pa
             "llava-v1.6-vicuna-7b",
             ["2.0 GiB"],
         ),
+        (
+            "llava-next-video-7b",
+            "llava-hf/LLaVA-NeXT-Video-7B-hf",
+            "llava-next-video-7b",
+            ["2.0 GiB"],
+        ),
         ("internvl3-1b", "OpenGVLab/InternVL3-1B-hf", "internvl3-1b", ["48.0 MiB"]),
         ("qwen2-vl-2b", "Qwen/Qwen2-VL-2B-Instruct", "qwen2-vl-2b", ["112.0 MiB"]),
         ("smolvlm-256m", "HuggingFaceTB/SmolVLM-256M-Instruct", "smolvlm-256m", ["180.0 MiB"]),
@@ -248,6 +254,7 @@ def test_an_unfinished_download_is_noticed_offline(hub: Hub, model: Path, tmp_pa
         ("paddleocr-vl", "PaddlePaddle/PaddleOCR-VL", "paddleocr-vl", ["72.0 MiB"]),
         ("lfm2-vl-450m", "LiquidAI/LFM2-VL-450M", "lfm2-vl-450m", ["96.0 MiB"]),
         ("glm-4.1v-9b", "zai-org/GLM-4.1V-9B-Thinking", "glm-4.1v-9b", ["320.0 MiB"]),
+        ("glm-4.5v", "zai-org/GLM-4.5V", "glm-4.5v", ["1.4 GiB"]),
         (
             "llama-4-scout",
             "meta-llama/Llama-4-Scout-17B-16E-Instruct",
@@ -262,6 +269,12 @@ def test_an_unfinished_download_is_noticed_offline(hub: Hub, model: Path, tmp_pa
             "google/paligemma-3b-mix-224",
             "paligemma-3b-mix-224",
             ["18.0 MiB"],
+        ),
+        (
+            "paligemma2-3b",
+            "google/paligemma2-3b-mix-448",
+            "paligemma2-3b-mix-448",
+            ["208.0 MiB"],
         ),
         ("aya-vision-8b", "CohereLabs/aya-vision-8b", "aya-vision-8b", ["512.0 MiB"]),
         (
@@ -295,6 +308,12 @@ def test_an_unfinished_download_is_noticed_offline(hub: Hub, model: Path, tmp_pa
         ("glm-ocr", "zai-org/GLM-OCR", "glm-ocr", ["512.0 MiB"]),
         ("got-ocr2", "stepfun-ai/GOT-OCR-2.0-hf", "got-ocr2", ["384.0 MiB"]),
         ("blip2-opt-2.7b", "Salesforce/blip2-opt-2.7b", "blip2-opt-2.7b", ["320.0 MiB"]),
+        (
+            "instructblip-vicuna-7b",
+            "Salesforce/instructblip-vicuna-7b",
+            "instructblip-vicuna-7b",
+            ["512.0 MiB"],
+        ),
         (
             "kosmos-2",
             "microsoft/kosmos-2-patch14-224",

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
+from vlmc.backends.together import Together
 from vlmc.bundle.manifest import ProgramSpec
 from vlmc.schema import Json, Split
 
@@ -61,14 +62,14 @@ class OpenOptions:
             programs that run rarely, as a vision tower does.
         portable: Use the program that runs on every machine, whatever this one has.
         pieces: Hold a small part of the weights at a time, whatever it costs in speed; a build
-            checks bundles larger than its own memory so.
+            checks bundles larger than its own memory so. Threads that share it run together.
     """
 
     threads: int
     spin: bool = True
     shrink: bool = False
     portable: bool = False
-    pieces: bool = False
+    pieces: Together | None = None
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,14 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from vlmc.schema import Frozen, Json, Split
 
 SCHEMA_VERSION: Literal[1] = 1
 
 ElementType = Literal["int64", "int32", "bool", "uint8", "int8", "float16", "float32"]
+TokenIds = Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -200,11 +201,38 @@ class MaskSpec(Frozen):
     chunk: PositiveInt | None = None
 
 
+class LogitsSpec(Frozen):
+    """What is done to every token's logits, sampled or not; by default nothing.
+
+    The keys are those of transformers' generation configuration, and so is their meaning.
+    """
+
+    repetition_penalty: PositiveFloat = 1.0
+    no_repeat_ngram_size: NonNegativeInt = 0
+    bad_words_ids: tuple[TokenIds, ...] = ()
+    sequence_bias: tuple[tuple[TokenIds, float], ...] = ()
+    min_length: NonNegativeInt = 0  # with the prompt's tokens
+    min_new_tokens: NonNegativeInt | None = None  # in its stead
+    forced_eos_token_ids: tuple[NonNegativeInt, ...] = ()  # the last token that may be is of these
+    suppress_tokens: tuple[NonNegativeInt, ...] = ()
+    begin_suppress_tokens: tuple[NonNegativeInt, ...] = ()
+
+
 class GenerationSpec(Frozen):
-    """End tokens and the sampling values the model's authors suggest (used when asked for)."""
+    """How answers are generated.
+
+    Attributes:
+        eos_token_ids: End tokens.
+        suggested: Sampling values of the model's authors, used when asked for.
+        logits: What they have done to logits in any case.
+        left_out: What else they set that would change transformers' greedy answers, and is not
+            followed.
+    """
 
     eos_token_ids: tuple[int, ...]
     suggested: Json = Field(default_factory=dict)
+    logits: LogitsSpec = LogitsSpec()
+    left_out: Json = Field(default_factory=dict)
 
 
 class Source(Frozen):

@@ -49,6 +49,9 @@ def bench(
         raise VlmcError(f"{rounds} rounds measure nothing", at="--rounds")
     if text_only and image:
         raise VlmcError("--text-only and --image exclude each other", at="--text-only")
+    from vlmc.bundle.store import read_bundle
+
+    read_bundle(bundle)  # a wrong folder is said here, not by the fresh process
     with tempfile.TemporaryDirectory() as folder:
         pictures = [] if text_only else list(image or [_picture(Path(folder))])
         cold = _cold_start(bundle, pictures, prompt, threads)

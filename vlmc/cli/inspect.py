@@ -47,6 +47,10 @@ def _lines(manifest: Manifest) -> list[str]:
     ]
     if manifest.generation.suggested:
         lines.append(f"  suggested  {_words(manifest.generation.suggested)}")
+    if rules := manifest.generation.logits.model_dump(mode="json", exclude_defaults=True):
+        lines.append(f"  logits     {_words(rules)}")
+    if manifest.generation.left_out:
+        lines.append(f"  left out   {_words(manifest.generation.left_out)}")
     for name, program in manifest.programs.items():
         lines += _program_lines(name, program, manifest)
     lines += ["files", *_file_lines(manifest)]

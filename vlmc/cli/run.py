@@ -53,7 +53,7 @@ def run(
         float | None, Option("--min-p", help="Sample above this share of the likeliest.")
     ] = None,
     repetition_penalty: Annotated[
-        float | None, Option("--repetition-penalty", help="Above 1: repeat less.")
+        float | None, Option("--repetition-penalty", help="Above 1: repeat less; 1: off.")
     ] = None,
     seed: Annotated[int | None, Option("--seed", help="Makes sampling repeatable.")] = None,
     stop: Annotated[
@@ -75,11 +75,15 @@ def run(
         sampling = replace(suggested_sampling(suggested), **given)
     if ignore_eos and max_new_tokens is None:
         raise VlmcError("--ignore-eos needs --max-new-tokens", at="--ignore-eos")
-    chat = prompt is None and messages is None and sys.stdin.isatty()
+    waits = prompt is None and messages is None
+    chat = waits and sys.stdin.isatty()
     if chat and as_json:
         raise VlmcError("--json needs --prompt or --messages", at="--json")
     if prompt is not None and messages is not None:
         raise VlmcError("--prompt and --messages exclude each other", at="--messages")
+
+    if waits:
+        read_bundle(bundle)  # a wrong folder is said before a question is waited for
 
     def request(
         chat_messages: Sequence[Json] | None, text: str | None, images: list[Path]

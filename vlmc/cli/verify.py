@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from vlmc.bundle.goldens import CaseResult, Finding, read_cases, run_case
+from vlmc.bundle.manifest import LogitsSpec
 from vlmc.bundle.store import Bundle, read_bundle, verify_digests
 from vlmc.cli.notice import tell_portable
 from vlmc.errors import VlmcError
@@ -66,6 +67,7 @@ def _run_cases(bundle: Bundle, threads: int | None, *, quiet: bool) -> list[Case
     if not cases:
         return []
     model = load(bundle.folder, threads=threads)
+    model.rules = LogitsSpec()  # goldens are what the programs themselves choose
     tell_portable(model)
     results = []
     for case in cases:

@@ -32,6 +32,15 @@ def facts(checkpoint: Checkpoint) -> ModelFacts:
     for part, kind in parts if checkpoint.config.get("model_type") == "glm46v" else ():
         found = section(checkpoint.config, part, at="config.json")
         word(found, "model_type", kind, (kind,), at=f"config.json: {part}")
+    return sampled_facts(checkpoint, "glm4v_text", image_token=151343)
+
+
+def sampled_facts(checkpoint: Checkpoint, text_type: str, *, image_token: int) -> ModelFacts:
+    """The same for a decoder of any kind, and the default of ``image_token_id``.
+
+    Raises:
+        VlmcError: As for Qwen2-VL; or a picture of the tower's own size has no patch.
+    """
     tower = section(checkpoint.config, "vision_config", at="config.json")
     pixels = whole(tower, "image_size", 336, at=_VISION)
     patch = whole(tower, "patch_size", 14, at=_VISION)
@@ -39,12 +48,12 @@ def facts(checkpoint: Checkpoint) -> ModelFacts:
         raise VlmcError(f"a patch of {patch} pixels in an image of {pixels}", at=_VISION)
     return grid_facts(
         checkpoint,
-        "glm4v_text",
+        text_type,
         width_key="out_hidden_size",
         width=4096,
         count=_count_vision,
         table={"side": pixels // patch, "taps": 4, "centers": "sampled"},
-        image_token=151343,
+        image_token=image_token,
     )
 
 

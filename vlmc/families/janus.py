@@ -48,6 +48,7 @@ def facts(checkpoint: Checkpoint) -> ModelFacts:
         found,
         image_layout=ImageLayout(start="{boi_token}", end="{eoi_token}"),
         opening=_SYSTEM if system else "",
+        unused_generation=("guidance_scale",),
     )
 
 

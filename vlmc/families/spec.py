@@ -98,6 +98,8 @@ class ModelFacts:
     # End tokens where the model's generate() is that of the decoder inside, which knows its own
     # configuration alone; None: those of the checkpoint's generation configuration.
     ends: tuple[int, ...] | None = None
+    # Settings of generation that the model's own generate() puts aside for texts.
+    unused_generation: tuple[str, ...] = ()
     # The decoder's layers that have no keys and values, in order.
     states: tuple[StateFacts, ...] = ()
     # Layers that read the keys and values of another, an earlier one: layer -> that one.

@@ -21,7 +21,8 @@ class TextDefaults:
 
     ``kv_heads`` None: as many as ``heads``; ``head_dim`` None: ``hidden // heads``. ``grouped``
     False: always as many as ``heads``, whatever the file says; ``trained``:
-    ``original_max_position_embeddings``; ``gated`` False: a feed-forward of two matrices.
+    ``original_max_position_embeddings``; ``gated`` False: a feed-forward of two matrices;
+    ``uneven``: a width that does not divide into the heads is rounded down.
     """
 
     layers: int
@@ -36,6 +37,7 @@ class TextDefaults:
     grouped: bool = True
     trained: int | None = None
     gated: bool = True
+    uneven: bool = False
 
 
 TEXT_DEFAULTS = {
@@ -45,6 +47,7 @@ TEXT_DEFAULTS = {
     "gemma": TextDefaults(28, 3072, 16, 256000, 8192, 24576, 16, 256, tied=True),
     "gemma2": TextDefaults(26, 2304, 8, 256000, 8192, 9216, 4, 256, tied=True),
     "glm4v_text": TextDefaults(40, 4096, 32, 151552, 32768, 13696, 2),
+    "glm4v_moe_text": TextDefaults(46, 4096, 96, 151424, 65536, 10944, 8, uneven=True),
     "glm_ocr_text": TextDefaults(16, 1024, 16, 59392, 131072, 4096, 8),
     "gemma3_text": TextDefaults(26, 2304, 8, 262208, 131072, 9216, 4, 256, tied=True),
     "gemma4_text": TextDefaults(30, 2304, 8, 262144, 131072, 9216, 4, 256, tied=True),
@@ -191,7 +194,7 @@ def _head_dim(config: Json, known: TextDefaults | None, hidden: int, heads: int,
     fixed = None if "head_dim" in config or known is None else known.head_dim
     if config.get("head_dim") is not None or fixed is not None:
         return whole(config, "head_dim", fixed, at=at)
-    if hidden % heads:
+    if hidden % heads and not (known and known.uneven):
         raise VlmcError(f"hidden size {hidden} does not divide into {heads} heads", at=at)
     return hidden // heads
 

@@ -67,8 +67,9 @@ def _trace(value: ir.Value, width: int, kept: Collection[str]) -> Fold | None:
             if fold is not None:
                 return fold
         return None
-    if kind == ("", "Reshape"):
-        # What it is made from is checked to have ``width`` channels too: rows stay rows.
+    if kind in {("", "Reshape"), ("", "Gather")}:
+        # What it is made from is checked to have ``width`` channels too: rows stay rows, or are
+        # chosen from.
         return _alone(node.inputs[0], width, kept)
     if kind == (DOMAIN, "Attention") and value is node.outputs[0]:
         return _attention(node, width, kept)

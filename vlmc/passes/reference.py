@@ -16,6 +16,7 @@ from vlmc.bundle.manifest import ImageSpec
 from vlmc.errors import VlmcError
 from vlmc.passes.answers import Expected
 from vlmc.passes.checkpoint import TensorRef
+from vlmc.passes.feature_counts import tell_counts
 from vlmc.passes.host_images import load_images, read_settings
 from vlmc.passes.parameters import adopt_buffers, match_names, untie_different
 from vlmc.passes.processor_class import processor_class
@@ -223,6 +224,8 @@ def make_processor(folder: Path, images: ImageSpec) -> Any:
         ) from error
     # A template that only the tokenizer has is the model's all the same.
     processor.chat_template = processor.chat_template or processor.tokenizer.chat_template
+    if getattr(processor, "patch_size", 0) is None:
+        tell_counts(processor, images)
     if images.geometry == "patch_rows":
         cut_tensors(processor.image_processor)
     if {"min_pixels", "max_pixels"} <= image_options.keys():

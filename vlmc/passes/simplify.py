@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlmc.passes.fuse import fuse
+from vlmc.passes.last_token import keep_last_token
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -20,7 +21,7 @@ def simplify(graphs: dict[str, Path], out: Path) -> None:
     """Writes each graph simplified, and how many nodes each step left (``nodes.json``).
 
     onnxscript's optimizer folds what the exporter left; onnxsim then works on what remains; our
-    own patterns (``fuse``) come last.
+    own patterns (``fuse``) and the choice of the last token (``keep_last_token``) come last.
 
     Raises:
         RuntimeError: A step changed the inputs or outputs: a bug, never the user's mistake.
@@ -48,6 +49,7 @@ def simplify(graphs: dict[str, Path], out: Path) -> None:
         steps["onnxsim"] = _count(model)
         fuse(model.graph)
         steps["fused"] = _count(model)
+        keep_last_token(model.graph)
         if _interface(model) != before:
             changed = sorted(set(before) ^ set(_interface(model)))
             raise RuntimeError(f"simplification changed the interface of '{name}': {changed}")

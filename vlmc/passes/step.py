@@ -119,8 +119,18 @@ class StepCache(Cache):  # type: ignore[misc]
         """None: a step of one token is computed as any other, by ``update_conv_state``."""
 
     def update_conv_state(self, conv_states: Tensor, layer_idx: int, **kwargs: Any) -> Tensor:
-        """The layer's last inputs before this step, and this step's: [B, C, K + step]."""
-        past = self.past["state", layer_idx]
+        """The layer's last inputs before this step, and this step's: [B, C, K + step].
+
+        Raises:
+            VlmcError: The family's facts name no state of this layer.
+        """
+        past = self.past.get(("state", layer_idx))
+        if past is None:
+            raise VlmcError(
+                f"layer {layer_idx} of the decoder keeps a state that this family does not carry",
+                at="config.json: text_config",
+                hint="this text backbone is not supported yet",
+            )
         whole = torch.cat([past, conv_states], dim=-1)
         self.present["state", layer_idx] = whole[..., -past.shape[-1] :]
         return whole

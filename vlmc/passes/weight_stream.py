@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlmc.errors import VlmcError
-from vlmc.quantizers import Part, Quantizer
+from vlmc.quantizers import Loss, Part, Quantizer
 
 Array = NDArray[Any]
 Progress = Callable[[int, int], None]
@@ -45,23 +45,6 @@ class PlacedWeight:
     block: int
     parts: tuple[Part, ...]
     offsets: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Loss:
-    """Sums over rows: squared error, squared weights, and the largest absolute error."""
-
-    error: float = 0.0
-    weight: float = 0.0
-    largest: float = 0.0
-
-    def plus(self, other: "Loss") -> "Loss":
-        """The loss over both runs of rows."""
-        return Loss(
-            self.error + other.error,
-            self.weight + other.weight,
-            max(self.largest, other.largest),
-        )
 
 
 def part_bytes(part: Part) -> int:
@@ -197,6 +180,8 @@ def _quantize(weight: PlacedWeight, rows: Array) -> tuple[tuple[Array, ...], Los
             f"tensor '{weight.label}' holds values that are no finite numbers (inf or nan)",
             hint="the checkpoint is damaged, or was saved from a diverged training run",
         )
+    if quantizer.measured and (found := quantizer.measured(rows, weight.block)):
+        return found
     try:
         arrays = quantizer.quantize(rows, weight.block)
     except VlmcError as error:

@@ -1,7 +1,7 @@
 """The storage formats of weights: one row each, by the name recipes and backends use."""
 
 from vlmc.quantizers import fp16, fp32, int4_block, int8_block, int8_channel
-from vlmc.quantizers.spec import Part, Quantizer
+from vlmc.quantizers.spec import Loss, Part, Quantizer
 
 QUANTIZERS: dict[str, Quantizer] = {
     "fp32": fp32.QUANTIZER,
@@ -11,4 +11,4 @@ QUANTIZERS: dict[str, Quantizer] = {
     "int4_block": int4_block.QUANTIZER,
 }
 
-__all__ = ["QUANTIZERS", "Part", "Quantizer"]
+__all__ = ["QUANTIZERS", "Loss", "Part", "Quantizer"]

@@ -8,6 +8,7 @@ import math
 
 import numpy as np
 
+from vlmc.quantizers import compiled
 from vlmc.quantizers.blocks import count, join, split, usable
 from vlmc.quantizers.spec import Array, Part, Quantizer
 
@@ -107,4 +108,11 @@ def _unpack(packed: Array) -> Array:
     return values
 
 
-QUANTIZER = Quantizer(name="int4_block", bits=4, parts=parts, quantize=quantize, restore=restore)
+QUANTIZER = Quantizer(
+    name="int4_block",
+    bits=4,
+    parts=parts,
+    quantize=quantize,
+    restore=restore,
+    measured=compiled.int4_block,
+)

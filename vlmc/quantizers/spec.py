@@ -1,5 +1,7 @@
 """What a quantizer is: a storage format for the weight of one linear layer or embedding."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +30,23 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Loss:
+    """Sums over rows: squared error, squared weights, and the largest absolute error."""
+
+    error: float = 0.0
+    weight: float = 0.0
+    largest: float = 0.0
+
+    def plus(self, other: Loss) -> Loss:
+        """The loss over both runs of rows."""
+        return Loss(
+            self.error + other.error,
+            self.weight + other.weight,
+            max(self.largest, other.largest),
+        )
+
+
+@dataclass(frozen=True)
 class Quantizer:
     """One row of ``QUANTIZERS``; rows of a weight are quantized independently.
 
@@ -37,6 +56,8 @@ class Quantizer:
         quantize: ``(float32 [n, K], block) -> one array per part`` for n of the N rows.
         restore: The inverse, ``(arrays, K, block) -> float32 [n, K]``; tests and checks use it.
         bits: Bits per element, scales left out.
+        measured: ``quantize`` with what it lost, faster than to ``restore`` and compare; it gives
+            None where this machine cannot.
     """
 
     name: str
@@ -44,3 +65,4 @@ class Quantizer:
     parts: Callable[[int, int, int], tuple[Part, ...]]
     quantize: Callable[[Array, int], tuple[Array, ...]]
     restore: Callable[[tuple[Array, ...], int, int], Array]
+    measured: Callable[[Array, int], tuple[tuple[Array, ...], Loss] | None] | None = None

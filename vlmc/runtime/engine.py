@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from vlmc.backends import BACKENDS, OpenOptions, Session
 from vlmc.backends.threads import busy, default_threads
+from vlmc.backends.together import Together
 from vlmc.bundle.manifest import ProgramSpec, TensorSpec, present_name
 from vlmc.bundle.store import Bundle
 from vlmc.errors import VlmcError
@@ -55,7 +56,7 @@ class Engine:
         threads: int | None = None,
         spin: bool | None = None,
         portable: bool = False,
-        pieces: bool = False,
+        pieces: Together | None = None,
     ) -> None:
         self.bundle = bundle
         self.limits = bundle.manifest.limits

@@ -20,6 +20,7 @@ from vlmc.runtime.messages import normalize_messages, simple_message
 from vlmc.runtime.positions import prompt_positions
 from vlmc.runtime.prompt import PromptBuilder
 from vlmc.runtime.request import Answer, Options, Picture, Request, make_request
+from vlmc.runtime.rules import Rules
 from vlmc.runtime.sampling import Sampler, check_number
 from vlmc.runtime.stops import Stops
 from vlmc.runtime.stream import AnswerStream
@@ -63,7 +64,11 @@ def load(
 
 
 class Model:
-    """The public face of the runtime; made by ``load``. One thread at a time."""
+    """The public face of the runtime; made by ``load``. One thread at a time.
+
+    Attributes:
+        rules: What the checkpoint has done to logits; another value counts from the next request.
+    """
 
     def __init__(
         self, bundle: Bundle, engine: Engine, *, load_seconds: float = 0.0, reuse: bool = True
@@ -77,6 +82,7 @@ class Model:
         if self.prompts.spec.chat_template is not None:
             bundle.path(self.prompts.spec.chat_template)  # it must be one of the bundle's files
         self.images = _image_spec(bundle)
+        self.rules = bundle.manifest.generation.logits
         self._load_seconds = load_seconds + time.perf_counter() - started
 
     @property
@@ -199,17 +205,23 @@ class Model:
             all_of_them=request.ignore_eos,
         )
         positions, following = prompt_positions(prompt, self.manifest.positions)
-        words = prompt.token_ids[prompt.feature_index < 0]
-        ends = () if request.ignore_eos else self.manifest.generation.eos_token_ids
+        ends = frozenset(() if request.ignore_eos else self.manifest.generation.eos_token_ids)
+        rules = Rules(
+            self.rules,
+            prompt.token_ids.tolist(),
+            penalty=request.sampling.repetition_penalty,
+            ends=ends,
+            room=room,
+        )
         job = Job(
             prompt=prompt,
             positions=positions,
             following=following,
-            sampler=Sampler(request.sampling, set(words.tolist())),
+            sampler=Sampler(request.sampling, rules),
             decoder=self.prompts.stream(),
             stops=stops,
             room=room,
-            ends=frozenset(ends),
+            ends=ends,
         )
         spent = time.perf_counter() - started
         return AnswerStream(self.loop, job, lambda: self.load_seconds, started, spent)

@@ -6,13 +6,17 @@ memory is not the compiler's.
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vlmc.backends.together import Together
+from vlmc.bundle.manifest import LogitsSpec
 from vlmc.bundle.store import Bundle, read_bundle
 from vlmc.errors import VlmcError
 from vlmc.runtime.engine import Engine
@@ -45,9 +49,7 @@ def replay(bundle: Path, questions: Path, out: Path) -> None:
     size = sum(entry.size for entry in opened.manifest.files.values())
     pieces = size > _WHOLE_BYTES
     asked = json.loads(questions.read_text(encoding="utf-8"))
-    model = _opened(opened, portable=True, pieces=pieces)
-    for question in asked:
-        found = _answer(model, question)
+    for question, found in zip(asked, _portable(opened, asked, pieces=pieces), strict=True):
         np.savez(out / f"{question['name']}.npz", **found)
         if question["forced"] is None:
             question["forced"] = found["token_ids"].tolist()
@@ -62,14 +64,37 @@ def replay(bundle: Path, questions: Path, out: Path) -> None:
         np.savez(out / f"{question['name']}{KERNELS}.npz", **_answer(model, question))
 
 
-def _opened(bundle: Bundle, *, portable: bool = False, pieces: bool = False) -> Model:
+def _portable(
+    bundle: Bundle, asked: Sequence[dict[str, Any]], *, pieces: bool
+) -> list[dict[str, Any]]:
+    """The portable programs' answers; piece by piece, all questions go through each one together.
+
+    The pictures first, so that then all wait for the same program.
+    """
+    if not pieces:
+        model = _opened(bundle, portable=True)
+        return [_answer(model, question) for question in asked]
+    together = Together()
+    models = [_opened(bundle, portable=True, pieces=together) for _ in asked]
+    encodings = [
+        partial(model.image_features, image)
+        for model, question in zip(models, asked, strict=True)
+        for image in model.prompt(question["messages"], images=_pictures(question)).images
+    ]
+    together.map(encodings)
+    return together.map([partial(_answer, *pair) for pair in zip(models, asked, strict=True)])
+
+
+def _opened(bundle: Bundle, *, portable: bool = False, pieces: Together | None = None) -> Model:
     engine = Engine(bundle, portable=portable, pieces=pieces)
     engine.encode = _once(engine.encode)  # type: ignore[method-assign]
-    return Model(bundle, engine, reuse=False)
+    model = Model(bundle, engine, reuse=False)
+    model.rules = LogitsSpec()  # what is compared is the program's own choice
+    return model
 
 
 def _answer(model: Model, question: dict[str, Any]) -> dict[str, Any]:
-    pictures = [Path(path).read_bytes() for path in question["images"]]
+    pictures = _pictures(question)
     prompt = model.prompt(question["messages"], images=pictures)
     forced, wanted = question["forced"], question["max_new_tokens"]
     logits = None if forced is None else model.logits(prompt, forced[:-1])
@@ -78,13 +103,14 @@ def _answer(model: Model, question: dict[str, Any]) -> dict[str, Any]:
         own = logits[:wanted]  # its own greedy tokens, then: no need to run again
         tokens = own.argmax(-1).tolist()
     else:
-        tokens = model.generate(
-            question["messages"],
-            images=pictures,
-            max_new_tokens=wanted,
-            ignore_eos=True,
-        ).token_ids
-        own = model.logits(prompt, tokens[:-1])
+        with _recorded(model.engine) as rows:
+            tokens = model.generate(
+                question["messages"],
+                images=pictures,
+                max_new_tokens=wanted,
+                ignore_eos=True,
+            ).token_ids
+        own = np.stack(rows).astype(np.float32)
     found: dict[str, Any] = {
         "prompt_token_ids": prompt.token_ids,
         "token_ids": np.array(tokens, np.int64),
@@ -96,6 +122,34 @@ def _answer(model: Model, question: dict[str, Any]) -> dict[str, Any]:
         for name, tensor in image.tensors.items():
             found[f"pixels_{at}_{name}"] = tensor
     return found
+
+
+def _pictures(question: dict[str, Any]) -> list[bytes]:
+    return [Path(path).read_bytes() for path in question["images"]]
+
+
+@contextmanager
+def _recorded(engine: Engine) -> Iterator[list[Array]]:
+    """The logits [V] that the tokens of one answer are chosen from, as it is generated."""
+    rows: list[Array] = []
+    prefill, decode = engine.prefill, engine.decode
+
+    def last(*given: Any) -> Array:
+        rows[:] = [prefill(*given)]  # of the prompt's last chunk
+        return rows[0]
+
+    def following(*given: Any) -> Array:
+        logits = decode(*given)
+        rows.append(logits[0].copy())
+        return logits
+
+    engine.prefill = last  # type: ignore[assignment, method-assign]
+    engine.decode = following  # type: ignore[assignment, method-assign]
+    try:
+        yield rows
+    finally:
+        engine.prefill = prefill  # type: ignore[method-assign]
+        engine.decode = decode  # type: ignore[method-assign]
 
 
 def _own_tokens(logits: NDArray[np.float32], forced: Sequence[int]) -> int:
@@ -113,13 +167,19 @@ def _once(encode: Callable[..., Array]) -> Callable[..., Array]:
 
     def once(image: PreparedImage, slot: int = 0, place: int = 0) -> Array:
         for there, rows in known:
-            if there is image:
+            if _same(there, image):
                 return rows
         known.append((image, encode(image, slot, place)))
         del known[:-_PICTURES]
         return known[-1][1]
 
     return once
+
+
+def _same(one: PreparedImage, other: PreparedImage) -> bool:
+    return one.tensors.keys() == other.tensors.keys() and all(
+        np.array_equal(tensor, other.tensors[name]) for name, tensor in one.tensors.items()
+    )
 
 
 if __name__ == "__main__":

@@ -1,16 +1,13 @@
 """Choosing the next token: transformers' logits processors, in their order, in numpy."""
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vlmc.errors import VlmcError
-
-Floats = NDArray[np.floating[Any]]
+from vlmc.runtime.rules import Floats, Rules, finite
 
 
 @dataclass(frozen=True)
@@ -26,7 +23,7 @@ class Sampling:
         top_p: Keep the smallest set of tokens with this much probability; above 0, up to 1.
         min_p: Keep tokens with at least this share of the likeliest one's; 0 to 1.
         repetition_penalty: Divides positive and multiplies negative logits of tokens that were
-            in the prompt (image placeholders aside) or the answer; above 0, up to 100; 1 is off.
+            in the prompt or the answer; above 0, up to 100; 1 is off; None: the checkpoint's.
         seed: Of this request's own generator; drawn from the system when absent.
     """
 
@@ -109,20 +106,18 @@ def check_number(
         raise VlmcError(f"{value!r} is not {word} {span}", at=name)
 
 
-@dataclass
 class Sampler:
     """Chooses the tokens of one request.
 
-    Attributes:
+    Args:
         sampling: The request's choice.
-        seen: Token ids the repetition penalty counts; each chosen one is added.
+        rules: The checkpoint's, with the request's repetition penalty.
     """
 
-    sampling: Sampling
-    seen: set[int] = field(default_factory=set)
-
-    def __post_init__(self) -> None:
-        self._random = np.random.default_rng(self.sampling.seed)
+    def __init__(self, sampling: Sampling, rules: Rules | None = None) -> None:
+        self.sampling = sampling
+        self.rules = Rules(penalty=sampling.repetition_penalty) if rules is None else rules
+        self._random = np.random.default_rng(sampling.seed)
 
     def choose(self, logits: Floats) -> int:
         """The next token id, from logits [V] (any float dtype; not changed).
@@ -137,38 +132,34 @@ class Sampler:
                 at="logits",
                 hint="run `vlmc verify`; a half-precision overflow needs another 'precision'",
             )
-        sampling = self.sampling
-        if sampling.greedy and sampling.repetition_penalty in (None, 1):
+        if self.sampling.greedy and self.rules.idle:
             return top
-        scores = processed(logits, sampling, self.seen)
-        if sampling.greedy:
+        scores = processed(logits, self.sampling, self.rules)
+        kept = np.flatnonzero(np.isfinite(scores))
+        if self.sampling.greedy or not kept.size:
             token = int(np.argmax(scores))
         else:
-            kept = np.flatnonzero(np.isfinite(scores))
             token = int(self._random.choice(kept, p=softmax(scores[kept].astype(np.float64))))
-        self.seen.add(token)
+        self.rules.push(token)
         return token
 
 
-def processed(logits: Floats, sampling: Sampling, seen: Iterable[int] = ()) -> Floats:
+def processed(logits: Floats, sampling: Sampling, rules: Rules) -> Floats:
     """Scores float32 [V] after every processor asked for; removed tokens are -inf.
 
-    Mirrors transformers' RepetitionPenaltyLogitsProcessor, TemperatureLogitsWarper,
-    TopKLogitsWarper, TopPLogitsWarper and MinPLogitsWarper, in the order of ``generate``.
+    Mirrors, after the rules, transformers' TemperatureLogitsWarper, TopKLogitsWarper,
+    TopPLogitsWarper and MinPLogitsWarper, in the order of ``generate``.
     """
-    with np.errstate(over="ignore"):  # see _finite
-        return _processed(logits.astype(np.float32), sampling, seen)
+    with np.errstate(over="ignore"):  # see finite
+        scores = rules.apply(logits.astype(np.float32))
+        if sampling.greedy or not np.isfinite(scores).any():
+            return scores
+        return _warped(scores, sampling)
 
 
-def _processed(scores: Floats, sampling: Sampling, seen: Iterable[int]) -> Floats:
-    if sampling.repetition_penalty not in (None, 1) and (tokens := sorted(seen)):
-        penalty = np.float32(sampling.repetition_penalty)
-        there = scores[tokens]
-        scores[tokens] = _finite(np.where(there < 0, there * penalty, there / penalty))
-    if sampling.greedy:
-        return scores
+def _warped(scores: Floats, sampling: Sampling) -> Floats:
     if sampling.temperature is not None:
-        scores = _finite(scores / np.float32(sampling.temperature))
+        scores = finite(scores / np.float32(sampling.temperature))
     if sampling.top_k is not None and sampling.top_k < scores.size:
         least = np.partition(scores, -sampling.top_k)[-sampling.top_k]
         scores[scores < least] = -np.inf
@@ -179,11 +170,6 @@ def _processed(scores: Floats, sampling: Sampling, seen: Iterable[int]) -> Float
         floor = np.float32(sampling.min_p) * probabilities.max()
         scores[probabilities < floor] = -np.inf
     return scores
-
-
-def _finite(scores: Floats) -> Floats:
-    """Overflowed scores as the largest number: they are still the likeliest."""
-    return np.minimum(scores, np.finfo(np.float32).max)
 
 
 def _keep_top_p(scores: Floats, top_p: float) -> None:

@@ -38,6 +38,7 @@ class Results:
             self.engine(name)["error"] = figures["reason"]
         else:
             self.engine(name)[kind] = figures
+            self.engine(name).pop("error", None)
         self.save()
 
     @property

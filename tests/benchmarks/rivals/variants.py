@@ -142,10 +142,12 @@ def _llamacpp(kind: str) -> Variant:
         if place.model in _AS_TEXT:
             steps.append(_text_only(place))
             source = folder / "text"
+        else:
+            source = place.checkpoint
+        if place.model in _OWN_PROJECTOR:
             projector = [python, "-m", f"{_BUILDS}.gguf_projector"]
             projector += [str(place.checkpoint), str(folder / eyes)]
         else:
-            source = place.checkpoint
             projector = [*convert, str(place.checkpoint), "--mmproj", "--outtype", "q8_0"]
             projector += ["--outfile", str(folder / eyes)]
         steps.append([*convert, str(source), "--outtype", "bf16", "--outfile", str(folder / whole)])
@@ -169,7 +171,9 @@ def _text_only(place: Place) -> list[str]:
 
 
 # Models whose decoder llama.cpp converts as the text model it is.
-_AS_TEXT = ("llava05", "tiny")
+_AS_TEXT = ("llava05", "smolvlm256m", "tiny")
+# Models whose tower and projector its converter does not know.
+_OWN_PROJECTOR = ("llava05", "tiny")
 # The chat templates' text, for a library that has no jinja.
 _CHATML = (
     "<|im_start|>user\n<|vision_start|>IMAGE<|vision_end|>TEXT<|im_end|>\n<|im_start|>assistant\n"

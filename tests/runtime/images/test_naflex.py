@@ -24,6 +24,15 @@ def options(**changes):
     )
 
 
+def test_a_large_picture_may_be_one_tile():
+    found = options(min_tiles=1, max_tiles=3)
+    assert tile_grid(1600, 1600, options(min_tiles=2, max_tiles=4)) == (2, 2)
+    assert tile_grid(900, 880, found) == (0, 0)
+    assert cuts(900, 900, found) == ((32, 32),)
+    assert tile_grid(800, 1600, found) == (1, 2)
+    assert options(min_tiles=1, max_tiles=1).max_tiles == 1
+
+
 @settings(max_examples=300, deadline=None)
 @given(height=SIDES, width=SIDES)
 def test_sizes_and_counts_follow_the_class(height, width):
@@ -126,7 +135,8 @@ def test_inputs_are_as_promised(draw):
         ({"downsample_factor": 3}, "downsample_factor is 3, the model's 2"),
         ({"do_normalize": False}, "always rescaled and normalized"),
         ({"tile_size": 500}, "a tile of 500 pixels cuts merged patches"),
-        ({"min_tiles": 1}, "1 to 10 tiles are no grid"),
+        ({"resample": 0}, "resample is one of bilinear, bicubic here"),
+        ({"min_tiles": 11}, "11 to 10 tiles are no grid"),
         ({"min_image_tokens": 300}, "min_tokens"),
         ({"image_processor_type": "CLIPImageProcessor"}, "unknown image processor"),
     ],

@@ -12,22 +12,26 @@ from vlmc.backends.spec import Product
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-# Of the operators' names: Linear8x3, Gated8.
+# Of the operators' names: Linear8x3, Gated8, ActivatedBlocks.
 _KINDS = {"Linear8": "8", "LinearBlocks": "Blocks"}
 _MOST = 3
 # The kernels' numbers for activations.
-_SILU, _GELU_TANH = 1, 2
+_SILU, _GELU_TANH, _GELU_QUICK, _GELU = 1, 2, 3, 4
+_QUICK = 1.702  # quick GELU is x sigmoid(1.702 x)
 
 
 def merge_products(low: Lowering, slower: frozenset[Product]) -> None:
     """Merges neutral products that read the same value, in place.
 
     Two of one width, one of which is activated and multiplied by the other, become one node that
-    gives what they are for; other ones become nodes of two or three outputs.
+    gives what they are for; so does one that is activated only. Other ones become nodes of two or
+    three outputs.
     """
     for node in list(low.graph):
         if node.op_type == "Mul" and node.domain == "":
             _gate(low, node, slower)
+    for node in list(low.graph):
+        _activate(low, node, slower)
     groups: dict[Any, list[ir.Node]] = {}
     for node in low.graph:
         key = _key(low, node, slower)
@@ -59,7 +63,8 @@ def _gate(low: Lowering, node: ir.Node, slower: frozenset[Product]) -> None:
     for activated, other in (node.inputs, node.inputs[::-1]):
         assert activated is not None
         assert other is not None
-        found = _activation(activated)
+        by = activated.producer()
+        found = _activation(by) if by is not None and _only(activated, node) else None
         if found is None:
             continue
         kind, opened = found
@@ -77,34 +82,59 @@ def _gate(low: Lowering, node: ir.Node, slower: frozenset[Product]) -> None:
             return
 
 
-def _activation(value: ir.Value) -> tuple[int, ir.Value] | None:
-    """The kernels' number of the activation that gives ``value``, and what it is of.
+def _activate(low: Lowering, node: ir.Node, slower: frozenset[Product]) -> None:
+    """Merges a product and the activation that ``node`` gives, where it is one."""
+    found = _activation(node)
+    product = found[1].producer() if found is not None else None
+    if found is None or product is None or _key(low, product, slower) is None:
+        return
+    low.before = node
+    op, inputs, attributes = _joined(low, [product])
+    attributes["gate"] = found[0]
+    while inputs[-1] is None:
+        inputs.pop()
+    replace(node, [low.add(f"Activated{op}", inputs, attributes, domain=DOMAIN)])
+
+
+def _activation(node: ir.Node) -> tuple[int, ir.Value] | None:
+    """The kernels' number of the activation that a node gives, and what it is of.
 
     None where it is another one, or where something else reads what is between.
     """
-    node = value.producer()
-    if node is None or node.domain != "" or value.is_graph_output() or len(value.uses()) != 1:
+    if node.domain != "" or not node.inputs or node.inputs[0] is None:
         return None
     if node.op_type == "Gelu":
-        approximate = node.attributes.get("approximate")
+        form = node.attributes.get("approximate")
+        tanh = form is not None and form.value == "tanh"
         x = node.inputs[0]
-        if x is not None and approximate is not None and approximate.value == "tanh":
-            return (_GELU_TANH, x) if _only(x, node) else None
-        return None
+        return (_GELU_TANH if tanh else _GELU, x) if _only(x, node) else None
     if node.op_type != "Mul":
         return None
     for x, gate in (node.inputs, node.inputs[::-1]):
         sigmoid = gate.producer() if gate is not None else None
-        if sigmoid is None or x is None or (sigmoid.domain, sigmoid.op_type) != ("", "Sigmoid"):
+        if sigmoid is None or gate is None or x is None or not _only(gate, node):
             continue
-        if (
-            sigmoid.inputs[0] is x
-            and gate is not None
-            and _only(gate, node)
-            and _only(x, node, sigmoid)
-        ):
-            return _SILU, x
+        if (sigmoid.domain, sigmoid.op_type) != ("", "Sigmoid"):
+            continue
+        if sigmoid.inputs[0] is x:
+            return (_SILU, x) if _only(x, node, sigmoid) else None
+        scaled = sigmoid.inputs[0]
+        times = scaled.producer() if scaled is not None else None
+        if scaled is not None and times is not None and _is_quick(times, x):
+            both = _only(scaled, sigmoid) and _only(x, node, times)
+            return (_GELU_QUICK, x) if both else None
     return None
+
+
+def _is_quick(node: ir.Node, x: ir.Value) -> bool:
+    """Whether a node is ``1.702 x``."""
+    if (node.domain, node.op_type) != ("", "Mul") or x not in node.inputs:
+        return False
+    other = node.inputs[1] if node.inputs[0] is x else node.inputs[0]
+    constant = other.const_value if other is not None else None
+    return (
+        constant is not None and constant.size == 1 and abs(constant.numpy().item() - _QUICK) < 1e-6
+    )
 
 
 def _only(value: ir.Value, *readers: ir.Node) -> bool:

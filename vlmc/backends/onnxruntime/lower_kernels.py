@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 _BITS = {"int4_block": 4, "int8_block": 8}
+_QUANTIZED = {"int8_channel", *_BITS}
 
 
 def lower_node(low: Lowering, node: ir.Node, slower: frozenset[Product]) -> bool:
@@ -62,7 +63,13 @@ def _tower(low: Lowering, node: ir.Node) -> bool:
     if attributes["causal"]:
         return False
     given = {key: attributes[key] for key in ("num_heads", "kv_num_heads", "scale")}
-    replace(node, [low.add("TowerAttention", list(node.inputs), given, domain=DOMAIN)])
+    # Between products of quantized numbers, bfloat16 is the lesser rounding by far.
+    rounded = any(
+        value.name in low.weights and low.weights[value.name].format in _QUANTIZED
+        for value in low.graph.inputs
+    )
+    op = "TowerAttentionBf16" if rounded else "TowerAttention"
+    replace(node, [low.add(op, list(node.inputs), given, domain=DOMAIN)])
     return True
 
 

@@ -5,7 +5,9 @@ The build checks bundles that are larger than the memory it allows itself this w
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vlmc.backends.spec import Array, OpenOptions
+from vlmc.backends.together import Call
 from vlmc.bundle.manifest import ProgramSpec
 
 if TYPE_CHECKING:
@@ -34,7 +37,10 @@ class _Piece:
 
 
 class SegmentedSession:
-    """See ``vlmc.backends.Session``; results are those of the whole program.
+    """See ``vlmc.backends.together.ManySession``; results are those of the whole program.
+
+    Opening a piece takes far longer than running it: the next one is opened meanwhile, and each is
+    run for all calls before it is closed.
 
     Args:
         folder: The bundle.
@@ -55,34 +61,33 @@ class SegmentedSession:
         self._weights = {tensor.name: tensor for tensor in self._model.graph.initializer}
         self._pieces = _cut(self._model.graph, self._weights, PIECE_BYTES)
 
-    def run(
-        self, feeds: Mapping[str, Array], into: Mapping[str, Array] | None = None
-    ) -> dict[str, Array]:
-        """See ``vlmc.backends.Session.run``."""
-        values: dict[str, Array] = dict(feeds)
+    def run_all(self, calls: Sequence[Call]) -> list[dict[str, Array]]:
+        """See ``vlmc.backends.together.ManySession.run_all``."""
+        runs = [_Values(dict(feeds), dict(into)) for feeds, into in calls]
         last_use = {name: at for at, piece in enumerate(self._pieces) for name in piece.reads}
         kept = {spec.name for spec in self._program.outputs}
-        for at, piece in enumerate(self._pieces):
-            session = self._open(piece, values)
-            found = session.run(list(piece.gives), {name: values[name] for name in piece.reads})
-            values.update(zip(piece.gives, found, strict=True))
-            for name in [n for n in values if last_use.get(n, -1) <= at and n not in kept]:
-                del values[name]
-        outputs = {spec.name: values[spec.name] for spec in self._program.outputs}
-        for name, array in (into or {}).items():
-            np.copyto(array, outputs.pop(name))
-        return outputs
+        types = {name: _type_of(array) for name, array in runs[0].held.items()}
+        with ThreadPoolExecutor(1) as ahead:
+            opening = ahead.submit(self._open, self._pieces[0], types)
+            for at, piece in enumerate(self._pieces):
+                session = opening.result()
+                types |= {value.name: _type_named(value.type) for value in session.get_outputs()}
+                if at + 1 < len(self._pieces):
+                    opening = ahead.submit(self._open, self._pieces[at + 1], types)
+                later = {name for name, last in last_use.items() if last > at}
+                for run in runs:
+                    run.through(session, piece, later, kept)
+                del session
+        return [run.outputs(kept) for run in runs]
 
-    def _open(self, piece: _Piece, values: Mapping[str, Array]) -> Any:
-        """A session of one piece; its inputs' types are those of the values at hand."""
+    def _open(self, piece: _Piece, types: Mapping[str, int]) -> Any:
+        """A session of one piece; ``types`` are its inputs', as ONNX numbers them."""
         import onnx
         import onnxruntime as ort
 
+        self._read_ahead(piece)
         inputs = [
-            onnx.helper.make_tensor_value_info(
-                name, onnx.helper.np_dtype_to_tensor_dtype(values[name].dtype), None
-            )
-            for name in piece.reads
+            onnx.helper.make_tensor_value_info(name, types[name], None) for name in piece.reads
         ]
         graph = onnx.helper.make_graph(
             list(piece.nodes),
@@ -97,6 +102,8 @@ class SegmentedSession:
         settings.intra_op_num_threads = self._threads
         settings.log_severity_level = 3
         settings.add_session_config_entry(_FOLDER, str(self._folder))
+        # A core that waits for work busily is one that opens the next piece more slowly.
+        settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # A packed copy of a piece is affordable, and blocks of codes that are not packed would be
         # unpacked to floats, eight times their size. Of one huge matrix of floats it is not.
         if any(self._is_huge_float(name) for name in piece.weights):
@@ -105,12 +112,88 @@ class SegmentedSession:
             model.SerializeToString(), settings, providers=["CPUExecutionProvider"]
         )
 
+    def _read_ahead(self, piece: _Piece) -> None:
+        """Asks for a piece's weights at once: the engine maps them, and waits page by page."""
+        if not hasattr(os, "posix_fadvise"):  # not on macOS
+            return
+        for name in piece.weights:
+            entry = {e.key: e.value for e in self._weights[name].external_data}
+            if not entry:
+                continue
+            file = os.open(self._folder / entry["location"], os.O_RDONLY)
+            try:
+                where = int(entry["offset"]), int(entry["length"])
+                os.posix_fadvise(file, *where, os.POSIX_FADV_WILLNEED)
+            finally:
+                os.close(file)
+
     def _is_huge_float(self, name: str) -> bool:
         import onnx
 
         tensor = self._weights[name]
         is_float = tensor.data_type == onnx.TensorProto.FLOAT
         return is_float and _stored_bytes(tensor) > PIECE_BYTES
+
+
+class _Values:
+    """The values of one run that are still needed, and the memory its outputs go to."""
+
+    def __init__(self, held: dict[str, Array], into: dict[str, Array]) -> None:
+        self.held = held
+        self._into = into
+
+    def through(self, session: Any, piece: _Piece, later: set[str], kept: set[str]) -> None:
+        """Runs a piece; ``later`` are the names that those behind it read.
+
+        An output goes straight to its place, unless that is memory which is read later: a cache is
+        written where it lies, and only where it changes.
+        """
+        binding = session.io_binding()
+        fed = [np.ascontiguousarray(self.held[name]) for name in piece.reads]
+        for name, array in zip(piece.reads, fed, strict=True):
+            binding.bind_input(name, *_pointer(array))
+        still = [self.held[name] for name in later if name in self.held]
+        placed = {
+            name: self._into[name]
+            for name in piece.gives
+            if name in self._into and all(array is not self._into[name] for array in still)
+        }
+        for name in piece.gives:
+            where = _pointer(placed[name]) if name in placed else ("cpu",)
+            binding.bind_output(name, *where)
+        session.run_with_iobinding(binding)
+        found = binding.get_outputs_as_ortvaluevector()
+        for name, value in zip(piece.gives, found, strict=True):
+            self.held[name] = placed[name] if name in placed else value.numpy()
+        for name in [name for name in self.held if name not in later | kept]:
+            del self.held[name]
+
+    def outputs(self, kept: set[str]) -> dict[str, Array]:
+        """What the program gives beside what it was to write elsewhere."""
+        found = {name: self.held[name] for name in kept}
+        for name, place in self._into.items():
+            array = found.pop(name)
+            if array is not place:
+                np.copyto(place, array)
+        return found
+
+
+def _pointer(array: Array) -> tuple[object, ...]:
+    """The arguments of onnxruntime's ``bind_*`` after the name."""
+    return "cpu", 0, array.dtype, array.shape, array.ctypes.data
+
+
+def _type_of(array: Array) -> int:
+    import onnx
+
+    return int(onnx.helper.np_dtype_to_tensor_dtype(array.dtype))
+
+
+def _type_named(name: str) -> int:
+    """ONNX's number for what onnxruntime calls ``tensor(float)``."""
+    import onnx
+
+    return int(onnx.TensorProto.DataType.Value(name.removeprefix("tensor(")[:-1].upper()))
 
 
 def _cut(

@@ -56,7 +56,9 @@ def open_session(
     if options.pieces:
         from vlmc.backends.onnxruntime.segments import SegmentedSession
 
-        return SegmentedSession(folder, program, options)
+        return options.pieces.session(
+            (folder, program.file), lambda: SegmentedSession(folder, program, options)
+        )
     settings = ort.SessionOptions()
     settings.intra_op_num_threads = options.threads
     settings.inter_op_num_threads = 1

@@ -57,11 +57,13 @@ class Options(Frozen):
 
     @model_validator(mode="after")
     def _usable(self) -> "Options":
+        if self.resample not in torch_resize.FILTERS:
+            raise ValueError(f"resample is one of {', '.join(torch_resize.FILTERS)} here")
         if self.min_tokens > self.max_tokens:
             raise ValueError(f"min_tokens ({self.min_tokens}) are more than {self.max_tokens}")
         if self.tile is not None and self.tile % (self.patch_size * self.merge_size):
             raise ValueError(f"a tile of {self.tile} pixels cuts merged patches")
-        if self.tile is not None and not 2 <= self.min_tiles <= self.max_tiles:
+        if self.tile is not None and self.min_tiles > self.max_tiles:
             raise ValueError(f"{self.min_tiles} to {self.max_tiles} tiles are no grid")
         return self
 
@@ -90,7 +92,8 @@ def target_size(height: int, width: int, options: Options) -> tuple[int, int]:
 def tile_grid(height: int, width: int, options: Options) -> tuple[int, int]:
     """Rows and columns of tiles; 0 and 0 where the picture is not cut.
 
-    Mirrors ``_is_image_too_large``, ``_target_ratios`` and ``find_closest_aspect_ratio``.
+    Mirrors ``_is_image_too_large``, ``_target_ratios`` and ``find_closest_aspect_ratio``. A grid of
+    one tile has no marks: it is the picture itself, where transformers can take it at all.
     """
     if options.tile is None:
         return 0, 0
@@ -114,7 +117,7 @@ def tile_grid(height: int, width: int, options: Options) -> tuple[int, int]:
             best, nearest = (columns, rows), distance
         elif distance == nearest and height * width > 0.5 * options.tile**2 * columns * rows:
             best = columns, rows
-    return best[1], best[0]
+    return (0, 0) if best == (1, 1) else (best[1], best[0])
 
 
 def cuts(height: int, width: int, options: Options) -> tuple[tuple[int, int], ...]:

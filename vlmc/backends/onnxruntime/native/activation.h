@@ -29,23 +29,45 @@ AVX512_INLINE __m512 sigmoid(__m512 x) {
   return _mm512_div_ps(_mm512_mask_mov_ps(one, negative, e), _mm512_add_ps(one, e));
 }
 
+// erf(x) to 2e-7 (Abramowitz and Stegun 7.1.26).
+AVX512_INLINE __m512 error_function(__m512 x) {
+  const __m512 one = _mm512_set1_ps(1.0f), size = _mm512_abs_ps(x);
+  const __m512 t = _mm512_div_ps(one, _mm512_fmadd_ps(_mm512_set1_ps(0.3275911f), size, one));
+  __m512 p = _mm512_set1_ps(1.061405429f);
+  p = _mm512_fmadd_ps(p, t, _mm512_set1_ps(-1.453152027f));
+  p = _mm512_fmadd_ps(p, t, _mm512_set1_ps(1.421413741f));
+  p = _mm512_fmadd_ps(p, t, _mm512_set1_ps(-0.284496736f));
+  p = _mm512_fmadd_ps(p, t, _mm512_set1_ps(0.254829592f));
+  const __m512 e = exponential(_mm512_mul_ps(_mm512_xor_ps(x, _mm512_set1_ps(-0.0f)), x));
+  const __m512 y = _mm512_fnmadd_ps(_mm512_mul_ps(p, t), e, one);
+  return _mm512_or_ps(y, _mm512_and_ps(x, _mm512_set1_ps(-0.0f)));
+}
+
 AVX512_INLINE __m512 activated(__m512 x, Gate gate) {
   if (gate == Gate::silu) return _mm512_mul_ps(x, sigmoid(x));
+  if (gate == Gate::gelu_quick)
+    return _mm512_mul_ps(x, sigmoid(_mm512_mul_ps(x, _mm512_set1_ps(1.702f))));
+  if (gate == Gate::gelu) {
+    const __m512 half = _mm512_mul_ps(x, _mm512_set1_ps(0.5f));
+    const __m512 erf = error_function(_mm512_mul_ps(x, _mm512_set1_ps(0.70710678118654752f)));
+    return _mm512_fmadd_ps(half, erf, half);
+  }
   // tanh(u) = 2 sigmoid(2 u) - 1
   const __m512 cube = _mm512_mul_ps(_mm512_mul_ps(x, x), _mm512_mul_ps(x, _mm512_set1_ps(0.044715f)));
   return _mm512_mul_ps(
       x, sigmoid(_mm512_mul_ps(_mm512_set1_ps(1.5957691216057308f), _mm512_add_ps(x, cube))));
 }
 
-// y = activation(y) * by, for `count` numbers in each of m rows.
+// y = activation(y) (* by, where there is one), for `count` numbers in each of m rows.
 AVX512 inline void gate_rows(Gate gate, size_t m, size_t count, const float* by, size_t by_stride,
                              float* y, size_t stride) {
   for (size_t r = 0; r < m; ++r)
     for (size_t c = 0; c < count; c += 16) {
       const __mmask16 there = first16(count - c);
       const __m512 x = _mm512_maskz_loadu_ps(there, y + r * stride + c);
-      const __m512 factor = _mm512_maskz_loadu_ps(there, by + r * by_stride + c);
-      _mm512_mask_storeu_ps(y + r * stride + c, there, _mm512_mul_ps(activated(x, gate), factor));
+      __m512 v = activated(x, gate);
+      if (by) v = _mm512_mul_ps(v, _mm512_maskz_loadu_ps(there, by + r * by_stride + c));
+      _mm512_mask_storeu_ps(y + r * stride + c, there, v);
     }
 }
 

@@ -1,6 +1,7 @@
 // Scaled dot-product attention in float32 on AVX-512: of decoders, over a cache that is extended in
 // place, and of towers. Scores of a few query rows are computed for all keys they may see, and for
-// no other; then softmax; then the sum of values.
+// no other; then softmax; then the sum of values. Of towers whose products are quantized anyway, the
+// factors of both products may be rounded to bfloat16; sums and softmax stay float32.
 #include "kernels.h"
 
 #include <algorithm>
@@ -24,24 +25,86 @@ struct Head {
   bool half;
 };
 
-// exp(row - its largest) in place; returns the sum.
-AVX512 float softmax(float* row, size_t count) {
-  __m512 top = _mm512_set1_ps(-INFINITY);
+// 16 numbers as bfloat16, rounded to nearest even.
+AVX512_INLINE __m256i to_bf16(__m512 x) {
+  __m256i y;
+  asm("vcvtneps2bf16 %1, %0" : "=v"(y) : "v"(x));
+  return y;
+}
+
+// Numbers that follow each other, in pairs: `to` may be `from`. What an odd count lacks is 0.
+AVX512 void pair_up(const float* from, size_t count, float* to) {
   for (size_t i = 0; i < count; i += 16)
-    top = _mm512_mask_max_ps(top, first16(count - i), top,
-                             _mm512_maskz_loadu_ps(first16(count - i), row + i));
-  const float largest = _mm512_reduce_max_ps(top);
+    _mm256_mask_storeu_epi32(to + i / 2, first16((count - i + 1) / 2),
+                             to_bf16(_mm512_maskz_loadu_ps(first16(count - i), from + i)));
+}
+
+// bfloat16 of 16 numbers, one in each lane.
+AVX512_INLINE __m512i lanes(__m512 x) {
+  return _mm512_maskz_cvtepu16_epi32(0xffff, to_bf16(x));
+}
+
+// Rows 2 i and 2 i + 1 of `from`, number by number, in pairs: [ceil(count / 2)][size].
+AVX512 void pair_rows(const float* from, size_t stride, size_t count, size_t size, float* to) {
+  for (size_t t = 0; t < count; t += 2)
+    for (size_t d = 0; d < size; d += 16) {
+      const __mmask16 there = first16(size - d), also = t + 1 < count ? there : 0;
+      const __m512 low = _mm512_maskz_loadu_ps(there, from + t * stride + d);
+      const __m512 high = _mm512_maskz_loadu_ps(also, from + (t + 1) * stride + d);
+      _mm512_mask_storeu_epi32(
+          to + t / 2 * size + d, there,
+          _mm512_or_si512(lanes(low), _mm512_maskz_slli_epi32(0xffff, lanes(high), 16)));
+    }
+}
+
+// exp(row - its largest) in place, of Pairs as bfloat16 and 0 behind an odd count; returns the sum.
+// Four at a time: what one waits for, others do.
+template <bool Pairs>
+AVX512 float softmax(float* row, size_t count) {
+  const size_t whole = count / 64 * 64;
+  __m512 top[4], sum[4];
+#pragma GCC unroll 4
+  for (size_t j = 0; j < 4; ++j) top[j] = _mm512_set1_ps(-INFINITY), sum[j] = _mm512_setzero_ps();
+  for (size_t i = 0; i < whole; i += 64)
+#pragma GCC unroll 4
+    for (size_t j = 0; j < 4; ++j)
+      top[j] = _mm512_max_ps(top[j], _mm512_loadu_ps(row + i + j * 16));
+  for (size_t i = whole; i < count; i += 16)
+    top[0] = _mm512_mask_max_ps(top[0], first16(count - i), top[0],
+                                _mm512_maskz_loadu_ps(first16(count - i), row + i));
+  const float largest = _mm512_reduce_max_ps(
+      _mm512_max_ps(_mm512_max_ps(top[0], top[1]), _mm512_max_ps(top[2], top[3])));
   // Nothing may be seen: the sum stays 0 and the row's answer is zeros.
-  top = _mm512_set1_ps(largest == -INFINITY ? 0.0f : largest);
-  __m512 sum = _mm512_setzero_ps();
-  for (size_t i = 0; i < count; i += 16) {
-    const __mmask16 there = first16(count - i);
-    const __m512 x = _mm512_sub_ps(_mm512_maskz_loadu_ps(there, row + i), top);
-    const __m512 e = _mm512_maskz_mov_ps(there, exponential(x));
-    sum = _mm512_add_ps(sum, e);
-    _mm512_mask_storeu_ps(row + i, there, e);
+  const __m512 zero = _mm512_set1_ps(largest == -INFINITY ? 0.0f : largest);
+  for (size_t i = 0; i < whole; i += 64) {
+    __m512 e[4];
+#pragma GCC unroll 4
+    for (size_t j = 0; j < 4; ++j) e[j] = _mm512_loadu_ps(row + i + j * 16);
+#pragma GCC unroll 4
+    for (size_t j = 0; j < 4; ++j) {
+      e[j] = exponential(_mm512_sub_ps(e[j], zero));
+      sum[j] = _mm512_add_ps(sum[j], e[j]);
+    }
+#pragma GCC unroll 4
+    for (size_t j = 0; j < 4; ++j) {
+      if (Pairs)
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(row + i / 2 + j * 8), to_bf16(e[j]));
+      else
+        _mm512_storeu_ps(row + i + j * 16, e[j]);
+    }
   }
-  return _mm512_reduce_add_ps(sum);
+  for (size_t i = whole; i < count; i += 16) {
+    const __mmask16 there = first16(count - i);
+    const __m512 x = _mm512_sub_ps(_mm512_maskz_loadu_ps(there, row + i), zero);
+    const __m512 e = _mm512_maskz_mov_ps(there, exponential(x));
+    sum[0] = _mm512_add_ps(sum[0], e);
+    if (Pairs)
+      _mm256_mask_storeu_epi32(row + i / 2, first16((count - i + 1) / 2), to_bf16(e));
+    else
+      _mm512_mask_storeu_ps(row + i, there, e);
+  }
+  return _mm512_reduce_add_ps(
+      _mm512_add_ps(_mm512_add_ps(sum[0], sum[1]), _mm512_add_ps(sum[2], sum[3])));
 }
 
 AVX512 void cap_scores(float* row, size_t count, float cap) {
@@ -73,28 +136,46 @@ inline void seen(const Rows& rows, size_t r, size_t* first, size_t* last) {
   *first = s.window && *last > s.window ? *last - s.window : 0;
 }
 
+// Pairs: of bfloat16. Every row sees all keys, the head's size is even, and the caches are float32.
+template <bool Pairs>
 AVX512 void attend_rows(const Rows& rows, const Head& keys, const Head& values, size_t begin,
                         size_t end) {
   const AttentionShape& s = rows.shape;
   const size_t size = s.head_size, room = (size + 15) / 16 * 16;
+  const size_t inner = Pairs ? size / 2 : size;  // elements of a key
   size_t low, high, unused;
   seen(rows, begin, &low, &unused);
   seen(rows, end - 1, &unused, &high);
   const size_t panels = (high - low + kPanel - 1) / kPanel, width = panels * kPanel;
   static thread_local Scratch<float> key_room, value_room, query_room, score_room, out_room;
-  float* packed = key_room.at_least(panels * size * kPanel);
+  float* packed = key_room.at_least(panels * inner * kPanel);
   float* queries = query_room.at_least(kRows * room);
   float* scores = score_room.at_least(kRows * width);
   float* sums = out_room.at_least(kTile * room);
-  pack_panels(keys.from, keys.half, keys.stride, low, high, size, packed);
+  if (Pairs) {
+    float* words = value_room.at_least((high - low + 1) / 2 * 2 * size);
+    for (size_t t = low; t < high; ++t)
+      pair_up(static_cast<const float*>(keys.from) + t * keys.stride, size,
+              words + (t - low) * inner);
+    pack_panels(words, false, inner, 0, high - low, inner, packed);
+  } else {
+    pack_panels(keys.from, keys.half, keys.stride, low, high, size, packed);
+  }
   const float* value = static_cast<const float*>(values.from) + low * values.stride;
   size_t value_stride = values.stride;
-  if (values.half) {
+  // Heads that lie side by side are a power of two apart in most models: their rows would share a
+  // few sets of each cache.
+  if (Pairs) {
+    float* words = value_room.at_least((high - low + 1) / 2 * 2 * size);
+    pair_rows(value, value_stride, high - low, size, words);
+    value = words, value_stride = size;
+  } else if (values.half || values.stride != size) {
     float* plain = value_room.at_least((high - low) * size);
     for (size_t t = low; t < high; ++t)
       for (size_t d = 0; d < size; d += 16)
         _mm512_mask_storeu_ps(plain + (t - low) * size + d, first16(size - d),
-                              load(values.from, true, t * values.stride + d, first16(size - d)));
+                              load(values.from, values.half, t * values.stride + d,
+                                   first16(size - d)));
     value = plain, value_stride = size;
   }
   const size_t steps_apart = s.heads * size;
@@ -107,6 +188,7 @@ AVX512 void attend_rows(const Rows& rows, const Head& keys, const Head& values, 
         _mm512_mask_storeu_ps(queries + r * room + d, first16(size - d),
                               _mm512_mul_ps(_mm512_maskz_loadu_ps(first16(size - d), from + d),
                                             _mm512_set1_ps(s.scale)));
+      if (Pairs) pair_up(queries + r * room, size, queries + r * room);
     }
     // The first and last key that some row of a tile sees, from `low` on, in whole panels.
     size_t from[kRows], to[kRows], tile_from[kRows / kTile], tile_to[kRows / kTile];
@@ -119,8 +201,9 @@ AVX512 void attend_rows(const Rows& rows, const Head& keys, const Head& values, 
     for (size_t p = 0; p < panels; ++p)
       for (size_t r = 0; r < count; r += kTile) {
         if (p * kPanel < tile_from[r / kTile] || p * kPanel >= tile_to[r / kTile]) continue;
-        multiply(std::min(kTile, count - r), queries + r * room, room, packed + p * size * kPanel,
-                 kPanel, size, scores + r * width + p * kPanel, width, kPanel, false);
+        multiply<Pairs>(std::min(kTile, count - r), queries + r * room, room,
+                        packed + p * inner * kPanel, kPanel, inner,
+                        scores + r * width + p * kPanel, width, kPanel, false);
       }
     for (size_t r = 0; r < count; r += kTile) {
       const size_t of_tile = std::min(kTile, count - r), start = tile_from[r / kTile];
@@ -135,15 +218,18 @@ AVX512 void attend_rows(const Rows& rows, const Head& keys, const Head& values, 
                    rows.bias + head * s.bias_head_stride + step * s.bias_width + low + first,
                    last - first);
         }
-        const float sum = softmax(row + first, last - first);
+        const float sum = softmax<Pairs>(row + first, last - first);
         inverse[j] = sum > 0 ? 1 / sum : 0;
+        if (Pairs) continue;  // all rows see the same
         std::fill(row + start, row + first, 0.0f);
         std::fill(row + last, row + tile_to[r / kTile], 0.0f);
       }
+      const size_t seen_keys = tile_to[r / kTile] - start;
+      const float* from_value = value + (Pairs ? start / 2 : start) * value_stride;
       for (size_t d = 0; d < size; d += kPanel)
-        multiply(of_tile, scores + r * width + start, width, value + start * value_stride + d,
-                 value_stride, tile_to[r / kTile] - start, sums + d, room,
-                 std::min(kPanel, size - d), false);
+        multiply<Pairs>(of_tile, scores + r * width + start, width, from_value + d, value_stride,
+                        Pairs ? (seen_keys + 1) / 2 : seen_keys, sums + d, room,
+                        std::min(kPanel, size - d), false);
       for (size_t j = 0; j < of_tile; ++j) {
         float* to_out = rows.out + place(block + r + j);
         for (size_t d = 0; d < size; d += 16)
@@ -176,6 +262,7 @@ size_t slices(size_t rows, size_t others, size_t threads) {
   return std::max<size_t>(1, std::min(wanted, rows / kRows));
 }
 
+template <bool Pairs = false>
 void attend(const AttentionShape& s, size_t batch, size_t step, const Parallel& parallel,
             const std::function<bool(size_t, size_t, Rows*, Head*, Head*)>& head_of) {
   if (batch == 0 || step == 0) return;
@@ -188,7 +275,7 @@ void attend(const AttentionShape& s, size_t batch, size_t step, const Parallel& 
     Head keys, values;
     const size_t begin = part * of_part, end = std::min(rows, begin + of_part);
     if (begin < end && head_of(task / parts / kv_heads, task / parts % kv_heads, &of, &keys, &values))
-      attend_rows(of, keys, values, begin, end);
+      attend_rows<Pairs>(of, keys, values, begin, end);
   });
 }
 
@@ -230,9 +317,9 @@ void cached_attention(const AttentionShape& s, size_t batch, size_t step, size_t
 
 void tower_attention(const AttentionShape& s, size_t batch, size_t step, size_t total,
                      const float* query, const float* key, const float* value, const float* bias,
-                     size_t bias_batch_stride, float* out, const Parallel& parallel) {
+                     size_t bias_batch_stride, bool rounded, float* out, const Parallel& parallel) {
   const size_t kv_heads = s.heads / s.group, size = s.head_size;
-  attend(s, batch, step, parallel, [&](size_t b, size_t h, Rows* rows, Head* k, Head* v) {
+  const auto head_of = [&](size_t b, size_t h, Rows* rows, Head* k, Head* v) {
     const size_t from = b * step * s.heads * size + h * s.group * size;
     const size_t kv_from = (b * total * kv_heads + h) * size;
     rows->query = query + from, rows->out = out + from, rows->total = total, rows->past = 0;
@@ -240,7 +327,10 @@ void tower_attention(const AttentionShape& s, size_t batch, size_t step, size_t 
     *k = {key + kv_from, kv_heads * size, false};
     *v = {value + kv_from, kv_heads * size, false};
     return true;
-  });
+  };
+  static const bool pairs = __builtin_cpu_supports("avx512bf16");
+  if (rounded && pairs && size % 2 == 0) return attend<true>(s, batch, step, parallel, head_of);
+  attend(s, batch, step, parallel, head_of);
 }
 
 }  // namespace vlmc

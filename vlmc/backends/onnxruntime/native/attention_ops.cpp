@@ -114,9 +114,10 @@ struct CachedAttention {
 };
 
 // inputs: query [B, S, H * D], key and value [B, T, KV * D], bias [1 or B, 1 or H, 1 or S, T] added
-// to the scores; every query sees every key. output: [B, S, H * D].
+// to the scores; every query sees every key. output: [B, S, H * D]. Rounded: see tower_attention.
+template <bool Rounded>
 struct TowerAttention {
-  static constexpr const char* name = "TowerAttention";
+  static constexpr const char* name = Rounded ? "TowerAttentionBf16" : "TowerAttention";
   static constexpr Input inputs[] = {{kFloat}, {kFloat}, {kFloat}, {kFloat, kOptional}};
   static constexpr ElementType outputs[] = {kFloat};
 
@@ -156,7 +157,7 @@ struct TowerAttention {
     Borrowed{context}.run(threads, [&](const vlmc::Parallel& parallel) {
       vlmc::tower_attention(shape, static_cast<size_t>(batch), static_cast<size_t>(step),
                             static_cast<size_t>(total), query.as<float>(), key.as<float>(), value.as<float>(),
-                            bias.as<float>(), batch_stride, out, parallel);
+                            bias.as<float>(), batch_stride, Rounded, out, parallel);
     });
   }
 
@@ -170,8 +171,9 @@ struct TowerAttention {
 const CustomOp* const* attention_ops(size_t* count) {
   static const CustomOp cached = declared<CachedAttention<kFloat>>();
   static const CustomOp cached_half = declared<CachedAttention<kFloat16>>();
-  static const CustomOp tower = declared<TowerAttention>();
-  static const CustomOp* const all[] = {&cached, &cached_half, &tower};
+  static const CustomOp tower = declared<TowerAttention<false>>();
+  static const CustomOp tower_rounded = declared<TowerAttention<true>>();
+  static const CustomOp* const all[] = {&cached, &cached_half, &tower, &tower_rounded};
   *count = std::size(all);
   return all;
 }

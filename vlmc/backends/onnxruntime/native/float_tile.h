@@ -1,5 +1,5 @@
 #pragma once
-// Products of small float32 matrices, the sums in registers; AVX-512.
+// Products of small matrices, of float32 or of pairs of bfloat16, the sums in registers; AVX-512.
 #include <cstddef>
 #include <cstdint>
 
@@ -15,8 +15,16 @@ AVX512_INLINE __m512 load(const void* from, bool half, size_t at, __mmask16 ther
   return _mm512_maskz_loadu_ps(there, static_cast<const float*>(from) + at);
 }
 
-// c[R][count] = a[R][inner] b[inner][count] (+ c), 16 (V - 1) < count <= 16 V.
-template <size_t R, size_t V>
+// acc + the products of two bfloat16 in each lane. In assembly: only who knows that the CPU has the
+// instruction comes here, and a function that may use it could not share code with one that may not.
+AVX512_INLINE __m512 dot_pairs(__m512 acc, __m512 a, __m512 b) {
+  asm("vdpbf16ps %2, %1, %0" : "+v"(acc) : "v"(a), "v"(b));
+  return acc;
+}
+
+// c[R][count] = a[R][inner] b[inner][count] (+ c), 16 (V - 1) < count <= 16 V. Of Pairs, each
+// element of a and b is two bfloat16.
+template <size_t R, size_t V, bool Pairs>
 AVX512 void tile(const float* a, size_t lda, const float* b, size_t ldb, size_t inner, float* c,
                  size_t ldc, size_t count, bool onto) {
   __m512 acc[R][V];
@@ -36,7 +44,8 @@ AVX512 void tile(const float* a, size_t lda, const float* b, size_t ldb, size_t 
     for (size_t r = 0; r < R; ++r) {
       const __m512 x = _mm512_set1_ps(a[r * lda + i]);
 #pragma GCC unroll 4
-      for (size_t j = 0; j < V; ++j) acc[r][j] = _mm512_fmadd_ps(x, v[j], acc[r][j]);
+      for (size_t j = 0; j < V; ++j)
+        acc[r][j] = Pairs ? dot_pairs(acc[r][j], x, v[j]) : _mm512_fmadd_ps(x, v[j], acc[r][j]);
     }
   }
 #pragma GCC unroll 8
@@ -48,15 +57,18 @@ AVX512 void tile(const float* a, size_t lda, const float* b, size_t ldb, size_t 
 
 using Tile = void (*)(const float*, size_t, const float*, size_t, size_t, float*, size_t, size_t,
                       bool);
-template <size_t R>
-constexpr Tile kTilesOf[4] = {tile<R, 1>, tile<R, 2>, tile<R, 3>, tile<R, 4>};
-constexpr const Tile* kTiles[kTile] = {kTilesOf<1>, kTilesOf<2>, kTilesOf<3>,
-                                       kTilesOf<4>, kTilesOf<5>, kTilesOf<6>};
+template <size_t R, bool Pairs>
+constexpr Tile kTilesOf[4] = {tile<R, 1, Pairs>, tile<R, 2, Pairs>, tile<R, 3, Pairs>,
+                              tile<R, 4, Pairs>};
+template <bool Pairs>
+constexpr const Tile* kTiles[kTile] = {kTilesOf<1, Pairs>, kTilesOf<2, Pairs>, kTilesOf<3, Pairs>,
+                                       kTilesOf<4, Pairs>, kTilesOf<5, Pairs>, kTilesOf<6, Pairs>};
 
 // c[rows][count] = a[rows][inner] b[inner][count] (+ c), rows <= kTile, count <= kPanel.
+template <bool Pairs = false>
 inline void multiply(size_t rows, const float* a, size_t lda, const float* b, size_t ldb,
                      size_t inner, float* c, size_t ldc, size_t count, bool onto) {
-  kTiles[rows - 1][(count + 15) / 16 - 1](a, lda, b, ldb, inner, c, ldc, count, onto);
+  kTiles<Pairs>[rows - 1][(count + 15) / 16 - 1](a, lda, b, ldb, inner, c, ldc, count, onto);
 }
 
 AVX512_INLINE void transpose(__m512* v) {

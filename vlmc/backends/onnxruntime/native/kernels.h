@@ -8,7 +8,7 @@ namespace vlmc {
 
 // Raised with every change of an operator's meaning; vlmc/backends/onnxruntime/native/__init__.py
 // refuses a library that was built from other sources.
-constexpr int kInterface = 3;
+constexpr int kInterface = 4;
 
 // Runs task(data, 0) .. task(data, tasks - 1), each once, in any order, and waits for all of them.
 // A task must not throw. threads: how many may run at a time, to choose the number of tasks by.
@@ -36,9 +36,9 @@ struct Product {
   size_t n;
 };
 
-// What becomes of two products of one width: each number of the first one's y is
-// activation(itself) times the second one's, which has no y of its own.
-enum class Gate { none = 0, silu = 1, gelu_tanh = 2 };
+// What becomes of one product, each number of whose y is activation(itself), or of two of one width:
+// then it is that times the second one's number, which has no y of its own.
+enum class Gate { none = 0, silu = 1, gelu_tanh = 2, gelu_quick = 3, gelu = 4 };
 
 // Products with w[k, n] of int8. A row of x is quantized to int8 with one scale,
 // (largest magnitude + 1e-12) / 127; column j of w has the scale scales[j]. k and n are positive.
@@ -81,9 +81,15 @@ void cached_attention(const AttentionShape& shape, size_t batch, size_t step, si
 // The same where every query sees all keys of its row; key and value [batch, total, key heads,
 // head_size]. bias, or null, is added to the scores: row b's, head h's, lies at
 // b * bias_batch_stride + h * bias_head_stride, [step, total] with rows bias_width apart (0: one
-// row for all).
+// row for all). Where rounded, and the CPU has AVX512_BF16, factors are rounded to bfloat16.
 void tower_attention(const AttentionShape& shape, size_t batch, size_t step, size_t total,
                      const float* query, const float* key, const float* value, const float* bias,
-                     size_t bias_batch_stride, float* out, const Parallel& parallel);
+                     size_t bias_batch_stride, bool rounded, float* out, const Parallel& parallel);
+
+// Weights w[rows, columns], all finite, to codes[rows, blocks, block / 2], scales[rows, blocks] and
+// zero_points[rows, ceil(blocks / 2)], as linear_blocks reads them; block is 16, 32, ... 256.
+// loss[3]: the sums of squared errors and of squared weights, and the largest error.
+void quantize_blocks4(const float* w, size_t rows, size_t columns, size_t block, uint8_t* codes,
+                      float* scales, uint8_t* zero_points, double* loss);
 
 }  // namespace vlmc

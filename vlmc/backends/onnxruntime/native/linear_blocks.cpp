@@ -267,13 +267,15 @@ void few_tokens(const Blocked& t, size_t m, size_t k, int bits, size_t block,
   const size_t tasks = 4 * parallel.threads;
   const size_t of_task = std::max<size_t>(32, (n + tasks - 1) / tasks);
   static thread_local Scratch<float> room;
-  float* beside = gate == Gate::none ? nullptr : room.at_least(m * products[1].n);
+  const bool two = gate != Gate::none && count > 1;
+  float* beside = two ? room.at_least(m * products[1].n) : nullptr;
   each(parallel, (n + of_task - 1) / of_task, [&](size_t task) {
     size_t first = task * of_task, last = std::min(n, first + of_task);
     if (gate != Gate::none) {
       channels(products[0], first, last, products[0].y);
-      channels(products[1], first, last, beside);
-      return gate_rows(gate, m, last - first, beside + first, n, products[0].y + first, n);
+      if (two) channels(products[1], first, last, beside);
+      const float* by = two ? beside + first : nullptr;
+      return gate_rows(gate, m, last - first, by, n, products[0].y + first, n);
     }
     // Channels of all products follow each other.
     for (const Product* p = products; first < last; ++p) {

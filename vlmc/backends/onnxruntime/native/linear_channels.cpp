@@ -191,10 +191,11 @@ void linear8(const float* x, size_t m, size_t k, const Product* products, size_t
   if (m <= kFewTokens) {
     if (gate == Gate::none) return few_tokens(t, m, k, products, count, parallel);
     static thread_local Scratch<float> room;
-    Product both[] = {products[0], products[1]};
-    both[1].y = room.at_least(m * both[1].n);
-    few_tokens(t, m, k, both, 2, parallel);
-    return gate_rows(gate, 1, m * both[0].n, both[1].y, 0, both[0].y, 0);
+    Product both[] = {products[0], products[count - 1]};
+    if (count > 1) both[1].y = room.at_least(m * both[1].n);
+    few_tokens(t, m, k, both, count, parallel);
+    const float* by = count > 1 ? both[1].y : nullptr;
+    return gate_rows(gate, 1, m * both[0].n, by, 0, both[0].y, 0);
   }
   const size_t groups = (k + 3) / 4;
   by_panels(t, m, groups, products, count, gate, parallel,

@@ -51,14 +51,16 @@ struct Rows {
 // How many products a node has of one x, and what it makes of them.
 template <size_t Count, bool Gated>
 struct Group {
-  static_assert(!Gated || Count == 2);
+  static_assert(!Gated || Count <= 2);
   static constexpr size_t count = Count, outputs = Gated ? 1 : Count;
   vlmc::Gate gate = vlmc::Gate::none;
 
   explicit Group(const KernelInfo* info) {
     if (!Gated) return;
     const int64_t kind = attribute(info, "gate");
-    if (kind != 1 && kind != 2) throw std::invalid_argument("gate is 1 (SiLU) or 2 (tanh GELU)");
+    if (kind < 1 || kind > 4) {
+      throw std::invalid_argument("gate is 1 (SiLU), 2 (tanh GELU), 3 (quick GELU) or 4 (GELU)");
+    }
     gate = static_cast<vlmc::Gate>(kind);
   }
 
@@ -85,7 +87,8 @@ template <size_t Count, bool Gated>
 struct Linear8 : Group<Count, Gated> {
   using Group = ort::Group<Count, Gated>;
   static constexpr const char* names[] = {"Linear8", "Linear8x2", "Linear8x3"};
-  static constexpr const char* name = Gated ? "Gated8" : names[Count - 1];
+  static constexpr const char* name =
+      !Gated ? names[Count - 1] : Count == 1 ? "Activated8" : "Gated8";
   static constexpr auto inputs = [] {
     std::array<Input, 1 + 3 * Count> made{};
     made[0] = {kFloat};
@@ -136,7 +139,8 @@ template <size_t Count, bool Gated>
 struct LinearBlocks : Group<Count, Gated> {
   using Group = ort::Group<Count, Gated>;
   static constexpr const char* names[] = {"LinearBlocks", "LinearBlocksx2", "LinearBlocksx3"};
-  static constexpr const char* name = Gated ? "GatedBlocks" : names[Count - 1];
+  static constexpr const char* name =
+      !Gated ? names[Count - 1] : Count == 1 ? "ActivatedBlocks" : "GatedBlocks";
   static constexpr auto inputs = [] {
     std::array<Input, 1 + 4 * Count> made{};
     made[0] = {kFloat};
@@ -227,6 +231,7 @@ const CustomOp* const* linear_ops(size_t* count) {
       declared<Linear8<3, false>>(),      declared<Linear8<2, true>>(),
       declared<LinearBlocks<1, false>>(), declared<LinearBlocks<2, false>>(),
       declared<LinearBlocks<3, false>>(), declared<LinearBlocks<2, true>>(),
+      declared<Linear8<1, true>>(),       declared<LinearBlocks<1, true>>(),
       declared<LinearFloat<kFloat>>(),    declared<LinearFloat<kFloat16>>(),
   };
   static const auto all = [] {

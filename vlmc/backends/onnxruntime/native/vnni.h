@@ -144,7 +144,7 @@ AVX512 inline void multiply_panel(const Tokens& t, size_t m, const uint8_t* pane
   }
 }
 
-// Every token by every panel of the products' channels, and with a gate what it makes of two.
+// Every token by every panel of the products' channels, and with a gate what it makes of them.
 // pack(product, first, count, panel, scales) fills a panel from a product's channels and returns
 // their scales, which may lie in `scales`, of 64.
 template <typename Pack>
@@ -178,11 +178,11 @@ void by_panels(const Tokens& t, size_t m, size_t groups, const Product* products
   constexpr size_t kRows = 48;  // tokens whose products stay near until they are gated
   each(parallel, panels(products[0]), [&](size_t index) {
     static thread_local Scratch<uint8_t> room;
-    uint8_t* panel = room.at_least(2 * groups * 4 * kPanel);
+    uint8_t* panel = room.at_least(count * groups * 4 * kPanel);
     alignas(64) float beside[kRows * kPanel];
     Packed gates, lets;
     packed(products[0], index, panel, &gates);
-    packed(products[1], index, panel + groups * 4 * kPanel, &lets);
+    if (count > 1) packed(products[1], index, panel + groups * 4 * kPanel, &lets);
     for (size_t row = 0; row < m; row += kRows) {
       const Tokens some{t.codes + row * t.room, t.scales + row, t.sums + row, t.room};
       const size_t rows = std::min(kRows, m - row);
@@ -190,8 +190,8 @@ void by_panels(const Tokens& t, size_t m, size_t groups, const Product* products
       out.y += row * out.stride;
       multiply_panel(some, rows, gates.panel, groups, out);
       lets.out.y = beside, lets.out.stride = kPanel;
-      multiply_panel(some, rows, lets.panel, groups, lets.out);
-      gate_rows(gate, rows, out.count, beside, kPanel, out.y, out.stride);
+      if (count > 1) multiply_panel(some, rows, lets.panel, groups, lets.out);
+      gate_rows(gate, rows, out.count, count > 1 ? beside : nullptr, kPanel, out.y, out.stride);
     }
   });
 }

@@ -1,0 +1,152 @@
+// Weights to 4-bit blocks as vlmc/quantizers/int4_block.py makes them, to the last bit: the same
+// operations on float32 in the same order. The intrinsics that name a rounding are never fused.
+#include <algorithm>
+#include <cstring>
+#include <numeric>
+
+#include "avx512.h"
+#include "kernels.h"
+
+namespace vlmc {
+namespace {
+
+constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+constexpr float kTiny = 1.17549435e-38f;  // the smallest that has all its digits
+constexpr float kShare = 0.97f;
+
+AVX512_INLINE __m512 mul(__m512 a, __m512 b) { return _mm512_mul_round_ps(a, b, kNearest); }
+AVX512_INLINE __m512 add(__m512 a, __m512 b) { return _mm512_add_round_ps(a, b, kNearest); }
+AVX512_INLINE __m512 sub(__m512 a, __m512 b) { return _mm512_sub_round_ps(a, b, kNearest); }
+
+AVX512_INLINE float first(__m512 x) { return _mm512_cvtss_f32(x); }
+
+// The upper half of the first 16, 8, 4 and 2 numbers, where the lower half is.
+AVX512_INLINE __m512 upper8(__m512 x) { return _mm512_shuffle_f32x4(x, x, 0xee); }
+AVX512_INLINE __m512 upper4(__m512 x) { return _mm512_shuffle_f32x4(x, x, 0x55); }
+AVX512_INLINE __m512 upper2(__m512 x) { return _mm512_permute_ps(x, 0xee); }
+AVX512_INLINE __m512 upper1(__m512 x) { return _mm512_permute_ps(x, 0x55); }
+
+// Halves onto halves; what is in `x` is lost.
+template <size_t vectors>
+AVX512_INLINE float folded(__m512* x) {
+  for (size_t half = vectors / 2; half; half /= 2) {
+    for (size_t i = 0; i < half; ++i) x[i] = add(x[i], x[i + half]);
+  }
+  __m512 sum = add(x[0], upper8(x[0]));
+  sum = add(sum, upper4(sum));
+  sum = add(sum, upper2(sum));
+  return first(add(sum, upper1(sum)));
+}
+
+// The largest number, in the first place.
+AVX512_INLINE __m512 largest_of(__m512 x) {
+  x = _mm512_max_ps(x, upper8(x));
+  x = _mm512_max_ps(x, upper4(x));
+  x = _mm512_max_ps(x, upper2(x));
+  return _mm512_max_ps(x, upper1(x));
+}
+
+AVX512_INLINE float usable(float scale) { return scale < kTiny ? 1.0f : scale; }
+
+struct Sums {
+  __m512d error, weight;
+  __m512 largest;
+};
+
+AVX512_INLINE __m512d squares(__m512 x, __m512d sum) {
+  const __m512d low = _mm512_cvtps_pd(_mm512_castps512_ps256(x));
+  const __m512d high = _mm512_cvtps_pd(_mm512_extractf32x8_ps(x, 1));
+  return _mm512_fmadd_pd(high, high, _mm512_fmadd_pd(low, low, sum));
+}
+
+// One block; its zero point is returned.
+template <size_t vectors>
+AVX512_INLINE uint8_t quantize_block(const float* w, uint8_t* codes, float* scale, Sums* sums) {
+  __m512 v[vectors], q[vectors], product[vectors];
+  __m512 down = _mm512_setzero_ps(), up = down;  // how far the block reaches below 0 and above
+  for (size_t i = 0; i < vectors; ++i) {
+    v[i] = _mm512_loadu_ps(w + 16 * i);
+    down = _mm512_max_ps(down, sub(_mm512_setzero_ps(), v[i]));
+    up = _mm512_max_ps(up, v[i]);
+  }
+  const __m512 share = _mm512_set1_ps(kShare);
+  down = mul(largest_of(down), share);
+  up = mul(largest_of(up), share);
+  float step = usable(first(add(up, down)) / 15.0f);
+  const __m512 top = _mm512_set1_ps(15.0f);
+  __m512 zero = _mm512_roundscale_ps(_mm512_set1_ps(first(down) / step), kNearest);
+  zero = _mm512_min_ps(_mm512_max_ps(zero, _mm512_setzero_ps()), top);
+  const __m512 from = sub(_mm512_setzero_ps(), zero), to = sub(top, zero);
+  for (int fit = 0;; ++fit) {
+    const __m512 by = _mm512_set1_ps(step);
+    for (size_t i = 0; i < vectors; ++i) {
+      const __m512 code = _mm512_roundscale_ps(_mm512_div_ps(v[i], by), kNearest);
+      q[i] = _mm512_min_ps(_mm512_max_ps(code, from), to);
+    }
+    if (fit == 2) break;
+    for (size_t i = 0; i < vectors; ++i) product[i] = mul(v[i], q[i]);
+    const float along = folded<vectors>(product);
+    for (size_t i = 0; i < vectors; ++i) product[i] = mul(q[i], q[i]);
+    const float norm = folded<vectors>(product);
+    step = usable(norm > 0 ? along / norm : step);
+  }
+  const __m512 by = _mm512_set1_ps(step);
+  for (size_t i = 0; i < vectors; ++i) {
+    const __m512 wrong = sub(mul(q[i], by), v[i]);
+    sums->error = squares(wrong, sums->error);
+    sums->weight = squares(v[i], sums->weight);
+    sums->largest = _mm512_max_ps(sums->largest, _mm512_abs_ps(wrong));
+    const __m512i whole = _mm512_cvtps_epi32(add(q[i], zero));
+    // Of each pair of lanes the second one's code goes above the first one's.
+    const __m512i pairs = _mm512_or_si512(whole, _mm512_srli_epi64(whole, 28));
+    _mm_storel_epi64((__m128i*)(codes + 8 * i), _mm512_cvtepi64_epi8(pairs));
+  }
+  *scale = step;
+  return (uint8_t)first(zero);
+}
+
+template <size_t block>
+AVX512 void quantize(const float* w, size_t rows, size_t columns, uint8_t* codes, float* scales,
+                     uint8_t* zero_points, double* loss) {
+  const size_t blocks = (columns + block - 1) / block;
+  Sums sums = {_mm512_setzero_pd(), _mm512_setzero_pd(), _mm512_setzero_ps()};
+  for (size_t row = 0; row < rows; ++row) {
+    uint8_t* const zeros = zero_points + row * ((blocks + 1) / 2);
+    for (size_t b = 0; b < blocks; ++b) {
+      const float* from = w + row * columns + b * block;
+      float padded[block];
+      const size_t there = std::min(block, columns - b * block);
+      if (there < block) {
+        std::memset(padded, 0, sizeof(padded));
+        std::memcpy(padded, from, there * sizeof(float));
+        from = padded;
+      }
+      const size_t at = row * blocks + b;
+      const uint8_t zero =
+          quantize_block<block / 16>(from, codes + at * block / 2, scales + at, &sums);
+      zeros[b / 2] = b % 2 ? zeros[b / 2] | (uint8_t)(zero << 4) : zero;
+    }
+  }
+  double error[8], weight[8];
+  float largest[16];
+  _mm512_storeu_pd(error, sums.error);
+  _mm512_storeu_pd(weight, sums.weight);
+  _mm512_storeu_ps(largest, sums.largest);
+  loss[0] = std::accumulate(error, error + 8, 0.0);
+  loss[1] = std::accumulate(weight, weight + 8, 0.0);
+  loss[2] = *std::max_element(largest, largest + 16);
+}
+
+}  // namespace
+
+void quantize_blocks4(const float* w, size_t rows, size_t columns, size_t block, uint8_t* codes,
+                      float* scales, uint8_t* zero_points, double* loss) {
+  const auto made = block == 16   ? quantize<16>
+                    : block == 32 ? quantize<32>
+                    : block == 64 ? quantize<64>
+                    : block == 128 ? quantize<128>
+                                   : quantize<256>;
+  made(w, rows, columns, codes, scales, zero_points, loss);
+}
+
+}  // namespace vlmc
