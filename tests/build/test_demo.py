@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize("split", ["dual", "single"])
 def test_the_demo_is_built_verified_and_asked(workshop, tmp_path, capsys, split):
     recipe, out = str(ROOT / "recipes" / "demo.yaml"), str(tmp_path)
-    cache = str(workshop.folder / "cache")
+    cache = str(workshop.cache)
     assert main(["build", recipe, "--out", out, "--cache", cache, "--set", f"split={split}"]) == 0
     capsys.readouterr()
     # Its answers are shorter than the tokens that are compared.

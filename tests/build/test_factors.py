@@ -29,7 +29,7 @@ SIZES = {"batch": 1, "step": 6, "features": 1, "ctx": 16}
 
 def files(workshop, made, name: str) -> Path:
     key = next(record.key for record in made.passes if record.name == name)
-    return workshop.folder / "cache" / "entries" / key / "files"
+    return workshop.cache / "entries" / key / "files"
 
 
 def answers(folder: Path, graphs: dict[str, Path]) -> dict[str, dict[str, np.ndarray]]:

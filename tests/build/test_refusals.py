@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.build.variants import edit
+from tests.build.edits import edit
 from vlmc.errors import VlmcError
 
 pytestmark = pytest.mark.build

@@ -6,23 +6,31 @@ Each combines several peculiarities, because a build costs seconds.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
+from tests.build.edits import Json, edit, resave, split_processor
+from tests.build.older import (
+    bakllava,
+    biased_in_shards,
+    flat_qwen,
+    layers_side_by_side,
+    old_names,
+    older_processor,
+    said_tied,
+    tied_qwen2_vl,
+    without_template,
+)
 from tests.checkpoints.anyres import granite4_vision, llava_next, llava_onevision
 from tests.checkpoints.bidirectional import gemma3, paligemma
 from tests.checkpoints.fixed import deepseek_vl, janus, llava
 from tests.checkpoints.idefics2 import idefics2
-from tests.checkpoints.native import qwen2_5_vl, qwen2_vl
+from tests.checkpoints.native import qwen2_5_vl
 from tests.checkpoints.ovis2 import ovis2
 from tests.checkpoints.parts import LLAVA_TEMPLATE
 from tests.checkpoints.tiles import aya_vision, cohere2_vision, got_ocr2, idefics3, internvl
 from tests.checkpoints.towerless import chameleon, fuyu
-
-Json = dict[str, Any]
-
 
 FUYU_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{% for part in message['content'] %}"
@@ -35,190 +43,6 @@ CHAMELEON_TEMPLATE = (
     "{% if part['type'] == 'image' %}<image>{% else %}{{ part['text'] }}{% endif %}{% endfor %}\n"
     "{% endfor %}"
 )
-
-
-def edit(path: Path, change: Callable[[Json], object]) -> None:
-    """Changes a JSON file in place."""
-    values = json.loads(path.read_text(encoding="utf-8"))
-    change(values)
-    path.write_text(json.dumps(values), encoding="utf-8")
-
-
-def resave(folder: Path, prefixes: Mapping[str, str], dtype: str = "float32") -> None:
-    """Writes the weights again, names beginning otherwise and in another element type."""
-    import torch
-    from safetensors.torch import load_file, save_file
-
-    def rename(name: str) -> str:
-        found = next((old for old in prefixes if name.startswith(old)), "")
-        return prefixes.get(found, "") + name.removeprefix(found)
-
-    path = folder / "model.safetensors"
-    held = {
-        rename(name): value.to(getattr(torch, dtype)) for name, value in load_file(path).items()
-    }
-    save_file(held, path, metadata={"format": "pt"})
-    edit(folder / "config.json", lambda config: config.update(dtype=dtype))
-
-
-def template_to_tokenizer(folder: Path) -> None:
-    """Moves the chat template into the tokenizer's settings."""
-    template = folder / "chat_template.jinja"
-    text = template.read_text(encoding="utf-8")
-    edit(folder / "tokenizer_config.json", lambda values: values.update(chat_template=text))
-    template.unlink()
-
-
-def say_tied(config: Json) -> None:
-    """Claims that the output head is the embedding."""
-    config["tie_word_embeddings"] = config["text_config"]["tie_word_embeddings"] = True
-
-
-def without_template(folder: Path) -> Path:
-    """A LLaVA-OneVision whose chat template was not saved."""
-    llava_onevision(folder)
-    (folder / "chat_template.jinja").unlink()
-    return folder
-
-
-def said_tied(folder: Path, *, equal: bool) -> Path:
-    """A configuration that says tied, with both tensors stored."""
-    from safetensors.torch import load_file, save_file
-
-    llava(folder)
-    edit(folder / "config.json", say_tied)
-    weights = load_file(folder / "model.safetensors")
-    if equal:
-        embedding = weights["language_model.model.embed_tokens.weight"]
-        weights["language_model.lm_head.weight"] = embedding.clone()
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    return folder
-
-
-def shard(folder: Path) -> Path:
-    """Saves the model again, in many files."""
-    import transformers as hf
-
-    model = hf.LlavaForConditionalGeneration.from_pretrained(folder)
-    (folder / "model.safetensors").unlink()
-    model.save_pretrained(folder, max_shard_size="150KB")
-    assert (folder / "model.safetensors.index.json").is_file()
-    return folder
-
-
-def biased_in_shards(folder: Path) -> Path:
-    """Biases everywhere, one key/value head, heads of 24, stretched rotary, several files."""
-    rotary = {
-        "rope_type": "llama3",
-        "rope_theta": 10000.0,
-        "factor": 8.0,
-        "low_freq_factor": 1.0,
-        "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 64,
-    }
-    llava(
-        folder,
-        attention_bias=True,
-        mlp_bias=True,
-        num_key_value_heads=1,
-        head_dim=24,
-        rope_parameters=rotary,
-    )
-    return shard(folder)
-
-
-def old_names(folder: Path) -> Path:
-    """Names as in the first checkpoints, bfloat16, a tie the weights deny, several end tokens."""
-    llava(folder, seed=3)
-    resave(folder, {"vision_tower.": "vision_tower.vision_model."}, "bfloat16")
-    edit(folder / "config.json", say_tied)
-    ends = [2, *range(40, 140)]
-    edit(folder / "generation_config.json", lambda values: values.update(eos_token_id=ends))
-    return folder
-
-
-def layers_side_by_side(folder: Path) -> Path:
-    """Features of several layers, with the class token; later names, no generation config."""
-    llava(folder, vision_feature_layer=[-2, 1], vision_feature_select_strategy="full")
-    later = {
-        "language_model.lm_head.": "lm_head.",
-        "language_model.model.": "model.language_model.",
-        "vision_tower.": "model.vision_tower.vision_model.",
-        "multi_modal_projector.": "model.multi_modal_projector.",
-    }
-    resave(folder, later)
-    template = folder / "chat_template.jinja"
-    text = json.dumps({"chat_template": template.read_text(encoding="utf-8")})
-    (folder / "chat_template.json").write_text(text, encoding="utf-8")
-    template.unlink()
-    (folder / "generation_config.json").unlink()
-    return folder
-
-
-def older_processor(folder: Path) -> Path:
-    """A Qwen2 decoder of half windows; image processing and template where they used to lie."""
-    llava(
-        folder,
-        tower="siglip",
-        text="qwen2",
-        vocab_size=451,
-        use_sliding_window=True,
-        sliding_window=16,
-        max_window_layers=1,
-    )
-    processor = folder / "processor_config.json"
-    values = json.loads(processor.read_text(encoding="utf-8"))
-    images = values.pop("image_processor")
-    processor.write_text(json.dumps(values), encoding="utf-8")
-    (folder / "preprocessor_config.json").write_text(json.dumps(images), encoding="utf-8")
-    template_to_tokenizer(folder)
-    return folder
-
-
-def flat_qwen(folder: Path, make: Callable[[Path], Path] = qwen2_vl) -> Path:
-    """As on the hub: a flat config, mrope under its old name, float16, pixel bounds in pixels."""
-
-    def flat(config: Json) -> None:
-        text = config.pop("text_config")
-        rotary = text.pop("rope_parameters")
-        del text["model_type"]
-        config.update({key: value for key, value in text.items() if key not in config})
-        config["rope_theta"] = rotary["rope_theta"]
-        config["rope_scaling"] = {"type": "mrope", "mrope_section": rotary["mrope_section"]}
-
-    def bounds(values: Json) -> None:
-        size = values.pop("size")
-        values.update(min_pixels=size["shortest_edge"], max_pixels=size["longest_edge"])
-
-    make(folder)
-    resave(folder, {}, "float16")
-    edit(folder / "config.json", flat)
-    edit(folder / "preprocessor_config.json", bounds)
-    template_to_tokenizer(folder)
-    return folder
-
-
-def tied_qwen2_vl(folder: Path) -> Path:
-    """A head that is the embedding, one key/value head, later names."""
-    qwen2_vl(folder, tied=True, num_key_value_heads=1)
-    resave(folder, {"visual.": "model.visual.", "model.": "model.language_model."})
-    return folder
-
-
-def bakllava(folder: Path) -> Path:
-    """BakLLaVA as on the hub: a Mistral without windows, names and sizes as they used to be."""
-    llava(folder, text="mistral", sliding_window=None, num_key_value_heads=1, seed=4)
-    resave(folder, {"vision_tower.": "vision_tower.vision_model."}, "float16")
-
-    def older(config: Json) -> None:
-        config["text_config"]["rope_theta"] = config["text_config"].pop("rope_parameters")[
-            "rope_theta"
-        ]
-        config.update(ignore_index=-100, vocab_size=config["text_config"]["vocab_size"])
-        del config["tie_word_embeddings"]
-
-    edit(folder / "config.json", older)
-    return folder
 
 
 def hub_internvl(folder: Path) -> Path:
@@ -291,15 +115,6 @@ def hub_fuyu(folder: Path) -> Path:
     edit(folder / "config.json", flat)
     split_processor(folder, "FuyuImageProcessor")
     return folder
-
-
-def split_processor(folder: Path, name: str) -> None:
-    """Moves the image processor's settings to a file of their own, as older versions had them."""
-    processor = folder / "processor_config.json"
-    values = json.loads(processor.read_text(encoding="utf-8"))
-    images = values.pop("image_processor") | {"image_processor_type": name}
-    processor.write_text(json.dumps(values), encoding="utf-8")
-    (folder / "preprocessor_config.json").write_text(json.dumps(images), encoding="utf-8")
 
 
 VARIANTS: dict[str, Callable[[Path], Path]] = {

@@ -1,6 +1,7 @@
 """What a pass's key and its result's digest are made of; sha256 throughout, never cut short."""
 
 import ast
+import functools
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -66,23 +67,27 @@ def code_digest(modules: Iterable[str]) -> str:
             raise ModuleNotFoundError(name, name=name)
         texts[name] = path.read_text("utf-8")
         top = name.partition(".")[0]
-        for found in _imports(ast.parse(texts[name])):
+        for found in _imports(texts[name]):
             if found.partition(".")[0] == top and found not in texts and _source(found):
                 waiting.append(found)
     return json_digest(texts)
 
 
-def _imports(tree: ast.Module) -> set[str]:
-    """Every module an import statement may name; ``from a import b`` may name ``a.b``."""
+@functools.cache
+def _imports(text: str) -> frozenset[str]:
+    """Every module a source's import statements may name; ``from a import b`` may name ``a.b``.
+
+    Kept by text: passes share most modules, and to parse them takes longer than a cached build.
+    """
     found: set[str] = set()
-    for node in ast.walk(tree):
+    for node in ast.walk(ast.parse(text)):
         match node:
             case ast.Import(names):
                 found.update(alias.name for alias in names)
             case ast.ImportFrom(str(module), names, 0):
                 found.add(module)
                 found.update(f"{module}.{alias.name}" for alias in names)
-    return found
+    return frozenset(found)
 
 
 def _source(module: str) -> Path | None:
