@@ -30,6 +30,9 @@ EXACT = 1e-3
 # Goldens on another machine: other kernels round differently, most of all on 8-bit activations.
 _TOLERANCE_EXACT = 1e-3
 _TOLERANCE_QUANTIZED = 5e-2
+# Between the two kinds of programs where nobody knows what quantizing moves: a fault of a kernel
+# gives other numbers altogether.
+_UNCOMPARED = (0.5, 0.5)
 _FEATURE_ROWS = 4
 # Logits below are those of tokens that are never answered.
 _RULED_OUT = -1e38
@@ -87,10 +90,11 @@ def check(
         for q in questions
         if q.name in expected
     }
+    apart = {name: _apart(answer, found[name]) for name, answer in fast.items()}
     allowed = _tolerances(figures.values(), exact=exact)
     for q in questions:
         if q.name in fast:
-            _hold_kernels(q, fast[q.name], found[q.name], allowed)
+            _hold_kernels(q, apart[q.name], allowed if figures or exact else _UNCOMPARED)
             if q.name in expected:
                 _hold(_compare(q, fast[q.name], expected[q.name]), gates, exact=exact)
     for figure in figures.values():
@@ -113,18 +117,24 @@ def _tolerances(figures: Collection[Figures], *, exact: bool) -> tuple[float, fl
     return max([_TOLERANCE_QUANTIZED, *logits]), max([_TOLERANCE_QUANTIZED, *features])
 
 
+def _apart(fast: Found, portable: Found) -> tuple[float, float]:
+    """Between the two kinds of programs: errors of logits after the prompt, and of features.
+
+    Later rows of logits may follow other tokens.
+    """
+    features = [name for name in portable if name.startswith("features_")]
+    return (
+        _error(fast["logits"][0], portable["logits"][0]),
+        max((_error(fast[name], portable[name]) for name in features), default=0.0),
+    )
+
+
 def _hold_kernels(
-    question: Question, fast: Found, portable: Found, allowed: tuple[float, float]
+    question: Question, apart: tuple[float, float], allowed: tuple[float, float]
 ) -> None:
     """The two kinds of programs must agree as a golden demands of another machine."""
-    # Logits after the prompt: later rows may follow other tokens.
-    pairs = [(fast["logits"][0], portable["logits"][0], allowed[0])]
-    pairs += [
-        (fast[f"features_{at}"], portable[f"features_{at}"], allowed[1])
-        for at in range(len(question.sizes))
-    ]
-    for one, other, most in pairs:
-        if (error := _error(one, other)) > most:
+    for error, most in zip(apart, allowed, strict=True):
+        if error > most:
             raise VlmcError(
                 f"the programs for vlmc's kernels differ by {error:.1e} from the portable ones on "
                 f"question '{question.name}', allowed {most:.1e}",
