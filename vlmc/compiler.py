@@ -50,8 +50,8 @@ from vlmc.scope import (
     golden_questions,
     graph_specs,
     rotary_length,
+    stored_ties,
     target_of,
-    tie_is_in_doubt,
 )
 from vlmc.sources import check_weights, digests, read_checkpoint
 from vlmc.sources import resolve as resolve_source
@@ -174,7 +174,6 @@ def build(
     if done("load"):
         return stopped()
 
-    in_doubt = tie_is_in_doubt(checkpoint.config, index)
     transformed = workspace.lazy(
         "transform",
         lambda: transform(source.folder, family, facts, index, plan.limits.ctx_len),
@@ -183,7 +182,7 @@ def build(
             "family": family.name,
             "ctx-len": rotary_length(checkpoint.config, plan),
             "masks": [mask.model_dump(mode="json") for mask in facts.masks],
-            "ties": json_digest(hashing.result()) if in_doubt else None,
+            "ties": stored_ties(checkpoint.config, index),
         },
         libraries=["torch", "transformers"],
         code=["vlmc.passes.transform", family.vision.__module__],

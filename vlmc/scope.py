@@ -9,6 +9,7 @@ from vlmc.passes.calibration import Asked, built_in, read_calibration
 from vlmc.passes.checkpoint import TensorRef
 from vlmc.passes.compile import Target
 from vlmc.passes.export import GraphSpec
+from vlmc.passes.parameters import same_values
 from vlmc.passes.questions import QUESTIONS, Question
 from vlmc.passes.transform import LENGTH_DEPENDENT_ROPE
 from vlmc.plan import Plan, image_features, language_interface
@@ -57,12 +58,23 @@ def rotary_length(config: Json, plan: Plan) -> int | None:
     return plan.limits.ctx_len if kind in LENGTH_DEPENDENT_ROPE else None
 
 
-def tie_is_in_doubt(config: Json, index: Mapping[str, TensorRef]) -> bool:
-    """Whether a stored head may differ from the embedding it is said to be: values decide then."""
+def stored_ties(config: Json, index: Mapping[str, TensorRef]) -> list[tuple[str, str]] | None:
+    """Stored heads and the tables they equal; None where the configuration ties nothing.
+
+    A head that is said to be the embedding may be stored, and differ: values decide then what is
+    exported.
+    """
     text = config.get("text_config")
     holders = [config, *([text] if isinstance(text, dict) else [])]
-    untied = all(holder.get("tie_word_embeddings") is False for holder in holders)
-    return not untied and any(name.endswith("lm_head.weight") for name in index)
+    if all(holder.get("tie_word_embeddings") is False for holder in holders):
+        return None
+    heads = [name for name in sorted(index) if name.endswith("lm_head.weight")]
+    return [
+        (head, name)
+        for head in heads
+        for name in sorted(index)
+        if name != head and same_values(index[head], index[name])
+    ]
 
 
 def calibration_questions(plan: Plan, checkpoint_bytes: int) -> tuple[Asked, ...]:

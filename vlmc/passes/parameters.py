@@ -77,7 +77,7 @@ def untie_different(model: Any, index: Mapping[str, TensorRef], matched: Mapping
     for target, source in list(model.all_tied_weights_keys.items()):
         if target not in matched or source not in matched:
             continue
-        if _equal(index[matched[target]], index[matched[source]]):
+        if same_values(index[matched[target]], index[matched[source]]):
             continue
         owner, _, leaf = target.rpartition(".")
         module = model.get_submodule(owner)
@@ -136,7 +136,8 @@ def _turned(shape: tuple[int, ...]) -> tuple[int, ...]:
     return (*shape[:-2], *shape[:-3:-1])
 
 
-def _equal(first: TensorRef, second: TensorRef) -> bool:
+def same_values(first: TensorRef, second: TensorRef) -> bool:
+    """Whether two stored tensors are equal; read in blocks of rows, up to the first difference."""
     if first.shape != second.shape:
         return False
     step = max(1, (1 << 23) // max(1, first.nbytes // first.shape[0]))
