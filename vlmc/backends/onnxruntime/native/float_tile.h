@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "avx512.h"
+#include "bfloat16.h"
 
 namespace vlmc {
 
@@ -13,13 +14,6 @@ AVX512_INLINE __m512 load(const void* from, bool half, size_t at, __mmask16 ther
   if (half)
     return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(there, static_cast<const uint16_t*>(from) + at));
   return _mm512_maskz_loadu_ps(there, static_cast<const float*>(from) + at);
-}
-
-// acc + the products of two bfloat16 in each lane. In assembly: only who knows that the CPU has the
-// instruction comes here, and a function that may use it could not share code with one that may not.
-AVX512_INLINE __m512 dot_pairs(__m512 acc, __m512 a, __m512 b) {
-  asm("vdpbf16ps %2, %1, %0" : "+v"(acc) : "v"(a), "v"(b));
-  return acc;
 }
 
 // c[R][count] = a[R][inner] b[inner][count] (+ c), 16 (V - 1) < count <= 16 V. Of Pairs, each
