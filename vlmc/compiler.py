@@ -1,4 +1,4 @@
-"""The build: eight passes in one straight line. Start reading here."""
+"""The build: its passes in one straight line. Start reading here."""
 
 from __future__ import annotations
 
@@ -28,7 +28,6 @@ from vlmc.bundle.manifest import FileEntry
 from vlmc.bundle.publish import Draft, find_published, seal, write_bundle
 from vlmc.bundle.store import canonical_json
 from vlmc.errors import need
-from vlmc.families.prompts import read_prompt
 from vlmc.passes.answers import read_answers, write_answers
 from vlmc.passes.calibrate import calibrate
 from vlmc.passes.calibration import digests as question_digests
@@ -49,6 +48,7 @@ from vlmc.scope import (
     calibration_questions,
     golden_questions,
     graph_specs,
+    prompt_of,
     rotary_length,
     stored_ties,
     target_of,
@@ -132,28 +132,7 @@ def build(
         return Build(None, None, workspace.records)
 
     facts, family = plan.facts, plan.family
-    prompt, files = read_prompt(
-        source.folder,
-        family.image_token,
-        facts.image_token_id,
-        facts.token_ids or facts.text.vocab,
-        plain_image=family.plain_image,
-        image_layout=facts.image_layout,
-        opening=facts.opening,
-        opening_once=facts.opening_once,
-        closing=facts.closing,
-        default_template=family.template,
-        image_frame=family.image_frame,
-        frame=family.frame,
-        ahead=family.ahead,
-        add_special_tokens=family.special_tokens,
-        extra_tokens=family.extra_tokens,
-        mark_token_ids=facts.mark_token_ids,
-        leading_images=family.leading_images,
-        leading_text=family.leading_text,
-        numbered_after=family.numbered_after,
-        vision_text=facts.vision_text,
-    )
+    prompt, files = prompt_of(plan, source.folder)
     generation = read_generation(
         checkpoint.config, checkpoint.generation, ends=facts.ends, unused=facts.unused_generation
     )

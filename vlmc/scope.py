@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from vlmc.backends.threads import cpu_name, default_threads
+from vlmc.bundle.manifest import PromptSpec
+from vlmc.families.prompts import read_prompt
 from vlmc.passes.calibration import Asked, built_in, read_calibration
 from vlmc.passes.checkpoint import TensorRef
 from vlmc.passes.compile import Target
@@ -38,6 +41,33 @@ def graph_specs(plan: Plan) -> tuple[GraphSpec, GraphSpec]:
         name: _BIAS_SIZES + at for at, name in enumerate(dict.fromkeys(free)) if name != "batch"
     }
     return vision, GraphSpec("language", inputs, outputs, sizes)
+
+
+def prompt_of(plan: Plan, folder: Path) -> tuple[PromptSpec, dict[str, bytes]]:
+    """How the model is asked, and the files that say so: see ``read_prompt``."""
+    facts, family = plan.facts, plan.family
+    return read_prompt(
+        folder,
+        family.image_token,
+        facts.image_token_id,
+        facts.token_ids or facts.text.vocab,
+        plain_image=family.plain_image,
+        image_layout=facts.image_layout,
+        opening=facts.opening,
+        opening_once=facts.opening_once,
+        closing=facts.closing,
+        default_template=family.template,
+        image_frame=family.image_frame,
+        frame=family.frame,
+        ahead=family.ahead,
+        add_special_tokens=family.special_tokens,
+        extra_tokens=family.extra_tokens,
+        mark_token_ids=facts.mark_token_ids,
+        leading_images=family.leading_images,
+        leading_text=family.leading_text,
+        numbered_after=family.numbered_after,
+        vision_text=facts.vision_text,
+    )
 
 
 def target_of(plan: Plan) -> Target | None:
