@@ -26,6 +26,7 @@ from tests.checkpoints.anyres import granite4_vision, llava_next, llava_onevisio
 from tests.checkpoints.bidirectional import gemma3, paligemma
 from tests.checkpoints.fixed import deepseek_vl, janus, llava
 from tests.checkpoints.idefics2 import idefics2
+from tests.checkpoints.kin import qianfan_ocr
 from tests.checkpoints.native import qwen2_5_vl
 from tests.checkpoints.ovis2 import ovis2
 from tests.checkpoints.parts import LLAVA_TEMPLATE
@@ -249,6 +250,14 @@ VARIANTS: dict[str, Callable[[Path], Path]] = {
         head_dim=24,
         feature_layer=-2,
         tower={"use_qk_norm": True, "norm_type": "rms_norm", "use_mean_pooling": False},
+    ),
+    "qianfan-ocr-llama": lambda folder: qianfan_ocr(
+        folder,
+        text="llama",
+        head_dim=16,
+        word="<picture>",
+        tower={"use_qk_norm": True, "norm_type": "rms_norm", "use_mean_pooling": False},
+        named={"tie_word_embeddings": True, "vision_feature_layer": -2},
     ),
 }
 # Made for tests of their own.

@@ -10,6 +10,7 @@ from tests.checkpoints.bidirectional import gemma3, llama4, paligemma
 from tests.checkpoints.fixed import deepseek_vl, deepseek_vl_hybrid, janus, llava, vipllava
 from tests.checkpoints.glm_moe import glm4v_moe
 from tests.checkpoints.idefics2 import idefics2
+from tests.checkpoints.kin import qianfan_ocr
 from tests.checkpoints.native import (
     glm4v,
     glm_ocr,
@@ -52,6 +53,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "granite4-vision": granite4_vision,
     "vipllava": vipllava,
     "internvl": internvl,
+    "qianfan-ocr": qianfan_ocr,
     "qwen2-vl": qwen2_vl,
     "qwen2.5-vl": qwen2_5_vl,
     "qwen3-vl": qwen3_vl,
