@@ -199,8 +199,10 @@ def feature_rows(made: Any, layers: int) -> Any:
     deep = getattr(made, "deepstack_features", None)
     if not deep:
         return made.pooler_output
-    first = made.pooler_output
-    if first is None:
+    first, deep = made.pooler_output, list(deep)
+    if first is not None:
+        deep = deep[:layers]  # there is no layer for others
+    else:
         # Granite 4 Vision: layers with their parts; an image token itself is nothing.
         deep = [parts for layer, parts in dict(deep).items() if layer < layers]
         first = [torch.zeros_like(part) for part in deep[0]]

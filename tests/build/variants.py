@@ -26,7 +26,7 @@ from tests.checkpoints.anyres import granite4_vision, llava_next, llava_onevisio
 from tests.checkpoints.bidirectional import gemma3, paligemma
 from tests.checkpoints.fixed import deepseek_vl, janus, llava
 from tests.checkpoints.idefics2 import idefics2
-from tests.checkpoints.kin import qianfan_ocr
+from tests.checkpoints.kin import granite_docling, qianfan_ocr
 from tests.checkpoints.native import qwen2_5_vl
 from tests.checkpoints.ovis2 import ovis2
 from tests.checkpoints.parts import LLAVA_TEMPLATE
@@ -250,6 +250,15 @@ VARIANTS: dict[str, Callable[[Path], Path]] = {
         head_dim=24,
         feature_layer=-2,
         tower={"use_qk_norm": True, "norm_type": "rms_norm", "use_mean_pooling": False},
+    ),
+    # As the larger one: no fine route; wide pages have more tiles; a router that decides nothing.
+    "granite-docling-dense": lambda folder: granite_docling(
+        folder,
+        tied=True,
+        tower={"deepstack_visual_indexes": [0, 1, 2], "scale_factor": 2},
+        images={"max_patches": 2, "dense_max_patches": 12, "dense_min_aspect": 1.2}
+        | {"dense_max_scale": 0.7, "dense_max_aspect": 9.0},
+        named={"density_router_hidden_size": 20},
     ),
     "qianfan-ocr-llama": lambda folder: qianfan_ocr(
         folder,

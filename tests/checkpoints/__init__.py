@@ -10,7 +10,7 @@ from tests.checkpoints.bidirectional import gemma3, llama4, paligemma
 from tests.checkpoints.fixed import deepseek_vl, deepseek_vl_hybrid, janus, llava, vipllava
 from tests.checkpoints.glm_moe import glm4v_moe
 from tests.checkpoints.idefics2 import idefics2
-from tests.checkpoints.kin import qianfan_ocr
+from tests.checkpoints.kin import granite_docling, qianfan_ocr
 from tests.checkpoints.native import (
     glm4v,
     glm_ocr,
@@ -73,6 +73,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     ),
     "lighton-ocr": lighton_ocr,
     "idefics3": idefics3,
+    "granite-docling": granite_docling,
     "ovis2": ovis2,
     "gemma3": gemma3,
     "gemma4": gemma4,

@@ -9,6 +9,7 @@ from tests.checkpoints.parts import (
     IMAGE_SIZE,
     INTERNVL_TEMPLATE,
     PATCH,
+    SMOLVLM_TEMPLATE,
     randomize,
     save,
     text_config,
@@ -63,4 +64,60 @@ def qianfan_ocr(
         chat_template=INTERNVL_TEMPLATE.replace("<IMG_CONTEXT>", word),
     )
     model = randomize(hf.QianfanOCRForConditionalGeneration(config), seed)
+    return save(model, processor, folder)
+
+
+def granite_docling(
+    folder: Path,
+    *,
+    seed: int = 1,
+    tied: bool = False,
+    tower: dict[str, Any] | None = None,
+    images: dict[str, Any] | None = None,
+    named: dict[str, Any] | None = None,
+    **values: Any,
+) -> Path:
+    """A Granite Docling of up to six tiles, four tokens each; some tiles' marks are no tokens."""
+    import transformers as hf
+
+    specials = [
+        "<|endoftext|>",
+        "<|im_start|>",
+        "<end_of_utterance>",
+        "<image>",
+        "<fake_token_around_image>",
+        "<global-img>",
+        *(f"<row_{row}_col_{column}>" for row, column in ((1, 1), (1, 2), (2, 1))),
+    ]
+    words = tokenizer(specials, bos="<|im_start|>", eos="<end_of_utterance>", template=None)
+    given = {"embedding_multiplier": 1.5, "logits_scaling": 2.0, "attention_multiplier": 0.3}
+    given |= {"residual_multiplier": 0.8, "tie_word_embeddings": tied}
+    config = hf.GraniteDoclingConfig(
+        vision_config={
+            "image_size": IMAGE_SIZE,
+            "patch_size": PATCH,
+            "hidden_size": 48,
+            "intermediate_size": 64,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 3,
+            "out_hidden_size": values.get("hidden_size", 64),
+            "scale_factor": 2,
+            "deepstack_visual_indexes": [0, 2],
+            **(tower or {}),
+        },
+        text_config=text_config("granite_docling_text", len(words), **given | values),
+        image_token_id=specials.index("<image>"),
+        pad_token_id=0,
+        tie_word_embeddings=tied,
+        **(named or {}),
+    )
+    processor = hf.GraniteDoclingProcessor(
+        image_processor=hf.GraniteDoclingImageProcessorPil(
+            size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}, **{"max_patches": 6, **(images or {})}
+        ),
+        tokenizer=words,
+        image_seq_len=4,
+        chat_template=SMOLVLM_TEMPLATE,
+    )
+    model = randomize(hf.GraniteDoclingForConditionalGeneration(config), seed)
     return save(model, processor, folder)

@@ -53,6 +53,7 @@ TEXT_DEFAULTS = {
     "gemma4_text": TextDefaults(30, 2304, 8, 262144, 131072, 9216, 4, 256, tied=True),
     "gpt_neox": TextDefaults(44, 6144, 64, 50432, 2048, 24576, grouped=False, gated=False),
     "granite": TextDefaults(32, 4096, 32, 32000, 2048, 11008),
+    "granite_docling_text": TextDefaults(28, 1024, 16, 133800, 32768, 2048, 4, tied=True),
     "granite4_vision_text": TextDefaults(32, 4096, 32, 32000, 2048, 11008),
     "lfm2": TextDefaults(32, 2560, 32, 65536, 128000, 12288, 8, tied=True),
     "llama": TextDefaults(32, 4096, 32, 32000, 2048, 11008),
