@@ -10,7 +10,7 @@ from tests.checkpoints.bidirectional import gemma3, llama4, paligemma
 from tests.checkpoints.fixed import deepseek_vl, deepseek_vl_hybrid, janus, llava, vipllava
 from tests.checkpoints.glm_moe import glm4v_moe
 from tests.checkpoints.idefics2 import idefics2
-from tests.checkpoints.kin import granite_docling, qianfan_ocr
+from tests.checkpoints.kin import exaone4_5, granite_docling, qianfan_ocr
 from tests.checkpoints.native import (
     glm4v,
     glm_ocr,
@@ -56,6 +56,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "qianfan-ocr": qianfan_ocr,
     "qwen2-vl": qwen2_vl,
     "qwen2.5-vl": qwen2_5_vl,
+    "exaone4.5": exaone4_5,
     "qwen3-vl": qwen3_vl,
     "qwen3-vl-moe": lambda folder: qwen3_vl(folder, experts=5),
     "glm4v": glm4v,

@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from tests.checkpoints.parts import (
+    CHATML,
     IMAGE_SIZE,
     INTERNVL_TEMPLATE,
     PATCH,
+    QWEN_SPECIALS,
     SMOLVLM_TEMPLATE,
     randomize,
     save,
+    save_parts,
     text_config,
     tokenizer,
 )
@@ -121,3 +124,37 @@ def granite_docling(
     )
     model = randomize(hf.GraniteDoclingForConditionalGeneration(config), seed)
     return save(model, processor, folder)
+
+
+def exaone4_5(
+    folder: Path, *, text: str = "exaone4", seed: int = 1, tied: bool = False, **values: Any
+) -> Path:
+    """An EXAONE 4.5 whose last layer has neither window nor positions."""
+    import transformers as hf
+
+    words = tokenizer(QWEN_SPECIALS, bos=None, eos="<|im_end|>", template=CHATML)
+    kinds = ["sliding_attention", "sliding_attention", "full_attention"]
+    layers = {"num_hidden_layers": 3, "sliding_window": 24, "layer_types": kinds}
+    given = (layers if text == "exaone4" else {}) | {"tie_word_embeddings": tied, **values}
+    config = hf.Exaone4_5_Config(
+        vision_config={
+            "depth": 3,
+            "hidden_size": 48,
+            "intermediate_size": 64,
+            "num_heads": 4,
+            "num_key_value_heads": 2,
+            "patch_size": PATCH,
+            "out_hidden_size": given.get("hidden_size", 64),
+            "window_size": 4 * PATCH,
+            "fullatt_block_indexes": [1],
+        },
+        text_config=text_config(text, len(words), **given),
+        image_token_id=QWEN_SPECIALS.index("<|image_pad|>"),
+        video_token_id=QWEN_SPECIALS.index("<|video_pad|>"),
+        tie_word_embeddings=tied,
+    )
+    images = hf.Qwen2VLImageProcessorPil(
+        patch_size=PATCH, min_pixels=4 * (2 * PATCH) ** 2, max_pixels=24 * (2 * PATCH) ** 2
+    )
+    model = randomize(hf.Exaone4_5_ForConditionalGeneration(config), seed)
+    return save_parts(model, images, words, folder, Exaone4_5_Processor={})
