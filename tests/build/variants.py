@@ -26,7 +26,12 @@ from tests.checkpoints.anyres import granite4_vision, llava_next, llava_onevisio
 from tests.checkpoints.bidirectional import gemma3, paligemma
 from tests.checkpoints.fixed import deepseek_vl, janus, llava
 from tests.checkpoints.idefics2 import idefics2
-from tests.checkpoints.kin import exaone4_5, granite_docling, qianfan_ocr
+from tests.checkpoints.kin import (
+    exaone4_5,
+    granite_docling,
+    qianfan_ocr,
+    video_llama_3,
+)
 from tests.checkpoints.native import qwen2_5_vl
 from tests.checkpoints.ovis2 import ovis2
 from tests.checkpoints.parts import LLAVA_TEMPLATE
@@ -273,6 +278,10 @@ VARIANTS: dict[str, Callable[[Path], Path]] = {
         named={"density_router_hidden_size": 20},
     ),
     "hub-exaone4.5": hub_exaone,
+    "video-llama-3-merged": lambda folder: video_llama_3(
+        folder, text="llama", merge=2, tie_word_embeddings=True
+    ),
+    "video-llama-3-odd": lambda folder: video_llama_3(folder, text="qwen3", merge=3, patch=4),
     "qianfan-ocr-llama": lambda folder: qianfan_ocr(
         folder,
         text="llama",

@@ -10,7 +10,12 @@ from tests.checkpoints.bidirectional import gemma3, llama4, paligemma
 from tests.checkpoints.fixed import deepseek_vl, deepseek_vl_hybrid, janus, llava, vipllava
 from tests.checkpoints.glm_moe import glm4v_moe
 from tests.checkpoints.idefics2 import idefics2
-from tests.checkpoints.kin import exaone4_5, granite_docling, qianfan_ocr
+from tests.checkpoints.kin import (
+    exaone4_5,
+    granite_docling,
+    qianfan_ocr,
+    video_llama_3,
+)
 from tests.checkpoints.native import (
     glm4v,
     glm_ocr,
@@ -65,6 +70,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "glm-ocr": glm_ocr,
     "lfm2-vl": lfm2_vl,
     "paddleocr-vl": paddleocr_vl,
+    "video-llama-3": video_llama_3,
     "pixtral": pixtral,
     # transformers fails on a picture of a single merged patch.
     "mistral3": lambda folder: pixtral(folder, merge=2, patch=2),

@@ -158,3 +158,37 @@ def exaone4_5(
     )
     model = randomize(hf.Exaone4_5_ForConditionalGeneration(config), seed)
     return save_parts(model, images, words, folder, Exaone4_5_Processor={})
+
+
+def video_llama_3(
+    folder: Path,
+    *,
+    text: str = "qwen2",
+    seed: int = 3,
+    merge: int = 1,
+    patch: int = PATCH,
+    **values: Any,
+) -> Path:
+    """A Video-LLaMA 3, whose pictures' patches its image processor may have merged."""
+    import transformers as hf
+
+    words = tokenizer(QWEN_SPECIALS, bos=None, eos="<|im_end|>", template=CHATML)
+    config = hf.VideoLlama3Config(
+        vision_config={
+            "hidden_size": 48,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 3,
+            "patch_size": patch,
+        },
+        text_config=text_config(text, len(words), **values),
+        image_token_id=QWEN_SPECIALS.index("<|image_pad|>"),
+        video_token_id=QWEN_SPECIALS.index("<|video_pad|>"),
+    )
+    images = hf.VideoLlama3ImageProcessorPil(
+        patch_size=patch,
+        merge_size=merge,
+        size={"shortest_edge": 4 * 14 * 14, "longest_edge": 12 * 14 * 14},
+    )
+    model = randomize(hf.VideoLlama3ForConditionalGeneration(config), seed)
+    return save_parts(model, images, words, folder, VideoLlama3Processor={})

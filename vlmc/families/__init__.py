@@ -42,6 +42,7 @@ from vlmc.families import (
     qwen2_vl,
     qwen3_vl,
     qwen3_vl_moe,
+    video_llama_3,
     vipllava,
 )
 from vlmc.families.configs import section
@@ -69,6 +70,7 @@ _ROWS = (
     glm4v_moe.FAMILY,
     glm_ocr.FAMILY,
     paddleocr_vl.FAMILY,
+    video_llama_3.FAMILY,
     idefics2.FAMILY,
     idefics3.FAMILY,
     granite_docling.FAMILY,

@@ -45,6 +45,7 @@ def grid_facts(
     width: int = 3584,
     patch: int = 14,
     image_token: int = 151655,
+    centers: bool = False,
 ) -> ModelFacts:
     """What a plan needs of a Qwen2-VL or one of its successors.
 
@@ -59,6 +60,7 @@ def grid_facts(
         width: The default of ``width_key``.
         patch: The tower's default of ``patch_size``.
         image_token: The default of ``image_token_id``.
+        centers: Whether a merged patch is read in its middle alone.
 
     Raises:
         VlmcError: Tower and processor cut pictures differently, or a size makes no sense.
@@ -83,6 +85,7 @@ def grid_facts(
         max_pixels=bounds.get("max_pixels"),
         window=window,
         table=table,
+        centers=centers,
     )
     for key, default, option in (
         ("patch_size", patch, "patch_size"),
