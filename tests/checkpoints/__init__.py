@@ -11,6 +11,7 @@ from tests.checkpoints.fixed import deepseek_vl, deepseek_vl_hybrid, janus, llav
 from tests.checkpoints.glm_moe import glm4v_moe
 from tests.checkpoints.idefics2 import idefics2
 from tests.checkpoints.kin import (
+    cohere_compass,
     exaone4_5,
     granite_docling,
     qianfan_ocr,
@@ -64,6 +65,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "exaone4.5": exaone4_5,
     "qwen3-vl": qwen3_vl,
     "qwen3-vl-moe": lambda folder: qwen3_vl(folder, experts=5),
+    "cohere-compass": cohere_compass,
     "glm4v": glm4v,
     "glm4v-4.6": lambda folder: glm4v(folder, newer=True, num_key_value_heads=1),
     "glm4v-moe": glm4v_moe,

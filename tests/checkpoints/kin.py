@@ -192,3 +192,57 @@ def video_llama_3(
     )
     model = randomize(hf.VideoLlama3ForConditionalGeneration(config), seed)
     return save_parts(model, images, words, folder, VideoLlama3Processor={})
+
+
+COMPASS_SPECIALS = ["<PAD>", "<BOS_TOKEN>", "<|im_start|>", "<|im_end|>"]
+COMPASS_SPECIALS += ["<|VISION_START|>", "<|VISION_END|>", "<|IMAGE_PAD|>", "<|VIDEO_PAD|>"]
+
+
+def cohere_compass(
+    folder: Path,
+    *,
+    seed: int = 1,
+    tied: bool = False,
+    tower: dict[str, Any] | None = None,
+    **values: Any,
+) -> Path:
+    """A Cohere Compass whose last layer has neither window nor positions."""
+    import transformers as hf
+
+    template = CHATML.replace("vision_start", "VISION_START").replace("vision_end", "VISION_END")
+    template = template.replace("image_pad", "IMAGE_PAD")
+    words = tokenizer(COMPASS_SPECIALS, bos="<BOS_TOKEN>", eos="<|im_end|>", template=template)
+    rotary = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 2, 2]}
+    kinds = ["sliding_attention", "sliding_attention", "full_attention"]
+    given = {
+        "num_hidden_layers": 3,
+        "sliding_window": 24,
+        "layer_types": kinds,
+        "logit_scale": 0.5,
+        "rope_parameters": {"sliding_attention": rotary, "full_attention": None},
+        "eos_token_id": 3,
+        "tie_word_embeddings": tied,
+    }
+    names = ("vision_start", "vision_end", "image", "video")
+    ids = zip(names, COMPASS_SPECIALS[4:], strict=True)
+    config = hf.CohereCompassConfig(
+        vision_config={
+            "depth": 3,
+            "hidden_size": 48,
+            "out_hidden_size": values.get("hidden_size", 64),
+            "intermediate_size": 72,
+            "num_heads": 3,
+            "patch_size": PATCH,
+            "num_position_embeddings": 25,
+            "deepstack_visual_indexes": [0, 2],
+            **(tower or {}),
+        },
+        text_config=text_config("cohere_compass_text", len(words), **given | values),
+        tie_word_embeddings=tied,
+        **{f"{name}_token_id": COMPASS_SPECIALS.index(token) for name, token in ids},
+    )
+    images = hf.CohereCompassImageProcessorPil(
+        patch_size=PATCH, size={"shortest_edge": 4 * 14 * 14, "longest_edge": 40 * 14 * 14}
+    )
+    model = randomize(hf.CohereCompassForConditionalGeneration(config), seed)
+    return save_parts(model, images, words, folder, CohereCompassProcessor={})

@@ -41,6 +41,7 @@ _QWEN2VL: Json = {
 }
 NATIVE_GRID_CLASSES: dict[str, Json] = {
     "Qwen2VLImageProcessor": _QWEN2VL,
+    "CohereCompassImageProcessor": _QWEN2VL,
     "VideoLlama3ImageProcessor": {
         **_QWEN2VL,
         **_PLAIN_COLORS,

@@ -44,6 +44,7 @@ TEXT_DEFAULTS = {
     "chameleon": TextDefaults(32, 4096, 32, 65536, 4096, 11008, 32),
     "cohere": TextDefaults(40, 8192, 64, 256000, 8192, 22528, tied=True),
     "cohere2": TextDefaults(40, 8192, 64, 256000, 8192, 22528, tied=True),
+    "cohere_compass_text": TextDefaults(40, 8192, 64, 256000, 8192, 22528, tied=True),
     "exaone4": TextDefaults(32, 4096, 32, 102400, 2048, 16384, 32),
     "gemma": TextDefaults(28, 3072, 16, 256000, 8192, 24576, 16, 256, tied=True),
     "gemma2": TextDefaults(26, 2304, 8, 256000, 8192, 9216, 4, 256, tied=True),
