@@ -30,7 +30,11 @@ _GLM4V: Json = {
     "temporal_patch_size": 2,
     "merge_size": 2,
 }
-_GLM4V_CLASSES = {"Glm4vImageProcessor": _GLM4V, "Glm46VImageProcessor": _GLM4V}
+_GLM4V_CLASSES = {
+    "Glm4vImageProcessor": _GLM4V,
+    "Glm46VImageProcessor": _GLM4V,
+    "GlmgaImageProcessor": {**_GLM4V, "patch_expand_factor": 1},
+}
 _QWEN2VL: Json = {
     **_COMMON,
     **_CLIP_COLORS,
@@ -112,6 +116,11 @@ def native_grid_spec(
         VlmcError: Another class, a value its class cannot use, or bounds that exclude each other.
     """
     name, values = _settings(image_processor_json, NATIVE_GRID_CLASSES, at)
+    if values.get("patch_expand_factor", 1) != 1:
+        raise VlmcError(
+            "with Pillow transformers leaves it out, with torchvision it does not",
+            at=f"{at}: patch_expand_factor",
+        )
     if name in _GLM4V_CLASSES:  # they read the sizes alone
         values = {key: values[key] for key in values.keys() - {"min_pixels", "max_pixels"}}
     least, most = _pixel_bounds(values, at)
