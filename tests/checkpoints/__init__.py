@@ -14,6 +14,7 @@ from tests.checkpoints.kin import (
     cohere_compass,
     exaone4_5,
     granite_docling,
+    lfm3_vl,
     qianfan_ocr,
     video_llama_3,
 )
@@ -72,6 +73,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "glm4v-moe": glm4v_moe,
     "glm-ocr": glm_ocr,
     "lfm2-vl": lfm2_vl,
+    "lfm3-vl": lfm3_vl,
     "paddleocr-vl": paddleocr_vl,
     "video-llama-3": video_llama_3,
     "pixtral": pixtral,

@@ -246,3 +246,44 @@ def cohere_compass(
     )
     model = randomize(hf.CohereCompassForConditionalGeneration(config), seed)
     return save_parts(model, images, words, folder, CohereCompassProcessor={})
+
+
+def lfm3_vl(
+    folder: Path, *, seed: int = 1, tied: bool = False, kernel: int = 3, **values: Any
+) -> Path:
+    """An LFM3-VL of every kind of layer, in tower and decoder."""
+    import transformers as hf
+
+    words = tokenizer(QWEN_SPECIALS, bos=None, eos="<|im_end|>", template=CHATML)
+    kinds = ["conv", "sliding_attention", "full_attention", "conv"]
+    given = {
+        "num_hidden_layers": 4,
+        "layer_types": kinds,
+        "sliding_window": 24,
+        "head_dim": 20,
+        "tie_word_embeddings": tied,
+        **values,
+    }
+    names = ("image", "video", "vision_start", "vision_end")
+    ids = zip(names, QWEN_SPECIALS[3:], strict=True)
+    config = hf.Lfm3VlConfig(
+        vision_config={
+            "hidden_size": 48,
+            "intermediate_size": 64,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "layer_types": ["conv", "full_attention", "conv"],
+            "conv_kernel_size": kernel,
+            "patch_size": PATCH,
+        },
+        text_config=text_config("lfm3", len(words), **given),
+        projector_hidden_size=56,
+        tie_word_embeddings=tied,
+        **{f"{name}_token_id": QWEN_SPECIALS.index(token) for name, token in ids},
+    )
+    images = hf.Qwen2VLImageProcessorPil(
+        patch_size=PATCH, size={"shortest_edge": 4 * 14 * 14, "longest_edge": 40 * 14 * 14}
+    )
+    model = randomize(hf.Lfm3VlForConditionalGeneration(config), seed)
+    return save_parts(model, images, words, folder, Lfm3VlProcessor={})

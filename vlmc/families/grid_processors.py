@@ -100,6 +100,7 @@ def native_grid_spec(
     window: int | None = None,
     table: Json | None = None,
     centers: bool = False,
+    raster: bool = False,
 ) -> ImageSpec:
     """The ``native_grid`` geometry of the image processor of Qwen2-VL or one of its kin.
 
@@ -111,6 +112,7 @@ def native_grid_spec(
         window: The side, in patches, of the tower's attention windows, where it has them.
         table: The tower's learned positions (``PositionTable``), where it has them.
         centers: Whether a merged patch is read in its middle alone.
+        raster: Whether the tower has to know which patch lies where.
 
     Raises:
         VlmcError: Another class, a value its class cannot use, or bounds that exclude each other.
@@ -153,6 +155,8 @@ def native_grid_spec(
         options["table"] = table
     if centers:
         options["centers"] = True
+    if raster:
+        options["raster"] = True
     return check_spec(ImageSpec(geometry="native_grid", options=options), at=at)
 
 

@@ -33,6 +33,7 @@ class Options(Frozen):
             where no layer does.
         table: The tower's learned positions, where it has them.
         centers: Say which patches are in the middle of each merged one (Video-LLaMA 3).
+        raster: Say which patch lies where (LFM3-VL's convolutions).
     """
 
     patch_size: PositiveInt
@@ -49,6 +50,7 @@ class Options(Frozen):
     window: PositiveInt | None = None
     table: PositionTable | None = None
     centers: bool = False
+    raster: bool = False
 
     @model_validator(mode="after")
     def _ordered(self) -> "Options":
@@ -124,7 +126,8 @@ def prepare(image: Image.Image, options: Options) -> PreparedImage:
         ``pixel_values`` float32 [P, 3*T*ps*ps] and ``patch_positions`` int64 [P, 2]; where the
         tower has windows ``window_patches`` and ``patch_slots``, see ``windows``; where it has
         learned positions ``table_rows`` and ``table_weights``, see ``table_rows``; on demand
-        ``center_patches``, see ``center_patches``. The grid is in merged patches.
+        ``center_patches``, see ``center_patches``, and ``grid_patches`` int64 [rows, columns], the
+        patch at each place. The grid is in merged patches.
 
     Raises:
         VlmcError: The picture's size is refused, see ``target_size``.
@@ -153,6 +156,9 @@ def prepare(image: Image.Image, options: Options) -> PreparedImage:
         tensors["table_rows"], tensors["table_weights"] = mixed
     if options.centers:
         tensors["center_patches"] = center_patches(grid[1] * grid[2], options.merge_size)
+    if options.raster:
+        tensors["grid_patches"] = np.empty((rows, columns), dtype=np.int64)
+        tensors["grid_patches"][places[:, 0], places[:, 1]] = np.arange(len(places))
     return PreparedImage(
         tensors=tensors,
         tokens=grid[1] * grid[2],
@@ -189,6 +195,8 @@ def inputs(options: Options) -> tuple[TensorSpec, ...]:
     if options.centers:
         middle = ("image_tokens", 1 if options.merge_size % 2 else 4)
         found.append(TensorSpec(name="center_patches", dtype="int64", shape=middle))
+    if options.raster:
+        found.append(TensorSpec(name="grid_patches", dtype="int64", shape=("rows", "columns")))
     return tuple(found)
 
 
