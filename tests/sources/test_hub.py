@@ -325,6 +325,12 @@ def test_an_unfinished_download_is_noticed_offline(hub: Hub, model: Path, tmp_pa
         ("fuyu-8b", "adept/fuyu-8b", "fuyu-8b", ["2.2 GiB"]),
         ("qwen3-vl-2b", "Qwen/Qwen3-VL-2B-Instruct", "qwen3-vl-2b", ["448.0 MiB"]),
         (
+            "granite-docling-500m",
+            "ibm-granite/granite-for-docling-500m",
+            "granite-docling-500m",
+            ["224.0 MiB"],
+        ),
+        (
             "video-llama-3-2b",
             "lkhl/VideoLLaMA3-2B-Image-HF",
             "video-llama-3-2b",
