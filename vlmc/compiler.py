@@ -197,11 +197,22 @@ def build(
 
     def oracle() -> Reference:
         images, text = facts.images, prompt.plain_image
-        made = Reference(source.folder, index, images, text, family.template, facts.deepstack)
+        made = Reference(
+            source.folder,
+            index,
+            images,
+            text,
+            family.template,
+            facts.deepstack,
+            family.timm_tower,
+        )
         if family.reference is not None:
             family.reference(made.model)
         return made
 
+    oracle_code = ["vlmc.passes.reference"]
+    if family.timm_tower is not None:
+        oracle_code.append(family.timm_tower.__module__)
     asked_alike = {
         "images": facts.images.model_dump(mode="json"),
         "plain-image": prompt.plain_image,
@@ -235,7 +246,7 @@ def build(
                 "questions": question_digests(calibration),
             },
             libraries=("numpy", "onnx-ir", "torch", "transformers"),
-            code=["vlmc.passes.calibrate", "vlmc.passes.reference"],
+            code=["vlmc.passes.calibrate", *oracle_code],
         )
     folds = calibrated.folder / FOLDS if calibrated else None
     quantized = workspace.step(
@@ -297,7 +308,7 @@ def build(
             **asked_alike,
         },
         libraries=("torch", "transformers", "tokenizers", "numpy", "pillow"),
-        code=["vlmc.passes.answers", "vlmc.passes.reference"],
+        code=["vlmc.passes.answers", *oracle_code],
     )
     if done("reference"):
         return stopped()
