@@ -164,7 +164,7 @@ def store_weights(job: Job, graphs: Graphs, tell: Callable[[int, int], None] | N
                 "questions": question_digests(job.calibration),
             },
             libraries=("numpy", "onnx-ir", "torch", "transformers"),
-            code=["vlmc.passes.calibrate", "vlmc.passes.reference"],
+            code=["vlmc.passes.calibrate", *_transformers_code(job)],
         )
     folds = calibrated.folder / FOLDS if calibrated else None
     quantized = job.workspace.step(
@@ -228,7 +228,7 @@ def prove(
             **_asked_alike(job),
         },
         libraries=("torch", "transformers", "tokenizers", "numpy", "pillow"),
-        code=["vlmc.passes.answers", "vlmc.passes.reference"],
+        code=["vlmc.passes.answers", *_transformers_code(job)],
     )
     job.after("reference")
 
@@ -273,10 +273,17 @@ def _transformers(job: Job) -> Reference:
         job.prompt.plain_image,
         family.template,
         facts.deepstack,
+        family.timm_tower,
     )
     if family.reference is not None:
         family.reference(made.model)
     return made
+
+
+def _transformers_code(job: Job) -> list[str]:
+    """Modules that decide how it is run."""
+    tower = job.plan.family.timm_tower
+    return ["vlmc.passes.reference", *([tower.__module__] if tower is not None else [])]
 
 
 def _asked_alike(job: Job) -> Json:
