@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tests.checkpoints.anyres import granite4_vision, llava_next, llava_onevision
 from tests.checkpoints.bidirectional import gemma3, llama4, paligemma
+from tests.checkpoints.delta import qwen3_5
 from tests.checkpoints.fixed import deepseek_vl, deepseek_vl_hybrid, janus, llava, vipllava
 from tests.checkpoints.glm_moe import glm4v_moe
 from tests.checkpoints.idefics2 import idefics2
@@ -67,6 +68,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "qwen3-vl": qwen3_vl,
     "qwen3-vl-moe": lambda folder: qwen3_vl(folder, experts=5),
     "cohere-compass": cohere_compass,
+    "qwen3.5": qwen3_5,
     "glm4v": glm4v,
     "glm4v-4.6": lambda folder: glm4v(folder, kind="Glm46V", num_key_value_heads=1),
     "glm4v-ga": lambda folder: glm4v(folder, kind="Glmga", num_key_value_heads=1, seed=2),
