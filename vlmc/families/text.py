@@ -112,6 +112,10 @@ def text_facts(config: Json, model_type: str, *, at: str = f"{CONFIG}: text_conf
     if known is not None and not known.grouped:
         kv_heads = heads
     head_dim = _head_dim(config, known, hidden, heads, at)
+    if "kv_lora_rank" in config:
+        # Latent attention (DeepSeek-V2): what is attended to has every head. ``head_dim`` is
+        # something else there.
+        kv_heads, head_dim = heads, size("qk_nope_head_dim", None) + size("qk_rope_head_dim", None)
     if heads % kv_heads:
         message = f"{heads} attention heads cannot share {kv_heads} key/value heads"
         raise VlmcError(message, at=at)
