@@ -106,7 +106,8 @@ class ModelFacts:
     owners: Mapping[int, int] = field(default_factory=dict)
     # Layers whose key/value heads are not those of ``text``: layer -> how many, and their size.
     kv_heads: Mapping[int, tuple[int, int]] = field(default_factory=dict)
-    looks_up_tokens: bool = False  # the vision program reads rows of the token embedding
+    # The vision program reads weights of the language program: rows of the token embedding, say.
+    looks_up_tokens: bool = False
 
     def memory(self) -> tuple[tuple[str, int], ...]:
         """Kind and layer of each tensor that the language program hands from step to step."""

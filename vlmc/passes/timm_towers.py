@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from vlmc.passes.quiet import quiet
+
 
 @contextmanager
 def own_towers(make: Callable[..., Any] | None) -> Iterator[None]:
@@ -32,6 +34,7 @@ def own_towers(make: Callable[..., Any] | None) -> Iterator[None]:
     wrapper.requires_backends = lambda *_: None
     wrapper._create_timm_model_with_error_handling = create
     try:
-        yield
+        with quiet("transformers"):  # a word on timm's attention, for eager models
+            yield
     finally:
         wrapper.requires_backends, wrapper._create_timm_model_with_error_handling = kept
