@@ -71,6 +71,8 @@ class Oracle:
         self.model = model.eval()
         self.processor = make_processor(folder)
         token = getattr(self.processor, "image_token", "")
+        # What a template writes, where that is not the token itself.
+        token = getattr(self.processor, "image_placeholder_token", token)
         # BLIP-2's has no place in a text.
         self.image_text = token if isinstance(token, str) else ""
         if type(self.processor).__name__ == "FuyuProcessor":
@@ -129,7 +131,7 @@ class Oracle:
         token = getattr(config, "image_token_id", getattr(self.processor, "image_token_id", None))
         for one in pictures:
             # As often as there are pictures: among others, a picture may have fewer features.
-            text = [self.processor.image_token * shown]
+            text = [(self.image_text or self.processor.image_token) * shown]
             nested = type(self.processor).__name__ != "GotOcr2Processor"
             given = [[one] * shown] if nested else [one] * shown
             alone = self.processor(text=text, images=given, return_tensors="pt")
@@ -200,8 +202,10 @@ def feature_rows(made: Any, layers: int) -> Any:
     deep = getattr(made, "deepstack_features", None)
     if not deep:
         return made.pooler_output
-    first = made.pooler_output
-    if first is None:
+    first, deep = made.pooler_output, list(deep)
+    if first is not None:
+        deep = deep[:layers]  # there is no layer for others
+    else:
         # Granite 4 Vision: layers with their parts; an image token itself is nothing.
         deep = [parts for layer, parts in dict(deep).items() if layer < layers]
         first = [torch.zeros_like(part) for part in deep[0]]

@@ -193,7 +193,8 @@ def _parts(made: Any, deepstack: Collection[int]) -> list[Any]:
 
     deep = getattr(made, "deepstack_features", None) or ()
     if made.pooler_output is not None:
-        return [made.pooler_output, *deep]
+        # The decoder may have fewer layers than the tower has features for.
+        return [made.pooler_output, *deep[: len(deepstack)]]
     # Granite 4 Vision: layers with their parts, the last of several counts; nothing comes first.
     added = {layer: parts for layer, parts in deep if layer in deepstack}
     some = next(iter(added.values()))

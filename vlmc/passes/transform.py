@@ -116,6 +116,7 @@ def transform(
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
 
+    from vlmc.passes.delta import prepare_delta
     from vlmc.passes.experts import prepare_experts
     from vlmc.passes.language_program import LanguageProgram
     from vlmc.passes.modules import ATTENTION, neutral_linear, register_attention
@@ -128,6 +129,7 @@ def transform(
     adopt_buffers(model, matched)
     untie_different(model, index, matched)
     prepare_experts(model, index, matched)
+    prepare_delta(model)
     _fix_rotary(model, ctx_len)
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     with fake:
