@@ -127,9 +127,10 @@ def test_a_published_tower_has_the_sizes_it_is_known_for():
 def test_a_tower_makes_as_many_rows_of_any_picture(side):
     import torch
 
-    from vlmc.families.gemma3n import tower
+    from vlmc.families.mobilenet_v5_modules import MobileNetV5
 
-    made = tower("mobilenetv5_300m_enc", block_args=blocks(), stem_size=8)
+    args = {"block_args": blocks(), "stem_size": 8}
+    made = MobileNetV5(network("mobilenetv5_300m_enc", args))
     with torch.device("meta"):
         found = made.to("meta").forward_features(torch.empty(1, 3, *side))
     assert found.shape == (1, 2048, 16, 16)

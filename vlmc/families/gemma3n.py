@@ -143,15 +143,15 @@ def embeds(model: Any, values: Any, ids: Any, is_image: Any) -> dict[str, Any]:
     return token_inputs(model, values, ids, is_image)
 
 
-def tower(architecture: str, **arguments: Any) -> nn.Module:
-    """The tower that transformers would ask timm for.
+def tower(config: Any) -> nn.Module:
+    """The tower of a vision configuration, which transformers would ask timm for.
 
     Raises:
         VlmcError: It is none of MobileNetV5's, or an argument is not known.
     """
-    from vlmc.families.mobilenet_v5_modules import mobilenet_v5
+    from vlmc.families.mobilenet_v5_modules import MobileNetV5
 
-    return mobilenet_v5(architecture, **arguments)
+    return MobileNetV5(network(config.architecture, config.model_args or {}))
 
 
 FAMILY = Family(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,18 +16,9 @@ from torch.nn import functional
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from vlmc.families.mobilenet_v5 import Block, Network, divisible, network
+from vlmc.families.mobilenet_v5 import Block, Network, divisible
 
 _EPS = 1e-6
-
-
-def mobilenet_v5(architecture: str, **arguments: Any) -> nn.Module:
-    """The module that ``timm.create_model`` would make, without a classifier.
-
-    Raises:
-        VlmcError: There is no such tower, or an argument that is not known.
-    """
-    return MobileNetV5(network(architecture, arguments))
 
 
 class Conv(nn.Conv2d):

@@ -188,8 +188,8 @@ class Family:
             decoder's arguments``, ``inputs_embeds`` among them; None: those alone.
         own_attention: Parts of the configuration whose modules have attention of their own, which
             is exported as it is written.
-        timm_tower: Makes the tower where transformers would ask timm for it: ``(architecture,
-            **model_args) -> module`` with timm's parameter names; None: transformers has it.
+        timm_tower: Makes the tower where transformers would ask timm for it: ``(vision
+            configuration) -> module`` with timm's parameter names; None: transformers has it.
         reference: Prepares transformers' model to be compared with: where it has no
             ``get_image_features``, or answers otherwise with eager attention than by default.
         tensors: The checkpoint's tensors as the model has them, where it stores some packed
@@ -220,6 +220,6 @@ class Family:
     logits: Callable[[Any, Any], Any] | None = None
     embeds: Callable[[Any, Any, Any, Any], dict[str, Any]] | None = None
     own_attention: tuple[str, ...] = ()
-    timm_tower: Callable[..., nn.Module] | None = None
+    timm_tower: Callable[[Any], nn.Module] | None = None
     reference: Callable[[Any], None] | None = None
     tensors: Callable[[Mapping[str, Any], ModelFacts], dict[str, Any]] | None = None
