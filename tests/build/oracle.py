@@ -13,7 +13,9 @@ import numpy as np
 
 from tests.build.phi_images import Phi4Images, projected
 from tests.build.torch_images import Cohere2VisionImages, Llama4Images, Molmo2Images
+from vlmc.families import by_config
 from vlmc.passes.stand_in import cut_tensors
+from vlmc.passes.timm_towers import own_towers
 
 TOKENS = 24
 TORCH_IMAGES = {
@@ -63,9 +65,10 @@ class Oracle:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         # Phi-4's tower answers otherwise with eager attention than by default.
         attention = {} if "phi4" in config.model_type else {"attn_implementation": "eager"}
-        model: Any = AutoModelForMultimodalLM.from_pretrained(
-            folder, dtype=torch.float32, local_files_only=True, **attention
-        )
+        with own_towers(by_config(config.to_dict()).timm_tower):
+            model: Any = AutoModelForMultimodalLM.from_pretrained(
+                folder, dtype=torch.float32, local_files_only=True, **attention
+            )
         self.model = model.eval()
         self.processor = make_processor(folder)
         token = getattr(self.processor, "image_token", "")
@@ -243,7 +246,6 @@ def make_processor(folder: Path) -> Any:
     saved = folder / "processor_config.json"
     settings = json.loads(saved.read_text("utf-8")) if saved.is_file() else {}
     if known.__name__ == "Lfm2VlProcessor":
-        from vlmc.families import by_config
         from vlmc.passes.stand_in import NaflexImages
         from vlmc.sources import read_checkpoint
 

@@ -143,6 +143,23 @@ VARIANTS: dict[str, Callable[[Path], Path]] = {
         },
     ),
     # Its heads share no keys, though its configuration says so.
+    # Latent attention: values narrower than keys, of which a part is rotated; experts in groups.
+    "llava-deepseek-v3": lambda folder: llava(
+        folder,
+        text="deepseek_v3",
+        num_key_value_heads=4,
+        q_lora_rank=None,
+        kv_lora_rank=24,
+        qk_nope_head_dim=16,
+        qk_rope_head_dim=8,
+        v_head_dim=16,
+        n_routed_experts=4,
+        num_experts_per_tok=2,
+        n_group=2,
+        topk_group=1,
+        moe_intermediate_size=32,
+        first_k_dense_replace=1,
+    ),
     "gpt-neox": lambda folder: llava(folder, text="gpt_neox"),
     "llava-next-siglip-granite": lambda folder: llava_next(
         folder,

@@ -34,6 +34,7 @@ from tests.checkpoints.ovis2 import ovis2
 from tests.checkpoints.phi import phi4_multimodal
 from tests.checkpoints.pooled import gemma4, molmo2
 from tests.checkpoints.queries import blip_2, instructblip, kosmos2
+from tests.checkpoints.streams import gemma3n
 from tests.checkpoints.tiles import aya_vision, cohere2_vision, got_ocr2, idefics3, internvl
 from tests.checkpoints.towerless import chameleon, fuyu
 
@@ -90,6 +91,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "granite-docling": granite_docling,
     "ovis2": ovis2,
     "gemma3": gemma3,
+    "gemma3n": gemma3n,
     "gemma4": gemma4,
     # As the larger ones: experts, no shared keys, pictures seen both ways; a tower of sounds too.
     "gemma4-experts": lambda folder: gemma4(

@@ -9,6 +9,7 @@ from vlmc.errors import VlmcError
 from vlmc.families import FAMILIES, by_config, by_model_type
 from vlmc.families.spec import Checkpoint
 from vlmc.families.text import text_facts, text_weights
+from vlmc.passes.timm_towers import own_towers
 from vlmc.sources import read_checkpoint
 
 CONFIGS = Path(__file__).parents[1] / "data" / "configs"
@@ -47,6 +48,7 @@ CONFIGS = Path(__file__).parents[1] / "data" / "configs"
         ("granite-docling-500m", 64 + 3, 4, 64),
         ("video-llama-3-2b", 16, 2, 128),
         ("gemma-3-4b-it", 256, 4, 256),
+        ("gemma-3n-e2b-it", 256, 2, 256),
         ("gemma-4-e2b-it", 140 + 2, 1, 256),
         ("paligemma-3b-mix-224", 256, 1, 256),
         ("paligemma2-3b-mix-448", 1024, 4, 256),
@@ -67,10 +69,11 @@ def test_published_models(name: str, tokens: int, kv_heads: int, head_dim: int) 
     from transformers import AutoConfig, AutoModelForImageTextToText
 
     read = read_checkpoint(CONFIGS / name, tokenizer=False)
-    found = by_config(read.config).facts(read)
+    family = by_config(read.config)
+    found = family.facts(read)
     assert found.min_image_tokens == tokens
     assert (found.text.kv_heads, found.text.head_dim) == (kv_heads, head_dim)
-    with torch.device("meta"):
+    with own_towers(family.timm_tower), torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(CONFIGS / name))
     counted = found.weights
     assert counted is not None
@@ -109,6 +112,7 @@ def test_published_models(name: str, tokens: int, kv_heads: int, head_dim: int) 
         "video-llama-3-2b",
         "smolvlm-256m",
         "gemma-3-4b-it",
+        "gemma-3n-e2b-it",
         "gemma-4-e2b-it",
         "paligemma-3b-mix-224",
         "paligemma2-3b-mix-448",

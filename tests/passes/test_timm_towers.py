@@ -25,8 +25,8 @@ class Doubled(nn.Module):
 def test_the_wrapper_holds_our_tower_while_it_is_made() -> None:
     asked: list[Any] = []
 
-    def make(architecture: str, **arguments: Any) -> nn.Module:
-        asked.append((architecture, arguments))
+    def make(config: Any) -> nn.Module:
+        asked.append((config.architecture, config.model_args))
         return Doubled()
 
     config = TimmWrapperConfig(architecture="some_tower", model_args={"width": 3})
@@ -40,8 +40,8 @@ def test_the_wrapper_holds_our_tower_while_it_is_made() -> None:
 
 
 def test_afterwards_it_asks_timm_again() -> None:
-    def refuse(architecture: str) -> nn.Module:
-        raise VlmcError(f"no {architecture}")
+    def refuse(config: Any) -> nn.Module:
+        raise VlmcError(f"no {config.architecture}")
 
     config = TimmWrapperConfig(architecture="some_tower")
     with pytest.raises(VlmcError, match="no some_tower"), own_towers(refuse):

@@ -263,6 +263,7 @@ def test_an_unfinished_download_is_noticed_offline(hub: Hub, model: Path, tmp_pa
         ),
         ("molmo2-4b", "allenai/Molmo2-4B", "molmo2-4b", ["1.1 GiB"]),
         ("gemma-3-4b", "google/gemma-3-4b-it", "gemma-3-4b-it", ["544.0 MiB"]),
+        ("gemma-3n-e2b", "google/gemma-3n-E2B-it", "gemma-3n-e2b-it", ["160.0 MiB"]),
         ("gemma-4-e2b", "google/gemma-4-E2B-it", "gemma-4-e2b-it", ["72.0 MiB"]),
         (
             "paligemma-3b",

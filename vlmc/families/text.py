@@ -52,6 +52,7 @@ TEXT_DEFAULTS = {
     "glm4v_moe_text": TextDefaults(46, 4096, 96, 151424, 65536, 10944, 8, uneven=True),
     "glm_ocr_text": TextDefaults(16, 1024, 16, 59392, 131072, 4096, 8),
     "gemma3_text": TextDefaults(26, 2304, 8, 262208, 131072, 9216, 4, 256, tied=True),
+    "gemma3n_text": TextDefaults(35, 2048, 8, 262400, 32768, 16384, 2, 256, tied=True),
     "gemma4_text": TextDefaults(30, 2304, 8, 262144, 131072, 9216, 4, 256, tied=True),
     "gpt_neox": TextDefaults(44, 6144, 64, 50432, 2048, 24576, grouped=False, gated=False),
     "granite": TextDefaults(32, 4096, 32, 32000, 2048, 11008),
@@ -114,6 +115,10 @@ def text_facts(config: Json, model_type: str, *, at: str = f"{CONFIG}: text_conf
     if known is not None and not known.grouped:
         kv_heads = heads
     head_dim = _head_dim(config, known, hidden, heads, at)
+    if "kv_lora_rank" in config:
+        # Latent attention (DeepSeek-V2): what is attended to has every head. ``head_dim`` is
+        # something else there.
+        kv_heads, head_dim = heads, size("qk_nope_head_dim", None) + size("qk_rope_head_dim", None)
     if heads % kv_heads:
         message = f"{heads} attention heads cannot share {kv_heads} key/value heads"
         raise VlmcError(message, at=at)

@@ -67,7 +67,7 @@ class Reference:
         plain_image: str,
         template: str | None = None,
         deepstack: Collection[int] = (),
-        timm_tower: Callable[..., Any] | None = None,
+        timm_tower: Callable[[Any], Any] | None = None,
     ) -> None:
         """Builds model and processor.
 

@@ -46,7 +46,7 @@ def build_module(
     folder: Path,
     attention: str,
     own: Collection[str] = (),
-    timm_tower: Callable[..., Any] | None = None,
+    timm_tower: Callable[[Any], Any] | None = None,
 ) -> nn.Module:
     """The model of a folder on the meta device, its computed buffers real, in float32.
 
