@@ -197,11 +197,15 @@ def build(
 
     def oracle() -> Reference:
         images, text = facts.images, prompt.plain_image
+        if family.classes is not None:
+            family.classes()
         made = Reference(source.folder, index, images, text, family.template, facts.deepstack)
         if family.reference is not None:
             family.reference(made.model)
         return made
 
+    # The oracle's own code is transformers', but for a part that the family makes.
+    parts_of = [family.classes.__module__] if family.classes is not None else []
     asked_alike = {
         "images": facts.images.model_dump(mode="json"),
         "plain-image": prompt.plain_image,
@@ -235,7 +239,7 @@ def build(
                 "questions": question_digests(calibration),
             },
             libraries=("numpy", "onnx-ir", "torch", "transformers"),
-            code=["vlmc.passes.calibrate", "vlmc.passes.reference"],
+            code=["vlmc.passes.calibrate", "vlmc.passes.reference", *parts_of],
         )
     folds = calibrated.folder / FOLDS if calibrated else None
     quantized = workspace.step(
@@ -297,7 +301,7 @@ def build(
             **asked_alike,
         },
         libraries=("torch", "transformers", "tokenizers", "numpy", "pillow"),
-        code=["vlmc.passes.answers", "vlmc.passes.reference"],
+        code=["vlmc.passes.answers", "vlmc.passes.reference", *parts_of],
     )
     if done("reference"):
         return stopped()

@@ -23,6 +23,7 @@ REAL_SIZE = (
     "llava-1.5-7b",
     "llava-v1.6-mistral-7b",
     "llava-onevision-0.5b",
+    "fastvlm-0.5b",
     "granite-vision-3.2-2b",
     "granite-vision-4.1-4b",
     "qwen2.5-vl-3b",
@@ -80,6 +81,8 @@ def export_here(name: str) -> dict[str, Any]:
     started = time.perf_counter()
     folder = CONFIGS / name
     plan = resolve(Recipe(model="./model", name=name), read_checkpoint(folder, tokenizer=False))
+    if plan.family.classes is not None:
+        plan.family.classes()
     index = stand_ins(folder)
     with tempfile.TemporaryDirectory() as scratch:
         exported, simple = Path(scratch) / "exported", Path(scratch) / "simple"

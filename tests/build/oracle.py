@@ -60,6 +60,10 @@ class Oracle:
         from transformers import AutoConfig, AutoModelForMultimodalLM
 
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        if getattr(config, "vision_config", None) and "timm" in config.vision_config.model_type:
+            from vlmc.families.timm_modules import register
+
+            register(matrices=False)  # tests/families/test_timm.py compares it with timm's own
         # Phi-4's tower answers otherwise with eager attention than by default.
         attention = {} if "phi4" in config.model_type else {"attn_implementation": "eager"}
         model: Any = AutoModelForMultimodalLM.from_pretrained(

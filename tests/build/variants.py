@@ -30,6 +30,7 @@ from tests.checkpoints.native import qwen2_5_vl
 from tests.checkpoints.ovis2 import ovis2
 from tests.checkpoints.parts import LLAVA_TEMPLATE
 from tests.checkpoints.tiles import aya_vision, cohere2_vision, got_ocr2, idefics3, internvl
+from tests.checkpoints.timm_towers import fast_vlm
 from tests.checkpoints.towerless import chameleon, fuyu
 
 FUYU_TEMPLATE = (
@@ -156,6 +157,16 @@ VARIANTS: dict[str, Callable[[Path], Path]] = {
     "llava-next-llama": lambda folder: llava_next(folder, text="llama", num_key_value_heads=1),
     "llava-onevision-clip": lambda folder: llava_onevision(
         folder, tower="clip", text="llama", num_key_value_heads=1, tie_word_embeddings=True
+    ),
+    # A tower in branches, as it was trained; channels weighed; no template.
+    "fast-vlm-branches": lambda folder: fast_vlm(
+        folder,
+        architecture="fastvit_mci0.apple_mclip",
+        tower={"layers": [1, 2, 1, 1], "embed_dims": [8, 16, 16, 32], "drop_path_rate": 0.1},
+        cell=32,
+        template=None,
+        text="llama",
+        tie_word_embeddings=True,
     ),
     "granite4-vision-clip": lambda folder: granite4_vision(folder, tower="clip", rate="2/4"),
     "qwen2-vl-tied": tied_qwen2_vl,

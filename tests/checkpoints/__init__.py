@@ -26,6 +26,7 @@ from tests.checkpoints.phi import phi4_multimodal
 from tests.checkpoints.pooled import gemma4, molmo2
 from tests.checkpoints.queries import blip_2, instructblip, kosmos2
 from tests.checkpoints.tiles import aya_vision, cohere2_vision, got_ocr2, idefics3, internvl
+from tests.checkpoints.timm_towers import fast_vlm
 from tests.checkpoints.towerless import chameleon, fuyu
 
 # Queries grow past every sixteenth token.
@@ -49,6 +50,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
         folder, video=True, text="llama", vision_feature_layer=[-2, 0]
     ),
     "llava-onevision": llava_onevision,
+    "fast-vlm": fast_vlm,
     "granite4-vision": granite4_vision,
     "vipllava": vipllava,
     "internvl": internvl,

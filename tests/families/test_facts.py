@@ -21,6 +21,7 @@ CONFIGS = Path(__file__).parents[1] / "data" / "configs"
         ("llava-interleave-qwen-0.5b", 729, 16, 64),
         ("vip-llava-7b", 576, 32, 128),
         ("llava-onevision-0.5b", 729, 2, 64),
+        ("fastvlm-0.5b", 256, 2, 64),
         ("granite-vision-3.2-2b", 729, 8, 64),
         ("granite-vision-4.1-4b", 144, 8, 64),
         ("llava-v1.6-mistral-7b", 576, 8, 128),
@@ -64,7 +65,10 @@ def test_published_models(name: str, tokens: int, kv_heads: int, head_dim: int) 
     from transformers import AutoConfig, AutoModelForImageTextToText
 
     read = read_checkpoint(CONFIGS / name, tokenizer=False)
-    found = by_config(read.config).facts(read)
+    family = by_config(read.config)
+    found = family.facts(read)
+    if family.classes is not None:
+        family.classes()
     assert found.min_image_tokens == tokens
     assert (found.text.kv_heads, found.text.head_dim) == (kv_heads, head_dim)
     with torch.device("meta"):
@@ -84,6 +88,7 @@ def test_published_models(name: str, tokens: int, kv_heads: int, head_dim: int) 
         "llava-1.5-7b",
         "llava-interleave-qwen-0.5b",
         "llava-onevision-0.5b",
+        "fastvlm-0.5b",
         "granite-vision-3.2-2b",
         "llava-v1.6-mistral-7b",
         "llava-next-video-7b",

@@ -209,6 +209,7 @@ def test_an_unfinished_download_is_noticed_offline(hub: Hub, model: Path, tmp_pa
             "llava-onevision-0.5b",
             ["120.0 MiB"],
         ),
+        ("fastvlm-0.5b", "KamilaMila/FastVLM-0.5B", "fastvlm-0.5b", ["96.0 MiB"]),
         (
             "granite-vision-3.2-2b",
             "ibm-granite/granite-vision-3.2-2b",

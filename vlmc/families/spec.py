@@ -183,6 +183,8 @@ class Family:
             decoder's arguments``, ``inputs_embeds`` among them; None: those alone.
         own_attention: Parts of the configuration whose modules have attention of their own, which
             is exported as it is written.
+        classes: Has transformers make a part of the model by a class of ours, where its own asks
+            for a package that no build may need; None: all its classes are its own.
         reference: Prepares transformers' model to be compared with: where it has no
             ``get_image_features``, or answers otherwise with eager attention than by default.
         tensors: The checkpoint's tensors as the model has them, where it stores some packed
@@ -213,5 +215,6 @@ class Family:
     logits: Callable[[Any, Any], Any] | None = None
     embeds: Callable[[Any, Any, Any, Any], dict[str, Any]] | None = None
     own_attention: tuple[str, ...] = ()
+    classes: Callable[[], None] | None = None
     reference: Callable[[Any], None] | None = None
     tensors: Callable[[Mapping[str, Any], ModelFacts], dict[str, Any]] | None = None

@@ -114,6 +114,8 @@ def transform(
     from vlmc.passes.modules import ATTENTION, neutral_linear, register_attention
 
     register_attention()
+    if family.classes is not None:
+        family.classes()
     model: Any = build_module(folder, ATTENTION, family.own_attention)
     if facts.masks:
         prove_masks(model, facts.masks)

@@ -1,0 +1,88 @@
+"""Small checkpoints whose towers are those of the package timm, which no test needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tests.checkpoints.parts import (
+    LLAVA_SPECIALS,
+    LLAVA_TEMPLATE,
+    randomize,
+    save,
+    text_config,
+    tokenizer,
+)
+
+FASTVIT = {"layers": [1, 2, 1, 1, 2], "embed_dims": [8, 16, 16, 32, 64], "inference_mode": True}
+
+
+def fast_vlm(
+    folder: Path,
+    *,
+    seed: int = 1,
+    architecture: str = "fastvit_mci3",
+    tower: dict[str, Any] | None = None,
+    cell: int = 64,
+    template: str | None = LLAVA_TEMPLATE,
+    text: str = "qwen2",
+    **values: Any,
+) -> Path:
+    """A FastVLM of six tokens an image, in two rows of three.
+
+    Args:
+        folder: Where to.
+        seed: Of its weights.
+        architecture: As timm calls the tower.
+        tower: Its ``model_args``.
+        cell: Side of the square that one token stands for, in pixels.
+        template: The chat template.
+        text: Kind of the decoder.
+        values: Of the decoder.
+    """
+    import transformers as hf
+
+    from vlmc.families.timm_modules import register
+
+    args = FASTVIT if tower is None else tower
+    vision = {
+        "model_type": "timm_wrapper",
+        "architecture": architecture,
+        "hidden_size": int(args["embed_dims"][-1] * args.get("cls_ratio", 2.0)),
+        "model_args": args,
+    }
+    words = tokenizer(LLAVA_SPECIALS, bos=None, eos="</s>", template=None)
+    config = hf.FastVlmConfig(
+        vision_config=vision,
+        text_config=text_config(text, len(words), **values),
+        image_token_index=LLAVA_SPECIALS.index("<image>"),
+        tie_word_embeddings=values.get("tie_word_embeddings", False),
+    )
+    register(matrices=False)
+    processor = hf.LlavaProcessor(
+        image_processor=hf.CLIPImageProcessorPil(
+            size={"shortest_edge": 2 * cell},
+            crop_size={"height": 2 * cell, "width": 3 * cell},
+            image_mean=[0.0, 0.0, 0.0],
+            image_std=[1.0, 1.0, 1.0],
+        ),
+        tokenizer=words,
+        patch_size=cell,
+        chat_template=template,
+        image_token="<image>",
+    )
+    model = randomize(hf.FastVlmForConditionalGeneration(config), seed)
+    return save(trained(model, seed), processor, folder)
+
+
+def trained(model: Any, seed: int) -> Any:
+    """What normalized channels were like while a tower was trained: unlike nothing."""
+    import torch
+
+    random = torch.Generator().manual_seed(seed)
+    for name, buffer in model.named_buffers():
+        if name.endswith("running_mean"):
+            buffer.copy_(torch.randn(buffer.shape, generator=random) * 0.3)
+        elif name.endswith("running_var"):
+            buffer.copy_(torch.rand(buffer.shape, generator=random) + 0.5)
+    return model
