@@ -39,6 +39,7 @@ REAL_SIZE = (
     "phi-4-multimodal",
     "kosmos-2-patch14-224",
     "chameleon-7b",
+    "perception-lm-1b",
     "molmo2-4b",
     "instructblip-vicuna-7b",
 )

@@ -12,7 +12,12 @@ from typing import Any
 import numpy as np
 
 from tests.build.phi_images import Phi4Images, projected
-from tests.build.torch_images import Cohere2VisionImages, Llama4Images, Molmo2Images
+from tests.build.torch_images import (
+    Cohere2VisionImages,
+    Llama4Images,
+    Molmo2Images,
+    PerceptionLMImages,
+)
 from vlmc.passes.stand_in import cut_tensors
 
 TOKENS = 24
@@ -21,6 +26,7 @@ TORCH_IMAGES = {
     "Llama4ImageProcessor": Llama4Images,
     "Phi4MultimodalImageProcessor": Phi4Images,
     "Molmo2ImageProcessor": Molmo2Images,
+    "PerceptionLMImageProcessor": PerceptionLMImages,
 }
 ONE_PICTURE = ("Blip2Processor", "InstructBlipProcessor", "Kosmos2Processor")
 IMAGE_INPUTS = (

@@ -30,7 +30,7 @@ from tests.checkpoints.native import qwen2_5_vl
 from tests.checkpoints.ovis2 import ovis2
 from tests.checkpoints.parts import LLAVA_TEMPLATE
 from tests.checkpoints.tiles import aya_vision, cohere2_vision, got_ocr2, idefics3, internvl
-from tests.checkpoints.timm_towers import fast_vlm
+from tests.checkpoints.timm_towers import fast_vlm, perception_lm
 from tests.checkpoints.towerless import chameleon, fuyu
 
 FUYU_TEMPLATE = (
@@ -167,6 +167,30 @@ VARIANTS: dict[str, Callable[[Path], Path]] = {
         template=None,
         text="llama",
         tie_word_embeddings=True,
+    ),
+    # The larger one's tower, which has no class token; features not averaged; no tiles.
+    "perception-lm-whole": lambda folder: perception_lm(
+        folder,
+        architecture="vit_pe_core_gigantic_patch14_448.fb",
+        tower={"class_token": False, "mlp_ratio": 1.5, "use_post_transformer_norm": None},
+        pooling=1,
+        images={"vision_input_type": "vanilla"},
+        text="qwen2",
+        tie_word_embeddings=True,
+    ),
+    # Five rows of patches averaged to two; a normalized end; learned positions for patches alone.
+    "perception-lm-odd": lambda folder: perception_lm(
+        folder,
+        architecture="vit_pe_lang_large_patch14_448",
+        tower={
+            "img_size": [35, 35],
+            "init_values": None,
+            "use_post_transformer_norm": True,
+            "no_embed_class": True,
+            "use_pre_transformer_norm": False,
+        },
+        images={"max_num_tiles": 2},
+        num_key_value_heads=1,
     ),
     "granite4-vision-clip": lambda folder: granite4_vision(folder, tower="clip", rate="2/4"),
     "qwen2-vl-tied": tied_qwen2_vl,

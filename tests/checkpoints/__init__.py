@@ -26,7 +26,7 @@ from tests.checkpoints.phi import phi4_multimodal
 from tests.checkpoints.pooled import gemma4, molmo2
 from tests.checkpoints.queries import blip_2, instructblip, kosmos2
 from tests.checkpoints.tiles import aya_vision, cohere2_vision, got_ocr2, idefics3, internvl
-from tests.checkpoints.timm_towers import fast_vlm
+from tests.checkpoints.timm_towers import fast_vlm, perception_lm
 from tests.checkpoints.towerless import chameleon, fuyu
 
 # Queries grow past every sixteenth token.
@@ -93,6 +93,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "paligemma": paligemma,
     "paligemma2": lambda folder: paligemma(folder, text="gemma2"),
     "llama4": llama4,
+    "perception-lm": perception_lm,
     "phi4-multimodal": phi4_multimodal,
     "molmo2": molmo2,
     "aya-vision": aya_vision,

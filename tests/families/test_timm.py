@@ -14,8 +14,11 @@ import torch
 
 from tests.checkpoints.parts import randomize
 from tests.checkpoints.timm_towers import trained
+from vlmc.families import perception_encoder
 from vlmc.families.fastvit import ARCHITECTURES, read_fastvit
 from vlmc.families.fastvit_modules import FastVitTower
+from vlmc.families.perception_encoder import read_perception_encoder
+from vlmc.families.perception_modules import PerceptionTower
 
 CONFIG = SimpleNamespace(_attn_implementation="eager")
 SMALL = {
@@ -86,13 +89,16 @@ def shapes(module: Any) -> dict[str, tuple[int, ...]]:
 
 
 def compare(theirs: Any, ours: Any, *sizes: tuple[int, int]) -> None:
-    ours.eval().load_state_dict(trained(randomize(theirs), 1).state_dict())
+    stored = trained(randomize(theirs), 1).state_dict()
+    # What pools features is no part of ours.
+    left = {name for name in stored if name.startswith(("attn_pool.", "fc_norm."))}
+    ours.eval().load_state_dict({name: stored[name] for name in stored.keys() - left})
     for height, width in sizes:
         pixels = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(2))
         with torch.no_grad():
             wanted, found = theirs.forward_features(pixels), ours.forward_features(pixels)
         assert wanted.std() > 1e-3
-        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5 * float(wanted.std()))
 
 
 @pytest.mark.parametrize("merged", [True, False])
@@ -124,3 +130,46 @@ def test_fastvlms_own_tower_is_timms_at_its_size(timm: Any) -> None:
     theirs = timm.create_model("fastvit_mci3", num_classes=0, inference_mode=True)
     sizes = read_fastvit({"architecture": "fastvit_mci3", "model_args": {"inference_mode": True}})
     compare(theirs, FastVitTower(sizes, CONFIG, matrices=False), (256, 192))
+
+
+ENCODER = {"embed_dim": 64, "depth": 2, "num_heads": 4}
+# What Perception LM 1B makes of its tower.
+LANGUAGE = {
+    "global_pool": "",
+    "use_post_transformer_norm": False,
+    "init_values": 0.1,
+    "ref_feat_shape": [32, 20],
+}
+ENCODERS = (
+    LANGUAGE,
+    {"global_pool": "avg", "use_pre_transformer_norm": False, "no_embed_class": True},
+    {"use_abs_pos_emb": False, "use_rot_pos_emb": False, "use_fc_norm": True},
+    {"qkv_bias": False, "mlp_ratio": 2.5, "rope_temperature": 99.0, "rope_grid_offset": 0.5},
+)
+
+
+def compare_encoders(timm: Any, name: str, args: dict[str, Any]) -> None:
+    sizes = read_perception_encoder({"architecture": name, "model_args": args})
+    theirs = timm.create_model(name, num_classes=0, **args)
+    compare(theirs, PerceptionTower(sizes, CONFIG), sizes.img_size)
+
+
+@pytest.mark.parametrize("name", perception_encoder.ARCHITECTURES)
+def test_a_perception_encoder_is_timms(timm: Any, name: str) -> None:
+    with torch.device("meta"):
+        theirs = shapes(timm.create_model(name, num_classes=0))
+        ours = shapes(PerceptionTower(read_perception_encoder({"architecture": name}), CONFIG))
+    assert ours == {k: v for k, v in theirs.items() if not k.startswith(("attn_pool", "fc_norm"))}
+    compare_encoders(timm, name, {**ENCODER, "img_size": 64})
+
+
+@pytest.mark.parametrize("args", ENCODERS)
+def test_a_perception_encoder_of_other_sizes_is_timms(timm: Any, args: dict[str, Any]) -> None:
+    free = {**ENCODER, "img_size": [60, 75], "patch_size": 7, **args}
+    compare_encoders(timm, "vit_pe_core_large_patch14_336", free)
+    compare_encoders(timm, "vit_pe_lang_gigantic_patch14_448", free)
+
+
+def test_perception_lms_own_tower_is_timms_at_its_size(timm: Any) -> None:
+    args = {**LANGUAGE, "embed_dim": 1024, "depth": 23, "img_size": [448, 448]}
+    compare_encoders(timm, "vit_pe_core_large_patch14_336", args)

@@ -262,6 +262,12 @@ def test_an_unfinished_download_is_noticed_offline(hub: Hub, model: Path, tmp_pa
             "llama-4-scout-17b-16e",
             ["1.5 GiB"],
         ),
+        (
+            "perception-lm-1b",
+            "facebook/Perception-LM-1B",
+            "perception-lm-1b",
+            ["512.0 MiB"],
+        ),
         ("molmo2-4b", "allenai/Molmo2-4B", "molmo2-4b", ["1.1 GiB"]),
         ("gemma-3-4b", "google/gemma-3-4b-it", "gemma-3-4b-it", ["544.0 MiB"]),
         ("gemma-4-e2b", "google/gemma-4-E2B-it", "gemma-4-e2b-it", ["72.0 MiB"]),

@@ -16,6 +16,8 @@ from transformers.models.timm_wrapper.modeling_timm_wrapper import (
 
 from vlmc.families.fastvit import read_fastvit
 from vlmc.families.fastvit_modules import FastVitTower
+from vlmc.families.perception_encoder import read_perception_encoder
+from vlmc.families.perception_modules import PerceptionTower
 
 
 class OwnTimmModel(TimmWrapperModel):  # type: ignore[misc]
@@ -46,7 +48,10 @@ def _tower(config: Any, *, matrices: bool) -> nn.Module:
     Raises:
         VlmcError: There is none of that name.
     """
-    return FastVitTower(read_fastvit(config.to_dict()), config, matrices=matrices)
+    vision = config.to_dict()
+    if str(vision["architecture"]).startswith("vit_pe_"):
+        return PerceptionTower(read_perception_encoder(vision), config)
+    return FastVitTower(read_fastvit(vision), config, matrices=matrices)
 
 
 def register(*, matrices: bool = True) -> None:
