@@ -29,6 +29,7 @@ from tests.checkpoints.pooled import gemma4, molmo2
 from tests.checkpoints.queries import blip_2, instructblip, kosmos2
 from tests.checkpoints.streams import gemma3n
 from tests.checkpoints.tiles import aya_vision, cohere2_vision, got_ocr2, idefics3, internvl
+from tests.checkpoints.timm_towers import fast_vlm, perception_lm
 from tests.checkpoints.towerless import chameleon, fuyu
 
 # Queries grow past every sixteenth token.
@@ -52,6 +53,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
         folder, video=True, text="llama", vision_feature_layer=[-2, 0]
     ),
     "llava-onevision": llava_onevision,
+    "fast-vlm": fast_vlm,
     "granite4-vision": granite4_vision,
     "vipllava": vipllava,
     "internvl": internvl,
@@ -99,6 +101,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "paligemma": paligemma,
     "paligemma2": lambda folder: paligemma(folder, text="gemma2"),
     "llama4": llama4,
+    "perception-lm": perception_lm,
     "phi4-multimodal": phi4_multimodal,
     "molmo2": molmo2,
     "aya-vision": aya_vision,
