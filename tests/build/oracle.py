@@ -36,6 +36,7 @@ IMAGE_INPUTS = (
     "high_res_pixel_values",
     "pixel_attention_mask",
     "image_grid_thw",
+    "image_merge_sizes",
     "image_sizes",
     "batch_num_images",
     "spatial_shapes",

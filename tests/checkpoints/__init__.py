@@ -11,7 +11,14 @@ from tests.checkpoints.delta import qwen3_5
 from tests.checkpoints.fixed import deepseek_vl, deepseek_vl_hybrid, janus, llava, vipllava
 from tests.checkpoints.glm_moe import glm4v_moe
 from tests.checkpoints.idefics2 import idefics2
-from tests.checkpoints.kin import exaone4_5, granite_docling, qianfan_ocr
+from tests.checkpoints.kin import (
+    cohere_compass,
+    exaone4_5,
+    granite_docling,
+    lfm3_vl,
+    qianfan_ocr,
+    video_llama_3,
+)
 from tests.checkpoints.native import (
     glm4v,
     glm_ocr,
@@ -63,13 +70,17 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "exaone4.5": exaone4_5,
     "qwen3-vl": qwen3_vl,
     "qwen3-vl-moe": lambda folder: qwen3_vl(folder, experts=5),
+    "cohere-compass": cohere_compass,
     "qwen3.5": qwen3_5,
     "glm4v": glm4v,
-    "glm4v-4.6": lambda folder: glm4v(folder, newer=True, num_key_value_heads=1),
+    "glm4v-4.6": lambda folder: glm4v(folder, kind="Glm46V", num_key_value_heads=1),
+    "glm4v-ga": lambda folder: glm4v(folder, kind="Glmga", num_key_value_heads=1, seed=2),
     "glm4v-moe": glm4v_moe,
     "glm-ocr": glm_ocr,
     "lfm2-vl": lfm2_vl,
+    "lfm3-vl": lfm3_vl,
     "paddleocr-vl": paddleocr_vl,
+    "video-llama-3": video_llama_3,
     "pixtral": pixtral,
     # transformers fails on a picture of a single merged patch.
     "mistral3": lambda folder: pixtral(folder, merge=2, patch=2),

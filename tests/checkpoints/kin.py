@@ -158,3 +158,132 @@ def exaone4_5(
     )
     model = randomize(hf.Exaone4_5_ForConditionalGeneration(config), seed)
     return save_parts(model, images, words, folder, Exaone4_5_Processor={})
+
+
+def video_llama_3(
+    folder: Path,
+    *,
+    text: str = "qwen2",
+    seed: int = 3,
+    merge: int = 1,
+    patch: int = PATCH,
+    **values: Any,
+) -> Path:
+    """A Video-LLaMA 3, whose pictures' patches its image processor may have merged."""
+    import transformers as hf
+
+    words = tokenizer(QWEN_SPECIALS, bos=None, eos="<|im_end|>", template=CHATML)
+    config = hf.VideoLlama3Config(
+        vision_config={
+            "hidden_size": 48,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 3,
+            "patch_size": patch,
+        },
+        text_config=text_config(text, len(words), **values),
+        image_token_id=QWEN_SPECIALS.index("<|image_pad|>"),
+        video_token_id=QWEN_SPECIALS.index("<|video_pad|>"),
+    )
+    images = hf.VideoLlama3ImageProcessorPil(
+        patch_size=patch,
+        merge_size=merge,
+        size={"shortest_edge": 4 * 14 * 14, "longest_edge": 12 * 14 * 14},
+    )
+    model = randomize(hf.VideoLlama3ForConditionalGeneration(config), seed)
+    return save_parts(model, images, words, folder, VideoLlama3Processor={})
+
+
+COMPASS_SPECIALS = ["<PAD>", "<BOS_TOKEN>", "<|im_start|>", "<|im_end|>"]
+COMPASS_SPECIALS += ["<|VISION_START|>", "<|VISION_END|>", "<|IMAGE_PAD|>", "<|VIDEO_PAD|>"]
+
+
+def cohere_compass(
+    folder: Path,
+    *,
+    seed: int = 1,
+    tied: bool = False,
+    tower: dict[str, Any] | None = None,
+    **values: Any,
+) -> Path:
+    """A Cohere Compass whose last layer has neither window nor positions."""
+    import transformers as hf
+
+    template = CHATML.replace("vision_start", "VISION_START").replace("vision_end", "VISION_END")
+    template = template.replace("image_pad", "IMAGE_PAD")
+    words = tokenizer(COMPASS_SPECIALS, bos="<BOS_TOKEN>", eos="<|im_end|>", template=template)
+    rotary = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 2, 2]}
+    kinds = ["sliding_attention", "sliding_attention", "full_attention"]
+    given = {
+        "num_hidden_layers": 3,
+        "sliding_window": 24,
+        "layer_types": kinds,
+        "logit_scale": 0.5,
+        "rope_parameters": {"sliding_attention": rotary, "full_attention": None},
+        "eos_token_id": 3,
+        "tie_word_embeddings": tied,
+    }
+    names = ("vision_start", "vision_end", "image", "video")
+    ids = zip(names, COMPASS_SPECIALS[4:], strict=True)
+    config = hf.CohereCompassConfig(
+        vision_config={
+            "depth": 3,
+            "hidden_size": 48,
+            "out_hidden_size": values.get("hidden_size", 64),
+            "intermediate_size": 72,
+            "num_heads": 3,
+            "patch_size": PATCH,
+            "num_position_embeddings": 25,
+            "deepstack_visual_indexes": [0, 2],
+            **(tower or {}),
+        },
+        text_config=text_config("cohere_compass_text", len(words), **given | values),
+        tie_word_embeddings=tied,
+        **{f"{name}_token_id": COMPASS_SPECIALS.index(token) for name, token in ids},
+    )
+    images = hf.CohereCompassImageProcessorPil(
+        patch_size=PATCH, size={"shortest_edge": 4 * 14 * 14, "longest_edge": 40 * 14 * 14}
+    )
+    model = randomize(hf.CohereCompassForConditionalGeneration(config), seed)
+    return save_parts(model, images, words, folder, CohereCompassProcessor={})
+
+
+def lfm3_vl(
+    folder: Path, *, seed: int = 1, tied: bool = False, kernel: int = 3, **values: Any
+) -> Path:
+    """An LFM3-VL of every kind of layer, in tower and decoder."""
+    import transformers as hf
+
+    words = tokenizer(QWEN_SPECIALS, bos=None, eos="<|im_end|>", template=CHATML)
+    kinds = ["conv", "sliding_attention", "full_attention", "conv"]
+    given = {
+        "num_hidden_layers": 4,
+        "layer_types": kinds,
+        "sliding_window": 24,
+        "head_dim": 20,
+        "tie_word_embeddings": tied,
+        **values,
+    }
+    names = ("image", "video", "vision_start", "vision_end")
+    ids = zip(names, QWEN_SPECIALS[3:], strict=True)
+    config = hf.Lfm3VlConfig(
+        vision_config={
+            "hidden_size": 48,
+            "intermediate_size": 64,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "layer_types": ["conv", "full_attention", "conv"],
+            "conv_kernel_size": kernel,
+            "patch_size": PATCH,
+        },
+        text_config=text_config("lfm3", len(words), **given),
+        projector_hidden_size=56,
+        tie_word_embeddings=tied,
+        **{f"{name}_token_id": QWEN_SPECIALS.index(token) for name, token in ids},
+    )
+    images = hf.Qwen2VLImageProcessorPil(
+        patch_size=PATCH, size={"shortest_edge": 4 * 14 * 14, "longest_edge": 40 * 14 * 14}
+    )
+    model = randomize(hf.Lfm3VlForConditionalGeneration(config), seed)
+    return save_parts(model, images, words, folder, Lfm3VlProcessor={})

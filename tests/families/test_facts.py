@@ -46,6 +46,8 @@ CONFIGS = Path(__file__).parents[1] / "data" / "configs"
         ("glm-ocr", 8, 8, 128),
         ("lfm2-vl-450m", 66, 8, 64),
         ("paddleocr-vl", 188, 2, 128),
+        ("granite-docling-500m", 64 + 3, 4, 64),
+        ("video-llama-3-2b", 16, 2, 128),
         ("gemma-3-4b-it", 256, 4, 256),
         ("gemma-3n-e2b-it", 256, 2, 256),
         ("gemma-4-e2b-it", 140 + 2, 1, 256),
@@ -77,8 +79,9 @@ def test_published_models(name: str, tokens: int, kv_heads: int, head_dim: int) 
         model = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(CONFIGS / name))
     counted = found.weights
     assert counted is not None
-    # SigLIP's pooling head, where a tower has one, is not run; nor is a tower of sounds.
-    unused = (".vision_tower.head.", ".audio_tower.", ".embed_audio.")
+    # SigLIP's pooling head, where a tower has one, is not run; nor is a tower of sounds, nor
+    # Granite Docling's fine route.
+    unused = (".vision_tower.head.", ".audio_tower.", ".embed_audio.", ".connector.fine.")
     run = {k: p for k, p in model.named_parameters() if not any(part in k for part in unused)}
     real = sum(p.numel() for p in run.values())
     assert sum(vars(counted).values()) == pytest.approx(real, rel=0.005)
@@ -108,6 +111,8 @@ def test_published_models(name: str, tokens: int, kv_heads: int, head_dim: int) 
         "glm-ocr",
         "lfm2-vl-450m",
         "paddleocr-vl",
+        "granite-docling-500m",
+        "video-llama-3-2b",
         "smolvlm-256m",
         "gemma-3-4b-it",
         "gemma-3n-e2b-it",

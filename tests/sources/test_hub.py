@@ -332,6 +332,18 @@ def test_an_unfinished_download_is_noticed_offline(hub: Hub, model: Path, tmp_pa
         ("chameleon-7b", "facebook/chameleon-7b", "chameleon-7b", ["2.0 GiB"]),
         ("fuyu-8b", "adept/fuyu-8b", "fuyu-8b", ["2.2 GiB"]),
         ("qwen3-vl-2b", "Qwen/Qwen3-VL-2B-Instruct", "qwen3-vl-2b", ["448.0 MiB"]),
+        (
+            "granite-docling-500m",
+            "ibm-granite/granite-for-docling-500m",
+            "granite-docling-500m",
+            ["224.0 MiB"],
+        ),
+        (
+            "video-llama-3-2b",
+            "lkhl/VideoLLaMA3-2B-Image-HF",
+            "video-llama-3-2b",
+            ["224.0 MiB"],
+        ),
         ("qwen3.5-4b", "Qwen/Qwen3.5-4B", "qwen3.5-4b", ["178.2 MiB"]),
     ],
 )

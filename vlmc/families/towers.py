@@ -241,6 +241,28 @@ class PaddleImageFeatures(nn.Module):
         return features
 
 
+class CenteredImageFeatures(nn.Module):
+    """Video-LLaMA 3's tower and projector on one picture; the middle of a merged patch is read."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, pixel_values: Tensor, patch_positions: Tensor, center_patches: Tensor
+    ) -> Tensor:
+        """image_features [patches / merge^2, hidden]."""
+        tower = self.model.model.vision_model
+        hidden = tower.embeddings(pixel_values)
+        rotation = tower.rotary_pos_emb(hidden, patch_positions)
+        whole = OneSegment(pixel_values.shape[0])
+        for layer in tower.encoder.layers:
+            hidden = layer(hidden, cu_seqlens=whole, max_seqlen=None, position_embeddings=rotation)
+        middle = tower.post_layernorm(hidden)[center_patches].mean(1)
+        features: Tensor = self.model.model.projector(middle)
+        return features
+
+
 class NaflexImageFeatures(nn.Module):
     """A SigLIP 2 tower on the tiles of one picture, of any number of patches each.
 

@@ -38,6 +38,7 @@ _IMAGE_INPUTS = (
     "high_res_pixel_values",
     "pixel_attention_mask",
     "image_grid_thw",
+    "image_merge_sizes",
     "image_sizes",
     "batch_num_images",
     "spatial_shapes",
@@ -215,6 +216,8 @@ def make_processor(folder: Path, images: ImageSpec) -> Any:
         with quiet(_LOGGER):
             try:
                 processor = AutoProcessor.from_pretrained(folder, backend="pil", **here)
+                if not hasattr(processor, "image_processor"):  # it is a tokenizer
+                    raise ValueError("no file names its class, and this model type has none")
             except (ImportError, ValueError, OSError) as error:
                 if not (isinstance(error, ImportError) or _TORCHVISION.search(str(error))):
                     raise
