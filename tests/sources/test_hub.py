@@ -263,6 +263,7 @@ def test_an_unfinished_download_is_noticed_offline(hub: Hub, model: Path, tmp_pa
         ),
         ("molmo2-4b", "allenai/Molmo2-4B", "molmo2-4b", ["1.1 GiB"]),
         ("gemma-3-4b", "google/gemma-3-4b-it", "gemma-3-4b-it", ["544.0 MiB"]),
+        ("gemma-3n-e2b", "google/gemma-3n-E2B-it", "gemma-3n-e2b-it", ["160.0 MiB"]),
         ("gemma-4-e2b", "google/gemma-4-E2B-it", "gemma-4-e2b-it", ["72.0 MiB"]),
         (
             "paligemma-3b",
@@ -324,6 +325,18 @@ def test_an_unfinished_download_is_noticed_offline(hub: Hub, model: Path, tmp_pa
         ("chameleon-7b", "facebook/chameleon-7b", "chameleon-7b", ["2.0 GiB"]),
         ("fuyu-8b", "adept/fuyu-8b", "fuyu-8b", ["2.2 GiB"]),
         ("qwen3-vl-2b", "Qwen/Qwen3-VL-2B-Instruct", "qwen3-vl-2b", ["448.0 MiB"]),
+        (
+            "granite-docling-500m",
+            "ibm-granite/granite-for-docling-500m",
+            "granite-docling-500m",
+            ["224.0 MiB"],
+        ),
+        (
+            "video-llama-3-2b",
+            "lkhl/VideoLLaMA3-2B-Image-HF",
+            "video-llama-3-2b",
+            ["224.0 MiB"],
+        ),
         ("qwen3.5-4b", "Qwen/Qwen3.5-4B", "qwen3.5-4b", ["178.2 MiB"]),
     ],
 )

@@ -30,12 +30,15 @@ def facts(checkpoint: Checkpoint) -> ModelFacts:
     return deepstack_facts(checkpoint, "qwen3_vl_text")
 
 
-def deepstack_facts(checkpoint: Checkpoint, text_type: str) -> ModelFacts:
+def deepstack_facts(
+    checkpoint: Checkpoint, text_type: str, *, image_token: int = 151655
+) -> ModelFacts:
     """What a plan needs of a Qwen3-VL, whatever its decoder.
 
     Args:
         checkpoint: Its JSON files.
         text_type: The decoder's kind.
+        image_token: The default of ``image_token_id``.
 
     Raises:
         VlmcError: As ``facts``.

@@ -109,7 +109,8 @@ class ModelFacts:
     owners: Mapping[int, int] = field(default_factory=dict)
     # Layers whose key/value heads are not those of ``text``: layer -> how many, and their size.
     kv_heads: Mapping[int, tuple[int, int]] = field(default_factory=dict)
-    looks_up_tokens: bool = False  # the vision program reads rows of the token embedding
+    # The vision program reads weights of the language program: rows of the token embedding, say.
+    looks_up_tokens: bool = False
 
     def memory(self) -> tuple[tuple[str, int], ...]:
         """Kind and layer of each tensor that the language program hands from step to step."""
@@ -187,6 +188,8 @@ class Family:
             decoder's arguments``, ``inputs_embeds`` among them; None: those alone.
         own_attention: Parts of the configuration whose modules have attention of their own, which
             is exported as it is written.
+        timm_tower: Makes the tower where transformers would ask timm for it: ``(vision
+            configuration) -> module`` with timm's parameter names; None: transformers has it.
         reference: Prepares transformers' model to be compared with: where it has no
             ``get_image_features``, or answers otherwise with eager attention than by default.
         tensors: The checkpoint's tensors as the model has them, where it stores some packed
@@ -217,5 +220,6 @@ class Family:
     logits: Callable[[Any, Any], Any] | None = None
     embeds: Callable[[Any, Any, Any, Any], dict[str, Any]] | None = None
     own_attention: tuple[str, ...] = ()
+    timm_tower: Callable[[Any], nn.Module] | None = None
     reference: Callable[[Any], None] | None = None
     tensors: Callable[[Mapping[str, Any], ModelFacts], dict[str, Any]] | None = None

@@ -30,6 +30,9 @@ class Lowering:
         self._values: dict[str, ir.Value] = {}
         self._shared: dict[tuple[str, str], Any] = {}
         self._count = 0
+        self._taken = {str(value.name) for value in graph.inputs}
+        for node in graph if outer is None else ():
+            self._taken |= {str(node.name), *(str(value.name) for value in node.outputs)}
 
     def add(
         self,
@@ -162,10 +165,12 @@ class Lowering:
         return Lowering(self.graph, self.weights, outer=self)
 
     def name(self, op: str) -> str:
-        """A name that no other value of the graph has."""
+        """A name that no other value or node of the graph has."""
         if self._outer is not None:
             return self._outer.name(op)
         self._count += 1
+        while f"{op}_{self._count}" in self._taken:
+            self._count += 1
         return f"{op}_{self._count}"
 
 
