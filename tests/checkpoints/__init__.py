@@ -72,6 +72,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "qwen3-vl-moe": lambda folder: qwen3_vl(folder, experts=5),
     "cohere-compass": cohere_compass,
     "qwen3.5": qwen3_5,
+    "qwen3.5-moe": lambda folder: qwen3_5(folder, experts=5, seed=2),
     "glm4v": glm4v,
     "glm4v-4.6": lambda folder: glm4v(folder, kind="Glm46V", num_key_value_heads=1),
     "glm4v-ga": lambda folder: glm4v(folder, kind="Glmga", num_key_value_heads=1, seed=2),
