@@ -173,6 +173,19 @@ def test_a_step_over_a_cache(heads, kv_heads, size, window, softcap, half):
 
 
 @with_kernels
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("window", [0, 300])
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize(("heads", "kv_heads", "size"), [(7, 1, 64), (6, 2, 40)])
+def test_one_token_after_many(heads, kv_heads, size, half, window, threads):
+    """A head's keys are shared out among threads, those of rows that have next to none too."""
+    session = cached_session(heads, kv_heads, size, half=half, window=window, threads=threads)
+    for lengths in ([700], [1, 700, 2, 130, 701]):
+        feeds = asked(lengths, 1, 701, heads, kv_heads, size, half)
+        check(session, feeds, heads, window=window)
+
+
+@with_kernels
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("window", [0, 100])
 def test_a_long_step(window, threads):
