@@ -127,7 +127,10 @@ def test_products_of_one_value_are_one_node(workshop, name, gate, precision, kin
         node.input[2] for node in found if node.op_type == "RotaryAttention"
     }
     ours = Counter(node.op_type for node in found if node.domain == DOMAIN)
-    assert (ours[f"Linear{kind}x3"], ours[f"Gated{kind}"]) == (layers, layers)
+    # Only the first norm is of no sum.
+    three, gated = f"Linear{kind}x3", f"Gated{kind}"
+    assert (ours[three], ours[f"Normed{three}"]) == (1, layers - 1)
+    assert (ours[gated], ours[f"Normed{gated}"]) == (0, layers)
     gates = {a.i for node in found for a in node.attribute if a.name == "gate"}
     assert gates == {gate}
     assert not {"Sigmoid", "Gelu"} & {node.op_type for node in found}

@@ -9,13 +9,6 @@
 namespace ort {
 namespace {
 
-// Output `index` is like input `of`.
-void infer_like(const ShapeContext* context, size_t of, size_t index) {
-  TypeShape* shape = nullptr;  // stays the context's own
-  check(api->ShapeInferContext_GetInputTypeShape(context, of, &shape));
-  if (Sizes(shape).known()) check(api->ShapeInferContext_SetOutputTypeShape(context, index, shape));
-}
-
 void expect_rank(const char* name, const Tensor& tensor, size_t rank) {
   if (tensor.shape.size() != rank) {
     throw std::invalid_argument(std::string(name) + " is " + text(tensor.shape) + ", not of rank " +

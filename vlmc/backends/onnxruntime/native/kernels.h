@@ -61,6 +61,10 @@ void linear_blocks(const float* x, size_t m, size_t k, int bits, size_t block,
 void linear_float(const float* x, size_t m, size_t k, size_t n, const void* w, bool half,
                   const float* bias, float* y, const Parallel& parallel);
 
+// total[m, k] = x + skip, and normed = total / sqrt(mean of a row's squares + epsilon) * gamma[k].
+void add_norm(const float* x, const float* skip, const float* gamma, float epsilon, size_t m,
+              size_t k, float* total, float* normed, const Parallel& parallel);
+
 struct AttentionShape {
   size_t heads, group, head_size;  // query heads, query heads of a key head, numbers of a head
   float scale, softcap;            // softcap 0: none

@@ -48,14 +48,29 @@ struct Rows {
   }
 };
 
-// How many products a node has of one x, and what it makes of them.
-template <size_t Count, bool Gated>
+// What a node does besides multiplying: an activation of what comes out, or a norm of what goes in.
+enum class With { nothing, gate, norm, norm_and_gate };
+constexpr bool gated(With with) { return with == With::gate || with == With::norm_and_gate; }
+constexpr bool normed(With with) { return with == With::norm || with == With::norm_and_gate; }
+
+struct Sums {
+  float *total, *x;
+};
+
+// The products a node has of one x, and what it makes of them. Where normed, x is the norm of a sum,
+// and three inputs come in its place: both terms and the norm's weights. The sum and x are then two
+// more outputs, behind the products: who reads none of x has it kept no longer than the node runs.
+template <size_t Count, With Extra>
 struct Group {
+  static constexpr bool Gated = gated(Extra), Normed = normed(Extra);
   static_assert(!Gated || Count <= 2);
-  static constexpr size_t count = Count, outputs = Gated ? 1 : Count;
+  static constexpr size_t first = Normed ? 3 : 1;  // input of the products
+  static constexpr size_t products = Gated ? 1 : Count, outputs = products + 2 * Normed;
   vlmc::Gate gate = vlmc::Gate::none;
+  float epsilon = 0;
 
   explicit Group(const KernelInfo* info) {
+    if (Normed) epsilon = float_attribute(info, "epsilon");
     if (!Gated) return;
     const int64_t kind = attribute(info, "gate");
     if (kind < 1 || kind > 4) {
@@ -64,15 +79,33 @@ struct Group {
     gate = static_cast<vlmc::Gate>(kind);
   }
 
-  // Outputs of the products, once their widths are known.
-  void bind(KernelContext* context, const Rows& rows, vlmc::Product* products) const {
+  // Outputs of the products, once their widths are known; gives those of a norm.
+  Sums bind(KernelContext* context, const Rows& rows, int64_t k, vlmc::Product* made) const {
     for (size_t i = 0; i < Count; ++i) {
-      if (Gated && products[i].n != products[0].n) {
+      if (Gated && made[i].n != made[0].n) {
         throw std::invalid_argument("a gate is for two products of one width");
       }
-      const int64_t n = static_cast<int64_t>(products[i].n);
-      products[i].y = i < outputs ? rows.y(context, i, n) : nullptr;
+      const int64_t n = static_cast<int64_t>(made[i].n);
+      made[i].y = i < products ? rows.y(context, i, n) : nullptr;
     }
+    if (!Normed) return {};
+    return {rows.y(context, products, k), rows.y(context, products + 1, k)};
+  }
+
+  // What is multiplied, [rows, k].
+  const float* multiplied(KernelContext* context, const Rows& rows, int64_t k, const Sums& sums,
+                          const vlmc::Parallel& parallel) const {
+    if (!Normed) return rows.x.as<float>();
+    const Tensor skip = input(context, 1), gamma = input(context, 2);
+    expect("skip", skip, rows.x.shape);
+    expect("gamma", gamma, {k});
+    vlmc::add_norm(rows.x.as<float>(), skip.as<float>(), gamma.as<float>(), epsilon, rows.count,
+                   static_cast<size_t>(k), sums.total, sums.x, parallel);
+    return sums.x;
+  }
+
+  static void infer_sums(const ShapeContext* context) {
+    if (Normed) infer_like(context, 0, products), infer_like(context, 0, products + 1);
   }
 
   static constexpr auto all_floats() {
@@ -83,25 +116,27 @@ struct Group {
 };
 
 // inputs: x, then w int8 [K, N], w_scales [N] and, or not, bias [N] of each product.
-template <size_t Count, bool Gated>
-struct Linear8 : Group<Count, Gated> {
-  using Group = ort::Group<Count, Gated>;
-  static constexpr const char* names[] = {"Linear8", "Linear8x2", "Linear8x3"};
-  static constexpr const char* name =
-      !Gated ? names[Count - 1] : Count == 1 ? "Activated8" : "Gated8";
+template <size_t Count, With Extra>
+struct Linear8 : Group<Count, Extra> {
+  using Group = ort::Group<Count, Extra>;
+  static constexpr size_t first = Group::first;
+  static constexpr const char* names[] = {"Linear8",       "Linear8x2",       "Linear8x3",
+                                          "NormedLinear8", "NormedLinear8x2", "NormedLinear8x3",
+                                          "Activated8",    "Gated8",          "",
+                                          "NormedActivated8", "NormedGated8"};
+  static constexpr const char* name = names[6 * gated(Extra) + 3 * normed(Extra) + Count - 1];
   static constexpr auto inputs = [] {
-    std::array<Input, 1 + 3 * Count> made{};
-    made[0] = {kFloat};
-    for (size_t i = 0; i < Count; ++i) {
-      made[1 + 3 * i] = {kInt8}, made[2 + 3 * i] = {kFloat};
-      made[3 + 3 * i] = {kFloat, kOptional};
-    }
+    std::array<Input, first + 3 * Count> made{};
+    for (auto& one : made) one = {kFloat};
+    for (size_t i = 0; i < Count; ++i)
+      made[first + 3 * i] = {kInt8}, made[first + 3 * i + 2] = {kFloat, kOptional};
     return made;
   }();
   static constexpr auto outputs = Group::all_floats();
 
   static void infer(const ShapeContext* context) {
-    for (size_t i = 0; i < Group::outputs; ++i) infer_product(context, 2 + 3 * i, i);
+    for (size_t i = 0; i < Group::products; ++i) infer_product(context, first + 3 * i + 1, i);
+    Group::infer_sums(context);
   }
 
   explicit Linear8(const KernelInfo* info) : Group(info), threads(ort::threads(info)) {}
@@ -110,8 +145,9 @@ struct Linear8 : Group<Count, Gated> {
     vlmc::Product products[Count];
     int64_t k = 0;
     for (size_t i = 0; i < Count; ++i) {
-      const Tensor w = input(context, 1 + 3 * i), scales = input(context, 2 + 3 * i),
-                   bias = input(context, 3 + 3 * i);
+      const size_t at = first + 3 * i;
+      const Tensor w = input(context, at), scales = input(context, at + 1),
+                   bias = input(context, at + 2);
       if (w.shape.size() != 2) throw std::invalid_argument("w is " + text(w.shape) + ", not [K, N]");
       if (i == 0) k = w.shape[0];
       const int64_t n = w.shape[1];
@@ -122,11 +158,11 @@ struct Linear8 : Group<Count, Gated> {
                      static_cast<size_t>(n)};
     }
     const Rows rows(context, k);
-    this->bind(context, rows, products);
+    const Sums sums = this->bind(context, rows, k, products);
     if (!rows.count) return;
     Borrowed{context}.run(threads, [&](const vlmc::Parallel& parallel) {
-      vlmc::linear8(rows.x.as<float>(), rows.count, static_cast<size_t>(k), products, Count,
-                    this->gate, parallel);
+      vlmc::linear8(this->multiplied(context, rows, k, sums, parallel), rows.count,
+                    static_cast<size_t>(k), products, Count, this->gate, parallel);
     });
   }
 
@@ -135,25 +171,29 @@ struct Linear8 : Group<Count, Gated> {
 
 // inputs: x, then w uint8 [N, blocks, bytes], scales [N, blocks] and, or not, zero_points
 // [N, ceil(blocks / 2)] and bias [N] of each product.
-template <size_t Count, bool Gated>
-struct LinearBlocks : Group<Count, Gated> {
-  using Group = ort::Group<Count, Gated>;
-  static constexpr const char* names[] = {"LinearBlocks", "LinearBlocksx2", "LinearBlocksx3"};
-  static constexpr const char* name =
-      !Gated ? names[Count - 1] : Count == 1 ? "ActivatedBlocks" : "GatedBlocks";
+template <size_t Count, With Extra>
+struct LinearBlocks : Group<Count, Extra> {
+  using Group = ort::Group<Count, Extra>;
+  static constexpr size_t first = Group::first;
+  static constexpr const char* names[] = {
+      "LinearBlocks",          "LinearBlocksx2",       "LinearBlocksx3",  "NormedLinearBlocks",
+      "NormedLinearBlocksx2",  "NormedLinearBlocksx3", "ActivatedBlocks", "GatedBlocks", "",
+      "NormedActivatedBlocks", "NormedGatedBlocks"};
+  static constexpr const char* name = names[6 * gated(Extra) + 3 * normed(Extra) + Count - 1];
   static constexpr auto inputs = [] {
-    std::array<Input, 1 + 4 * Count> made{};
-    made[0] = {kFloat};
+    std::array<Input, first + 4 * Count> made{};
+    for (auto& one : made) one = {kFloat};
     for (size_t i = 0; i < Count; ++i) {
-      made[1 + 4 * i] = {kUint8}, made[2 + 4 * i] = {kFloat};
-      made[3 + 4 * i] = {kUint8, kOptional}, made[4 + 4 * i] = {kFloat, kOptional};
+      made[first + 4 * i] = {kUint8};
+      made[first + 4 * i + 2] = {kUint8, kOptional}, made[first + 4 * i + 3] = {kFloat, kOptional};
     }
     return made;
   }();
   static constexpr auto outputs = Group::all_floats();
 
   static void infer(const ShapeContext* context) {
-    for (size_t i = 0; i < Group::outputs; ++i) infer_product(context, 1 + 4 * i, i);
+    for (size_t i = 0; i < Group::products; ++i) infer_product(context, first + 4 * i, i);
+    Group::infer_sums(context);
   }
 
   explicit LinearBlocks(const KernelInfo* info)
@@ -171,8 +211,9 @@ struct LinearBlocks : Group<Count, Gated> {
     vlmc::Product products[Count];
     const int64_t blocks = (k + block - 1) / block;
     for (size_t i = 0; i < Count; ++i) {
-      const Tensor w = input(context, 1 + 4 * i), scales = input(context, 2 + 4 * i),
-                   zeros = input(context, 3 + 4 * i), bias = input(context, 4 + 4 * i);
+      const size_t at = first + 4 * i;
+      const Tensor w = input(context, at), scales = input(context, at + 1),
+                   zeros = input(context, at + 2), bias = input(context, at + 3);
       if (zeros.data && bits == 8) throw std::invalid_argument("8 bits take no zero_points");
       const int64_t n = w.shape.empty() ? 0 : w.shape[0];
       expect("w", w, {n, blocks, block * bits / 8});
@@ -183,12 +224,12 @@ struct LinearBlocks : Group<Count, Gated> {
                      static_cast<size_t>(n)};
     }
     const Rows rows(context, k);
-    this->bind(context, rows, products);
+    const Sums sums = this->bind(context, rows, k, products);
     if (!rows.count) return;
     Borrowed{context}.run(threads, [&](const vlmc::Parallel& parallel) {
-      vlmc::linear_blocks(rows.x.as<float>(), rows.count, static_cast<size_t>(k),
-                          static_cast<int>(bits), static_cast<size_t>(block), products, Count,
-                          this->gate, parallel);
+      vlmc::linear_blocks(this->multiplied(context, rows, k, sums, parallel), rows.count,
+                          static_cast<size_t>(k), static_cast<int>(bits),
+                          static_cast<size_t>(block), products, Count, this->gate, parallel);
     });
   }
 
@@ -227,12 +268,28 @@ struct LinearFloat {
 
 const CustomOp* const* linear_ops(size_t* count) {
   static const CustomOp made[] = {
-      declared<Linear8<1, false>>(),      declared<Linear8<2, false>>(),
-      declared<Linear8<3, false>>(),      declared<Linear8<2, true>>(),
-      declared<LinearBlocks<1, false>>(), declared<LinearBlocks<2, false>>(),
-      declared<LinearBlocks<3, false>>(), declared<LinearBlocks<2, true>>(),
-      declared<Linear8<1, true>>(),       declared<LinearBlocks<1, true>>(),
-      declared<LinearFloat<kFloat>>(),    declared<LinearFloat<kFloat16>>(),
+      declared<Linear8<1, With::nothing>>(),
+      declared<Linear8<2, With::nothing>>(),
+      declared<Linear8<3, With::nothing>>(),
+      declared<Linear8<1, With::gate>>(),
+      declared<Linear8<2, With::gate>>(),
+      declared<Linear8<1, With::norm>>(),
+      declared<Linear8<2, With::norm>>(),
+      declared<Linear8<3, With::norm>>(),
+      declared<Linear8<1, With::norm_and_gate>>(),
+      declared<Linear8<2, With::norm_and_gate>>(),
+      declared<LinearBlocks<1, With::nothing>>(),
+      declared<LinearBlocks<2, With::nothing>>(),
+      declared<LinearBlocks<3, With::nothing>>(),
+      declared<LinearBlocks<1, With::gate>>(),
+      declared<LinearBlocks<2, With::gate>>(),
+      declared<LinearBlocks<1, With::norm>>(),
+      declared<LinearBlocks<2, With::norm>>(),
+      declared<LinearBlocks<3, With::norm>>(),
+      declared<LinearBlocks<1, With::norm_and_gate>>(),
+      declared<LinearBlocks<2, With::norm_and_gate>>(),
+      declared<LinearFloat<kFloat>>(),
+      declared<LinearFloat<kFloat16>>(),
   };
   static const auto all = [] {
     std::array<const CustomOp*, std::size(made)> found{};
