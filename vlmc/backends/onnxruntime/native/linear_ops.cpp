@@ -1,7 +1,5 @@
 // Products with stored weights as operators of onnxruntime: shapes checked, threads borrowed.
-#include <array>
-
-#include "op.h"
+#include "linear_group.h"
 
 namespace ort {
 namespace {
@@ -25,95 +23,6 @@ void infer_product(const ShapeContext* context, size_t of, size_t at = 0) {
   check(api->SetSymbolicDimensions(y.it, sizes.names.data(), rank));
   check(api->ShapeInferContext_SetOutputTypeShape(context, at, y.it));
 }
-
-// The x of a node whose products take k numbers a row.
-struct Rows {
-  Tensor x;
-  size_t count = 1;
-
-  Rows(KernelContext* context, int64_t k) : x(input(context, 0)) {
-    if (k <= 0 || x.shape.empty() || x.shape.back() != k) {
-      throw std::invalid_argument("x is " + text(x.shape) + ", the weights are for " +
-                                  std::to_string(k) + " numbers");
-    }
-    for (size_t i = 0; i + 1 < x.shape.size(); ++i) count *= static_cast<size_t>(x.shape[i]);
-  }
-
-  // Output `at` of n numbers a row.
-  float* y(KernelContext* context, size_t at, int64_t n) const {
-    if (n <= 0) throw std::invalid_argument("the weights are for no channel");
-    Shape shape = x.shape;
-    shape.back() = n;
-    return static_cast<float*>(output(context, at, shape));
-  }
-};
-
-// What a node does besides multiplying: an activation of what comes out, or a norm of what goes in.
-enum class With { nothing, gate, norm, norm_and_gate };
-constexpr bool gated(With with) { return with == With::gate || with == With::norm_and_gate; }
-constexpr bool normed(With with) { return with == With::norm || with == With::norm_and_gate; }
-
-struct Sums {
-  float *total, *x;
-};
-
-// The products a node has of one x, and what it makes of them. Where normed, x is the norm of a sum,
-// and three inputs come in its place: both terms and the norm's weights. The sum and x are then two
-// more outputs, behind the products: who reads none of x has it kept no longer than the node runs.
-template <size_t Count, With Extra>
-struct Group {
-  static constexpr bool Gated = gated(Extra), Normed = normed(Extra);
-  static_assert(!Gated || Count <= 2);
-  static constexpr size_t first = Normed ? 3 : 1;  // input of the products
-  static constexpr size_t products = Gated ? 1 : Count, outputs = products + 2 * Normed;
-  vlmc::Gate gate = vlmc::Gate::none;
-  float epsilon = 0;
-
-  explicit Group(const KernelInfo* info) {
-    if (Normed) epsilon = float_attribute(info, "epsilon");
-    if (!Gated) return;
-    const int64_t kind = attribute(info, "gate");
-    if (kind < 1 || kind > 4) {
-      throw std::invalid_argument("gate is 1 (SiLU), 2 (tanh GELU), 3 (quick GELU) or 4 (GELU)");
-    }
-    gate = static_cast<vlmc::Gate>(kind);
-  }
-
-  // Outputs of the products, once their widths are known; gives those of a norm.
-  Sums bind(KernelContext* context, const Rows& rows, int64_t k, vlmc::Product* made) const {
-    for (size_t i = 0; i < Count; ++i) {
-      if (Gated && made[i].n != made[0].n) {
-        throw std::invalid_argument("a gate is for two products of one width");
-      }
-      const int64_t n = static_cast<int64_t>(made[i].n);
-      made[i].y = i < products ? rows.y(context, i, n) : nullptr;
-    }
-    if (!Normed) return {};
-    return {rows.y(context, products, k), rows.y(context, products + 1, k)};
-  }
-
-  // What is multiplied, [rows, k].
-  const float* multiplied(KernelContext* context, const Rows& rows, int64_t k, const Sums& sums,
-                          const vlmc::Parallel& parallel) const {
-    if (!Normed) return rows.x.as<float>();
-    const Tensor skip = input(context, 1), gamma = input(context, 2);
-    expect("skip", skip, rows.x.shape);
-    expect("gamma", gamma, {k});
-    vlmc::add_norm(rows.x.as<float>(), skip.as<float>(), gamma.as<float>(), epsilon, rows.count,
-                   static_cast<size_t>(k), sums.total, sums.x, parallel);
-    return sums.x;
-  }
-
-  static void infer_sums(const ShapeContext* context) {
-    if (Normed) infer_like(context, 0, products), infer_like(context, 0, products + 1);
-  }
-
-  static constexpr auto all_floats() {
-    std::array<ElementType, outputs> types{};
-    for (auto& type : types) type = kFloat;
-    return types;
-  }
-};
 
 // inputs: x, then w int8 [K, N], w_scales [N] and, or not, bias [N] of each product.
 template <size_t Count, With Extra>
@@ -139,15 +48,16 @@ struct Linear8 : Group<Count, Extra> {
     Group::infer_sums(context);
   }
 
-  explicit Linear8(const KernelInfo* info) : Group(info), threads(ort::threads(info)) {}
+  explicit Linear8(const KernelInfo* info)
+      : Group(info), threads(ort::threads(info)), given(info) {}
 
   void compute(KernelContext* context) const {
     vlmc::Product products[Count];
     int64_t k = 0;
     for (size_t i = 0; i < Count; ++i) {
       const size_t at = first + 3 * i;
-      const Tensor w = input(context, at), scales = input(context, at + 1),
-                   bias = input(context, at + 2);
+      const Tensor w = given(context, at), scales = given(context, at + 1),
+                   bias = given(context, at + 2);
       if (w.shape.size() != 2) throw std::invalid_argument("w is " + text(w.shape) + ", not [K, N]");
       if (i == 0) k = w.shape[0];
       const int64_t n = w.shape[1];
@@ -167,6 +77,7 @@ struct Linear8 : Group<Count, Extra> {
   }
 
   size_t threads;
+  Inputs<first + 3 * Count> given;
 };
 
 // inputs: x, then w uint8 [N, blocks, bytes], scales [N, blocks] and, or not, zero_points
@@ -201,7 +112,8 @@ struct LinearBlocks : Group<Count, Extra> {
         threads(ort::threads(info)),
         k(attribute(info, "K")),
         bits(attribute(info, "bits")),
-        block(attribute(info, "block_size")) {
+        block(attribute(info, "block_size")),
+        given(info) {
     if (k <= 0 || block < 16 || block & (block - 1) || (bits != 4 && bits != 8)) {
       throw std::invalid_argument("LinearBlocks takes 4 or 8 bits in blocks of 16, 32, 64, ...");
     }
@@ -212,8 +124,8 @@ struct LinearBlocks : Group<Count, Extra> {
     const int64_t blocks = (k + block - 1) / block;
     for (size_t i = 0; i < Count; ++i) {
       const size_t at = first + 4 * i;
-      const Tensor w = input(context, at), scales = input(context, at + 1),
-                   zeros = input(context, at + 2), bias = input(context, at + 3);
+      const Tensor w = given(context, at), scales = given(context, at + 1),
+                   zeros = given(context, at + 2), bias = given(context, at + 3);
       if (zeros.data && bits == 8) throw std::invalid_argument("8 bits take no zero_points");
       const int64_t n = w.shape.empty() ? 0 : w.shape[0];
       expect("w", w, {n, blocks, block * bits / 8});
@@ -235,6 +147,7 @@ struct LinearBlocks : Group<Count, Extra> {
 
   size_t threads;
   int64_t k, bits, block;
+  Inputs<first + 4 * Count> given;
 };
 
 template <ElementType Element>
