@@ -28,6 +28,7 @@ REAL_SIZE = (
     "qwen2.5-vl-3b",
     "internvl3-1b",
     "gemma-3-4b-it",
+    "gemma-3n-e2b-it",
     "gemma-4-e2b-it",
     "mistral-small-3.1",
     "smolvlm-256m",
@@ -80,7 +81,7 @@ def export_here(name: str) -> dict[str, Any]:
     started = time.perf_counter()
     folder = CONFIGS / name
     plan = resolve(Recipe(model="./model", name=name), read_checkpoint(folder, tokenizer=False))
-    index = stand_ins(folder)
+    index = stand_ins(folder, plan.family.timm_tower)
     with tempfile.TemporaryDirectory() as scratch:
         exported, simple = Path(scratch) / "exported", Path(scratch) / "simple"
         exported.mkdir()
@@ -104,12 +105,12 @@ def export_here(name: str) -> dict[str, Any]:
     }
 
 
-def stand_ins(folder: Path) -> dict[str, Any]:
+def stand_ins(folder: Path, timm_tower: Any = None) -> dict[str, Any]:
     """Tensors as a checkpoint of this configuration has them: names and shapes, no data."""
     from vlmc.passes.checkpoint import TensorRef
     from vlmc.passes.transform import build_module
 
-    model = build_module(folder, "eager")
+    model = build_module(folder, "eager", timm_tower=timm_tower)
     saved = model.state_dict().keys()
     numbers = {k: value for k, value in model.named_buffers() if k in saved}
     nowhere = Path("nowhere.safetensors")

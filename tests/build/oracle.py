@@ -13,7 +13,9 @@ import numpy as np
 
 from tests.build.phi_images import Phi4Images, projected
 from tests.build.torch_images import Cohere2VisionImages, Llama4Images, Molmo2Images
+from vlmc.families import by_config
 from vlmc.passes.stand_in import cut_tensors
+from vlmc.passes.timm_towers import own_towers
 
 TOKENS = 24
 TORCH_IMAGES = {
@@ -28,6 +30,7 @@ IMAGE_INPUTS = (
     "high_res_pixel_values",
     "pixel_attention_mask",
     "image_grid_thw",
+    "image_merge_sizes",
     "image_sizes",
     "batch_num_images",
     "spatial_shapes",
@@ -62,12 +65,15 @@ class Oracle:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         # Phi-4's tower answers otherwise with eager attention than by default.
         attention = {} if "phi4" in config.model_type else {"attn_implementation": "eager"}
-        model: Any = AutoModelForMultimodalLM.from_pretrained(
-            folder, dtype=torch.float32, local_files_only=True, **attention
-        )
+        with own_towers(by_config(config.to_dict()).timm_tower):
+            model: Any = AutoModelForMultimodalLM.from_pretrained(
+                folder, dtype=torch.float32, local_files_only=True, **attention
+            )
         self.model = model.eval()
         self.processor = make_processor(folder)
         token = getattr(self.processor, "image_token", "")
+        # What a template writes, where that is not the token itself.
+        token = getattr(self.processor, "image_placeholder_token", token)
         # BLIP-2's has no place in a text.
         self.image_text = token if isinstance(token, str) else ""
         if type(self.processor).__name__ == "FuyuProcessor":
@@ -126,7 +132,7 @@ class Oracle:
         token = getattr(config, "image_token_id", getattr(self.processor, "image_token_id", None))
         for one in pictures:
             # As often as there are pictures: among others, a picture may have fewer features.
-            text = [self.processor.image_token * shown]
+            text = [(self.image_text or self.processor.image_token) * shown]
             nested = type(self.processor).__name__ != "GotOcr2Processor"
             given = [[one] * shown] if nested else [one] * shown
             alone = self.processor(text=text, images=given, return_tensors="pt")
@@ -197,8 +203,10 @@ def feature_rows(made: Any, layers: int) -> Any:
     deep = getattr(made, "deepstack_features", None)
     if not deep:
         return made.pooler_output
-    first = made.pooler_output
-    if first is None:
+    first, deep = made.pooler_output, list(deep)
+    if first is not None:
+        deep = deep[:layers]  # there is no layer for others
+    else:
         # Granite 4 Vision: layers with their parts; an image token itself is nothing.
         deep = [parts for layer, parts in dict(deep).items() if layer < layers]
         first = [torch.zeros_like(part) for part in deep[0]]
@@ -238,7 +246,6 @@ def make_processor(folder: Path) -> Any:
     saved = folder / "processor_config.json"
     settings = json.loads(saved.read_text("utf-8")) if saved.is_file() else {}
     if known.__name__ == "Lfm2VlProcessor":
-        from vlmc.families import by_config
         from vlmc.passes.stand_in import NaflexImages
         from vlmc.sources import read_checkpoint
 

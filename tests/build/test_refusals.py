@@ -46,6 +46,30 @@ def test_a_decoder_whose_class_knows_no_other_attention_is_refused(workshop):
     assert "config.json" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "values", "said"),
+    [
+        ("diffllama", {}, "DiffLlamaAttention attends twice in one layer"),
+        # A mask of its own making; rotations in complex numbers.
+        ("doge", {}, "cannot be exported: AttributeError: 'CausalMask'"),
+        (
+            "deepseek_v2",
+            {"kv_lora_rank": 16, "q_lora_rank": None, "first_k_dense_replace": 9},
+            "cannot be exported: DispatchError: No ONNX function found",
+        ),
+        ("biogpt", {}, "its configuration says"),
+    ],
+)
+def test_what_a_decoder_does_that_cannot_be_exported_is_said(workshop, text, values, said):
+    from tests.checkpoints.fixed import llava
+
+    workshop.made["checkpoint", text] = llava(workshop.folder / text, text=text, **values)
+    with pytest.raises(VlmcError) as caught:
+        workshop.build(text, until="export")
+    assert said in str(caught.value)
+    assert "config.json" in str(caught.value)
+
+
 def test_a_decoder_with_states_of_its_own_is_refused_where_no_family_carries_them(workshop):
     from tests.checkpoints.fixed import llava
 

@@ -26,6 +26,13 @@ from tests.checkpoints.anyres import granite4_vision, llava_next, llava_onevisio
 from tests.checkpoints.bidirectional import gemma3, paligemma
 from tests.checkpoints.fixed import deepseek_vl, janus, llava
 from tests.checkpoints.idefics2 import idefics2
+from tests.checkpoints.kin import (
+    cohere_compass,
+    exaone4_5,
+    granite_docling,
+    qianfan_ocr,
+    video_llama_3,
+)
 from tests.checkpoints.native import qwen2_5_vl
 from tests.checkpoints.ovis2 import ovis2
 from tests.checkpoints.parts import LLAVA_TEMPLATE
@@ -117,6 +124,18 @@ def hub_fuyu(folder: Path) -> Path:
     return folder
 
 
+def hub_exaone(folder: Path) -> Path:
+    """As it was released: the decoder's first name, rotary positions in every layer, tied."""
+    kinds = ["full_attention"] * 2
+    exaone4_5(folder, tied=True, num_hidden_layers=2, sliding_window=None, layer_types=kinds)
+
+    def first_name(config: Json) -> None:
+        config["text_config"]["model_type"] = "exaone4_5_text"
+
+    edit(folder / "config.json", first_name)
+    return folder
+
+
 VARIANTS: dict[str, Callable[[Path], Path]] = {
     "biased-in-shards": biased_in_shards,
     "old-names": old_names,
@@ -142,6 +161,23 @@ VARIANTS: dict[str, Callable[[Path], Path]] = {
         },
     ),
     # Its heads share no keys, though its configuration says so.
+    # Latent attention: values narrower than keys, of which a part is rotated; experts in groups.
+    "llava-deepseek-v3": lambda folder: llava(
+        folder,
+        text="deepseek_v3",
+        num_key_value_heads=4,
+        q_lora_rank=None,
+        kv_lora_rank=24,
+        qk_nope_head_dim=16,
+        qk_rope_head_dim=8,
+        v_head_dim=16,
+        n_routed_experts=4,
+        num_experts_per_tok=2,
+        n_group=2,
+        topk_group=1,
+        moe_intermediate_size=32,
+        first_k_dense_replace=1,
+    ),
     "gpt-neox": lambda folder: llava(folder, text="gpt_neox"),
     "llava-next-siglip-granite": lambda folder: llava_next(
         folder,
@@ -249,6 +285,41 @@ VARIANTS: dict[str, Callable[[Path], Path]] = {
         head_dim=24,
         feature_layer=-2,
         tower={"use_qk_norm": True, "norm_type": "rms_norm", "use_mean_pooling": False},
+    ),
+    # As the larger one: no fine route; wide pages have more tiles; a router that decides nothing.
+    "granite-docling-dense": lambda folder: granite_docling(
+        folder,
+        tied=True,
+        tower={"deepstack_visual_indexes": [0, 1, 2], "scale_factor": 2},
+        images={"max_patches": 2, "dense_max_patches": 12, "dense_min_aspect": 1.2}
+        | {"dense_max_scale": 0.7, "dense_max_aspect": 9.0},
+        named={"density_router_hidden_size": 20},
+    ),
+    "hub-exaone4.5": hub_exaone,
+    "video-llama-3-merged": lambda folder: video_llama_3(
+        folder, text="llama", merge=2, tie_word_embeddings=True
+    ),
+    "video-llama-3-odd": lambda folder: video_llama_3(folder, text="qwen3", merge=3, patch=4),
+    # Positions everywhere, in parts of their own; nothing scaled; more features than layers.
+    "cohere-compass-full": lambda folder: cohere_compass(
+        folder,
+        tied=True,
+        logit_scale=None,
+        num_hidden_layers=2,
+        layer_types=["full_attention"] * 2,
+        rope_parameters={
+            "full_attention": {"rope_type": "default", "mrope_section": [2, 3, 3]}
+            | {"rope_theta": 500.0}
+        },
+        tower={"deepstack_visual_indexes": [0, 1, 2]},
+    ),
+    "qianfan-ocr-llama": lambda folder: qianfan_ocr(
+        folder,
+        text="llama",
+        head_dim=16,
+        word="<picture>",
+        tower={"use_qk_norm": True, "norm_type": "rms_norm", "use_mean_pooling": False},
+        named={"tie_word_embeddings": True, "vision_feature_layer": -2},
     ),
 }
 # Made for tests of their own.

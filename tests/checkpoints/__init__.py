@@ -7,9 +7,18 @@ from pathlib import Path
 
 from tests.checkpoints.anyres import granite4_vision, llava_next, llava_onevision
 from tests.checkpoints.bidirectional import gemma3, llama4, paligemma
+from tests.checkpoints.delta import qwen3_5
 from tests.checkpoints.fixed import deepseek_vl, deepseek_vl_hybrid, janus, llava, vipllava
 from tests.checkpoints.glm_moe import glm4v_moe
 from tests.checkpoints.idefics2 import idefics2
+from tests.checkpoints.kin import (
+    cohere_compass,
+    exaone4_5,
+    granite_docling,
+    lfm3_vl,
+    qianfan_ocr,
+    video_llama_3,
+)
 from tests.checkpoints.native import (
     glm4v,
     glm_ocr,
@@ -25,6 +34,7 @@ from tests.checkpoints.ovis2 import ovis2
 from tests.checkpoints.phi import phi4_multimodal
 from tests.checkpoints.pooled import gemma4, molmo2
 from tests.checkpoints.queries import blip_2, instructblip, kosmos2
+from tests.checkpoints.streams import gemma3n
 from tests.checkpoints.tiles import aya_vision, cohere2_vision, got_ocr2, idefics3, internvl
 from tests.checkpoints.towerless import chameleon, fuyu
 
@@ -52,16 +62,23 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "granite4-vision": granite4_vision,
     "vipllava": vipllava,
     "internvl": internvl,
+    "qianfan-ocr": qianfan_ocr,
     "qwen2-vl": qwen2_vl,
     "qwen2.5-vl": qwen2_5_vl,
+    "exaone4.5": exaone4_5,
     "qwen3-vl": qwen3_vl,
     "qwen3-vl-moe": lambda folder: qwen3_vl(folder, experts=5),
+    "cohere-compass": cohere_compass,
+    "qwen3.5": qwen3_5,
     "glm4v": glm4v,
-    "glm4v-4.6": lambda folder: glm4v(folder, newer=True, num_key_value_heads=1),
+    "glm4v-4.6": lambda folder: glm4v(folder, kind="Glm46V", num_key_value_heads=1),
+    "glm4v-ga": lambda folder: glm4v(folder, kind="Glmga", num_key_value_heads=1, seed=2),
     "glm4v-moe": glm4v_moe,
     "glm-ocr": glm_ocr,
     "lfm2-vl": lfm2_vl,
+    "lfm3-vl": lfm3_vl,
     "paddleocr-vl": paddleocr_vl,
+    "video-llama-3": video_llama_3,
     "pixtral": pixtral,
     # transformers fails on a picture of a single merged patch.
     "mistral3": lambda folder: pixtral(folder, merge=2, patch=2),
@@ -71,8 +88,10 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     ),
     "lighton-ocr": lighton_ocr,
     "idefics3": idefics3,
+    "granite-docling": granite_docling,
     "ovis2": ovis2,
     "gemma3": gemma3,
+    "gemma3n": gemma3n,
     "gemma4": gemma4,
     # As the larger ones: experts, no shared keys, pictures seen both ways; a tower of sounds too.
     "gemma4-experts": lambda folder: gemma4(

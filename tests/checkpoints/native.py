@@ -158,8 +158,8 @@ GLM_TEMPLATE = (
 )
 
 
-def glm4v(folder: Path, *, newer: bool = False, seed: int = 1, **values: Any) -> Path:
-    """A GLM-4.1V, or a 4.6V, that rotates half of each head."""
+def glm4v(folder: Path, *, kind: str = "Glm4v", seed: int = 1, **values: Any) -> Path:
+    """A GLM-4.1V, or a 4.6V (``Glm46V``, ``Glmga``), that rotates half of each head."""
     import transformers as hf
 
     words = tokenizer(GLM_SPECIALS, bos=None, eos="<|endoftext|>", template=GLM_TEMPLATE)
@@ -172,7 +172,7 @@ def glm4v(folder: Path, *, newer: bool = False, seed: int = 1, **values: Any) ->
         f"{name}_token_id": GLM_SPECIALS.index(token)
         for name, token in zip(ids, GLM_SPECIALS[5:], strict=True)
     }
-    config = (hf.Glm46VConfig if newer else hf.Glm4vConfig)(
+    config = getattr(hf, f"{kind}Config")(
         vision_config={
             "model_type": "glm4v_vision",
             "depth": 2,
@@ -186,12 +186,15 @@ def glm4v(folder: Path, *, newer: bool = False, seed: int = 1, **values: Any) ->
         text_config=text,
         **named,
     )
-    images = (hf.Glm46VImageProcessorPil if newer else hf.Glm4vImageProcessorPil)(
+    images = getattr(hf, f"{kind}ImageProcessorPil")(
         patch_size=PATCH, size={"shortest_edge": 8 * 14 * 14, "longest_edge": 80 * 14 * 14}
     )
-    named_class = hf.Glm46VForConditionalGeneration if newer else hf.Glm4vForConditionalGeneration
+    older = kind == "Glm4v"
+    named_class = hf.Glm4vForConditionalGeneration if older else hf.Glm46VForConditionalGeneration
     model = randomize(named_class(config), seed)
-    return save_parts(model, images, words, folder)
+    # The model type of the last has no processor class of its own.
+    given = {"Glm46VProcessor": {}} if kind == "Glmga" else {}
+    return save_parts(model, images, words, folder, **given)
 
 
 def glm_ocr(folder: Path, *, seed: int = 1, **values: Any) -> Path:

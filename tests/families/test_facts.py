@@ -9,6 +9,7 @@ from vlmc.errors import VlmcError
 from vlmc.families import FAMILIES, by_config, by_model_type
 from vlmc.families.spec import Checkpoint
 from vlmc.families.text import text_facts, text_weights
+from vlmc.passes.timm_towers import own_towers
 from vlmc.sources import read_checkpoint
 
 CONFIGS = Path(__file__).parents[1] / "data" / "configs"
@@ -33,6 +34,7 @@ CONFIGS = Path(__file__).parents[1] / "data" / "configs"
         ("qwen2-vl-7b", 4, 4, 128),
         ("qwen2.5-vl-3b", 4, 2, 128),
         ("qwen3-vl-2b", 64, 8, 128),
+        ("qwen3.5-4b", 64, 4, 256),
         ("aya-vision-8b", 169 + 3, 8, 128),
         ("pixtral-12b", 2, 8, 128),
         ("mistral-small-3.1", 2, 8, 128),
@@ -43,7 +45,10 @@ CONFIGS = Path(__file__).parents[1] / "data" / "configs"
         ("glm-ocr", 8, 8, 128),
         ("lfm2-vl-450m", 66, 8, 64),
         ("paddleocr-vl", 188, 2, 128),
+        ("granite-docling-500m", 64 + 3, 4, 64),
+        ("video-llama-3-2b", 16, 2, 128),
         ("gemma-3-4b-it", 256, 4, 256),
+        ("gemma-3n-e2b-it", 256, 2, 256),
         ("gemma-4-e2b-it", 140 + 2, 1, 256),
         ("paligemma-3b-mix-224", 256, 1, 256),
         ("paligemma2-3b-mix-448", 1024, 4, 256),
@@ -64,15 +69,17 @@ def test_published_models(name: str, tokens: int, kv_heads: int, head_dim: int) 
     from transformers import AutoConfig, AutoModelForImageTextToText
 
     read = read_checkpoint(CONFIGS / name, tokenizer=False)
-    found = by_config(read.config).facts(read)
+    family = by_config(read.config)
+    found = family.facts(read)
     assert found.min_image_tokens == tokens
     assert (found.text.kv_heads, found.text.head_dim) == (kv_heads, head_dim)
-    with torch.device("meta"):
+    with own_towers(family.timm_tower), torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(CONFIGS / name))
     counted = found.weights
     assert counted is not None
-    # SigLIP's pooling head, where a tower has one, is not run; nor is a tower of sounds.
-    unused = (".vision_tower.head.", ".audio_tower.", ".embed_audio.")
+    # SigLIP's pooling head, where a tower has one, is not run; nor is a tower of sounds, nor
+    # Granite Docling's fine route.
+    unused = (".vision_tower.head.", ".audio_tower.", ".embed_audio.", ".connector.fine.")
     run = {k: p for k, p in model.named_parameters() if not any(part in k for part in unused)}
     real = sum(p.numel() for p in run.values())
     assert sum(vars(counted).values()) == pytest.approx(real, rel=0.005)
@@ -91,6 +98,7 @@ def test_published_models(name: str, tokens: int, kv_heads: int, head_dim: int) 
         "qwen2-vl-7b",
         "qwen2.5-vl-3b",
         "qwen3-vl-2b",
+        "qwen3.5-4b",
         "pixtral-12b",
         "mistral-small-3.1",
         "ministral-3-3b",
@@ -100,8 +108,11 @@ def test_published_models(name: str, tokens: int, kv_heads: int, head_dim: int) 
         "glm-ocr",
         "lfm2-vl-450m",
         "paddleocr-vl",
+        "granite-docling-500m",
+        "video-llama-3-2b",
         "smolvlm-256m",
         "gemma-3-4b-it",
+        "gemma-3n-e2b-it",
         "gemma-4-e2b-it",
         "paligemma-3b-mix-224",
         "paligemma2-3b-mix-448",

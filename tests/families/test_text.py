@@ -21,7 +21,8 @@ from vlmc.schema import Json
 def test_text_defaults_are_those_of_transformers(model_type: str, given: Json) -> None:
     assert_text_equals_transformers(model_type, given)
     known, config = TEXT_DEFAULTS[model_type], text_config(model_type, {})
-    assert known.intermediate == config.intermediate_size
+    inner = config.intermediate_size  # Gemma 3n's class makes one for each layer
+    assert known.intermediate == (inner[0] if isinstance(inner, list) else inner)
     assert known.tied == bool(getattr(config, "tie_word_embeddings", False))
 
 
@@ -68,6 +69,24 @@ def test_unknown_text_models_need_their_sizes() -> None:
     with pytest.raises(VlmcError, match="'vocab_size' is missing") as caught:
         text_facts({k: v for k, v in sizes.items() if k != "vocab_size"}, "qwen4")
     assert "did you mean 'qwen" in str(caught.value)
+
+
+def test_latent_attention_has_keys_of_every_head() -> None:
+    sizes: Json = {
+        "num_hidden_layers": 2,
+        "hidden_size": 64,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 1,
+        "vocab_size": 100,
+        "kv_lora_rank": 24,
+        "qk_nope_head_dim": 16,
+        "qk_rope_head_dim": 8,
+        "head_dim": 8,
+    }
+    found = text_facts(sizes, "deepseek_v3")
+    assert (found.kv_heads, found.head_dim) == (4, 24)
+    with pytest.raises(VlmcError, match="'qk_rope_head_dim' is missing"):
+        text_facts({k: v for k, v in sizes.items() if k != "qk_rope_head_dim"}, "deepseek_v3")
 
 
 @pytest.mark.parametrize("value", [0, -1, 1.5, "64", True, [64]])

@@ -252,7 +252,7 @@ def test_an_unfinished_download_is_noticed_offline(hub: Hub, model: Path, tmp_pa
             ["960.0 MiB"],
         ),
         ("paddleocr-vl", "PaddlePaddle/PaddleOCR-VL", "paddleocr-vl", ["72.0 MiB"]),
-        ("lfm2-vl-450m", "LiquidAI/LFM2-VL-450M", "lfm2-vl-450m", ["96.0 MiB"]),
+        ("lfm2-vl-450m", "LiquidAI/LFM2-VL-450M", "lfm2-vl-450m", ["96.1 MiB"]),
         ("glm-4.1v-9b", "zai-org/GLM-4.1V-9B-Thinking", "glm-4.1v-9b", ["320.0 MiB"]),
         ("glm-4.5v", "zai-org/GLM-4.5V", "glm-4.5v", ["1.4 GiB"]),
         (
@@ -263,6 +263,7 @@ def test_an_unfinished_download_is_noticed_offline(hub: Hub, model: Path, tmp_pa
         ),
         ("molmo2-4b", "allenai/Molmo2-4B", "molmo2-4b", ["1.1 GiB"]),
         ("gemma-3-4b", "google/gemma-3-4b-it", "gemma-3-4b-it", ["544.0 MiB"]),
+        ("gemma-3n-e2b", "google/gemma-3n-E2B-it", "gemma-3n-e2b-it", ["160.0 MiB"]),
         ("gemma-4-e2b", "google/gemma-4-E2B-it", "gemma-4-e2b-it", ["72.0 MiB"]),
         (
             "paligemma-3b",
@@ -324,6 +325,19 @@ def test_an_unfinished_download_is_noticed_offline(hub: Hub, model: Path, tmp_pa
         ("chameleon-7b", "facebook/chameleon-7b", "chameleon-7b", ["2.0 GiB"]),
         ("fuyu-8b", "adept/fuyu-8b", "fuyu-8b", ["2.2 GiB"]),
         ("qwen3-vl-2b", "Qwen/Qwen3-VL-2B-Instruct", "qwen3-vl-2b", ["448.0 MiB"]),
+        (
+            "granite-docling-500m",
+            "ibm-granite/granite-for-docling-500m",
+            "granite-docling-500m",
+            ["224.0 MiB"],
+        ),
+        (
+            "video-llama-3-2b",
+            "lkhl/VideoLLaMA3-2B-Image-HF",
+            "video-llama-3-2b",
+            ["224.0 MiB"],
+        ),
+        ("qwen3.5-4b", "Qwen/Qwen3.5-4B", "qwen3.5-4b", ["178.2 MiB"]),
     ],
 )
 def test_the_comments_of_the_recipes_hold(

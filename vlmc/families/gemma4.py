@@ -53,7 +53,7 @@ def facts(checkpoint: Checkpoint) -> ModelFacts:
     )
     kinds = _kinds(found, text.layers)
     heads = _heads(found, text, kinds)
-    owners = _owners(found, kinds)
+    owners = key_owners(found, kinds)
     # The budget is spent by halves at least: a side is cut by less than its length.
     most: Any = images.options["max_tokens"]
     least = most // 2 if images.options["resize"] else 1
@@ -109,8 +109,12 @@ def _heads(found: Json, text: TextFacts, kinds: Sequence[str]) -> dict[int, tupl
     return heads
 
 
-def _owners(found: Json, kinds: Sequence[str]) -> dict[int, int]:
-    """Whose keys and values each of the last layers reads: the last before of its own kind."""
+def key_owners(found: Json, kinds: Sequence[str]) -> dict[int, int]:
+    """Whose keys and values each of the last layers reads: the last before of its own kind.
+
+    Raises:
+        VlmcError: There is none.
+    """
     shared = whole(found, "num_kv_shared_layers", 0, at=_TEXT_AT, least=0)
     first = len(kinds) - shared
     own = {kind: layer for layer, kind in enumerate(kinds[: max(first, 0)])}

@@ -95,10 +95,10 @@ def prepare_decoder(stack: Any) -> nn.Module:
     return made
 
 
-def prepare_norms(model: nn.Module) -> None:
-    """Writes norms as most models do, which is how the passes know them."""
+def prepare_norms(model: nn.Module, kind: str = "Gemma4RMSNorm") -> None:
+    """Writes norms of a class as most models do, which is how the passes know them."""
     for module in model.modules():
-        if type(module).__name__ == "Gemma4RMSNorm":
+        if type(module).__name__ == kind:
             module._norm = partial(_normed, module.eps)  # type: ignore[assignment]
 
 

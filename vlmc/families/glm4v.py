@@ -1,7 +1,8 @@
 """GLM-4.1V: pictures at their own size, learned positions by cubic sampling, a gated merger.
 
 Mirrors ``transformers.models.glm4v`` (``Glm4vForConditionalGeneration``) and
-``transformers.models.glm46v`` with the same tower and decoder.
+``transformers.models.glm46v`` with the same tower and decoder; ``glmga`` has its class and another
+image processor.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def facts(checkpoint: Checkpoint) -> ModelFacts:
     """
     parts = (("vision_config", "glm4v_vision"), ("text_config", "glm4v_text"))
     # GLM-4.1V's own class makes these, whatever its file calls them.
-    for part, kind in parts if checkpoint.config.get("model_type") == "glm46v" else ():
+    for part, kind in parts if checkpoint.config.get("model_type") != "glm4v" else ():
         found = section(checkpoint.config, part, at="config.json")
         word(found, "model_type", kind, (kind,), at=f"config.json: {part}")
     return sampled_facts(checkpoint, "glm4v_text", image_token=151343)
@@ -87,7 +88,7 @@ def vision(model: nn.Module) -> nn.Module:
 FAMILY = Family(
     name="glm4v",
     title="GLM-4.1V and 4.6V Flash",
-    model_types=("glm4v", "glm46v"),
+    model_types=("glm4v", "glm46v", "glmga"),
     facts=facts,
     vision=vision,
     decoder=decoder,

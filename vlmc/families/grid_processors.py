@@ -8,6 +8,7 @@ from vlmc.families.image_processors import (
     _AT,
     _CLIP_COLORS,
     _COMMON,
+    _PLAIN_COLORS,
     _channels,
     _count,
     _flag,
@@ -29,15 +30,27 @@ _GLM4V: Json = {
     "temporal_patch_size": 2,
     "merge_size": 2,
 }
-_GLM4V_CLASSES = {"Glm4vImageProcessor": _GLM4V, "Glm46VImageProcessor": _GLM4V}
+_GLM4V_CLASSES = {
+    "Glm4vImageProcessor": _GLM4V,
+    "Glm46VImageProcessor": _GLM4V,
+    "GlmgaImageProcessor": {**_GLM4V, "patch_expand_factor": 1},
+}
+_QWEN2VL: Json = {
+    **_COMMON,
+    **_CLIP_COLORS,
+    "size": {"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 1280},
+    "patch_size": 14,
+    "temporal_patch_size": 2,
+    "merge_size": 2,
+}
 NATIVE_GRID_CLASSES: dict[str, Json] = {
-    "Qwen2VLImageProcessor": {
-        **_COMMON,
-        **_CLIP_COLORS,
-        "size": {"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 1280},
-        "patch_size": 14,
-        "temporal_patch_size": 2,
-        "merge_size": 2,
+    "Qwen2VLImageProcessor": _QWEN2VL,
+    "CohereCompassImageProcessor": _QWEN2VL,
+    "VideoLlama3ImageProcessor": {
+        **_QWEN2VL,
+        **_PLAIN_COLORS,
+        "temporal_patch_size": 1,
+        "merge_size": 1,
     },
     _PADDLE: {
         **_COMMON,
@@ -86,8 +99,10 @@ def native_grid_spec(
     max_pixels: int | None = None,
     window: int | None = None,
     table: Json | None = None,
+    centers: bool = False,
+    raster: bool = False,
 ) -> ImageSpec:
-    """The ``native_grid`` geometry of the image processor of Qwen2-VL, GLM-4V or PaddleOCR-VL.
+    """The ``native_grid`` geometry of the image processor of Qwen2-VL or one of its kin.
 
     Args:
         image_processor_json: As for ``fixed_spec``.
@@ -96,11 +111,18 @@ def native_grid_spec(
         max_pixels: The same.
         window: The side, in patches, of the tower's attention windows, where it has them.
         table: The tower's learned positions (``PositionTable``), where it has them.
+        centers: Whether a merged patch is read in its middle alone.
+        raster: Whether the tower has to know which patch lies where.
 
     Raises:
         VlmcError: Another class, a value its class cannot use, or bounds that exclude each other.
     """
     name, values = _settings(image_processor_json, NATIVE_GRID_CLASSES, at)
+    if values.get("patch_expand_factor", 1) != 1:
+        raise VlmcError(
+            "with Pillow transformers leaves it out, with torchvision it does not",
+            at=f"{at}: patch_expand_factor",
+        )
     if name in _GLM4V_CLASSES:  # they read the sizes alone
         values = {key: values[key] for key in values.keys() - {"min_pixels", "max_pixels"}}
     least, most = _pixel_bounds(values, at)
@@ -131,6 +153,10 @@ def native_grid_spec(
         options["window"] = window
     if table is not None:
         options["table"] = table
+    if centers:
+        options["centers"] = True
+    if raster:
+        options["raster"] = True
     return check_spec(ImageSpec(geometry="native_grid", options=options), at=at)
 
 

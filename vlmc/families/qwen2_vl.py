@@ -45,6 +45,8 @@ def grid_facts(
     width: int = 3584,
     patch: int = 14,
     image_token: int = 151655,
+    centers: bool = False,
+    raster: bool = False,
 ) -> ModelFacts:
     """What a plan needs of a Qwen2-VL or one of its successors.
 
@@ -59,6 +61,8 @@ def grid_facts(
         width: The default of ``width_key``.
         patch: The tower's default of ``patch_size``.
         image_token: The default of ``image_token_id``.
+        centers: Whether a merged patch is read in its middle alone.
+        raster: Whether the tower has to know which patch lies where.
 
     Raises:
         VlmcError: Tower and processor cut pictures differently, or a size makes no sense.
@@ -83,6 +87,8 @@ def grid_facts(
         max_pixels=bounds.get("max_pixels"),
         window=window,
         table=table,
+        centers=centers,
+        raster=raster,
     )
     for key, default, option in (
         ("patch_size", patch, "patch_size"),

@@ -44,17 +44,22 @@ TEXT_DEFAULTS = {
     "chameleon": TextDefaults(32, 4096, 32, 65536, 4096, 11008, 32),
     "cohere": TextDefaults(40, 8192, 64, 256000, 8192, 22528, tied=True),
     "cohere2": TextDefaults(40, 8192, 64, 256000, 8192, 22528, tied=True),
+    "cohere_compass_text": TextDefaults(40, 8192, 64, 256000, 8192, 22528, tied=True),
+    "exaone4": TextDefaults(32, 4096, 32, 102400, 2048, 16384, 32),
     "gemma": TextDefaults(28, 3072, 16, 256000, 8192, 24576, 16, 256, tied=True),
     "gemma2": TextDefaults(26, 2304, 8, 256000, 8192, 9216, 4, 256, tied=True),
     "glm4v_text": TextDefaults(40, 4096, 32, 151552, 32768, 13696, 2),
     "glm4v_moe_text": TextDefaults(46, 4096, 96, 151424, 65536, 10944, 8, uneven=True),
     "glm_ocr_text": TextDefaults(16, 1024, 16, 59392, 131072, 4096, 8),
     "gemma3_text": TextDefaults(26, 2304, 8, 262208, 131072, 9216, 4, 256, tied=True),
+    "gemma3n_text": TextDefaults(35, 2048, 8, 262400, 32768, 16384, 2, 256, tied=True),
     "gemma4_text": TextDefaults(30, 2304, 8, 262144, 131072, 9216, 4, 256, tied=True),
     "gpt_neox": TextDefaults(44, 6144, 64, 50432, 2048, 24576, grouped=False, gated=False),
     "granite": TextDefaults(32, 4096, 32, 32000, 2048, 11008),
+    "granite_docling_text": TextDefaults(28, 1024, 16, 133800, 32768, 2048, 4, tied=True),
     "granite4_vision_text": TextDefaults(32, 4096, 32, 32000, 2048, 11008),
     "lfm2": TextDefaults(32, 2560, 32, 65536, 128000, 12288, 8, tied=True),
+    "lfm3": TextDefaults(24, 2048, 16, 128000, 128000, 7680, 4, 128, tied=True),
     "llama": TextDefaults(32, 4096, 32, 32000, 2048, 11008),
     "llama4_text": TextDefaults(48, 5120, 40, 202048, 131072, 8192, 8, 128),
     "ministral": TextDefaults(32, 4096, 32, 32000, 131072, 14336, 8),
@@ -70,6 +75,7 @@ TEXT_DEFAULTS = {
     "qwen2_5_vl_text": TextDefaults(80, 8192, 64, 152064, 32768, 29568, 8),
     "qwen2_vl_text": TextDefaults(80, 8192, 64, 152064, 32768, 29568, 8),
     "qwen3": TextDefaults(32, 4096, 32, 151936, 32768, 22016, 32, 128),
+    "qwen3_5_text": TextDefaults(32, 4096, 16, 248320, 32768, 12288, 4, 256),
     "qwen3_vl_text": TextDefaults(32, 4096, 32, 151936, 128000, 22016, 32, 128),
     "qwen3_vl_moe_text": TextDefaults(24, 2048, 16, 151936, 128000, 5632, 16, tied=True),
     "smollm3": TextDefaults(36, 2048, 16, 128256, 32768, 11008, 4, tied=True),
@@ -109,6 +115,10 @@ def text_facts(config: Json, model_type: str, *, at: str = f"{CONFIG}: text_conf
     if known is not None and not known.grouped:
         kv_heads = heads
     head_dim = _head_dim(config, known, hidden, heads, at)
+    if "kv_lora_rank" in config:
+        # Latent attention (DeepSeek-V2): what is attended to has every head. ``head_dim`` is
+        # something else there.
+        kv_heads, head_dim = heads, size("qk_nope_head_dim", None) + size("qk_rope_head_dim", None)
     if heads % kv_heads:
         message = f"{heads} attention heads cannot share {kv_heads} key/value heads"
         raise VlmcError(message, at=at)

@@ -46,6 +46,28 @@ class TiledImageFeatures(nn.Module):
         return features.flatten(0, 1)
 
 
+class DeepTileFeatures(nn.Module):
+    """A tower with its connector on the tiles of one picture, with deep-stack features.
+
+    Args:
+        tower: Its output has them, ``pooler_output`` and ``deepstack_features``.
+        deepstack: How many of these are read.
+    """
+
+    def __init__(self, tower: nn.Module, deepstack: int) -> None:
+        super().__init__()
+        self.tower = tower
+        self.deepstack = deepstack
+
+    def forward(self, pixel_values: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """image_features [tiles * tokens, hidden], deepstack_features [..., deepstack, hidden]."""
+        out = self.tower(pixel_values)
+        features: Tensor = out.pooler_output
+        if not self.deepstack:
+            return features
+        return features, torch.stack(out.deepstack_features[: self.deepstack], dim=1)
+
+
 class FullTileFeatures(nn.Module):
     """Tower and connector of Idefics3 on the full tiles of one picture: [tiles, 3, S, S].
 
@@ -216,6 +238,28 @@ class PaddleImageFeatures(nn.Module):
         rows = project.pre_norm(tower.post_layernorm(hidden))
         rows = rows.reshape(-1, project.linear_1.in_features)
         features: Tensor = project.linear_2(project.act(project.linear_1(rows)))
+        return features
+
+
+class CenteredImageFeatures(nn.Module):
+    """Video-LLaMA 3's tower and projector on one picture; the middle of a merged patch is read."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, pixel_values: Tensor, patch_positions: Tensor, center_patches: Tensor
+    ) -> Tensor:
+        """image_features [patches / merge^2, hidden]."""
+        tower = self.model.model.vision_model
+        hidden = tower.embeddings(pixel_values)
+        rotation = tower.rotary_pos_emb(hidden, patch_positions)
+        whole = OneSegment(pixel_values.shape[0])
+        for layer in tower.encoder.layers:
+            hidden = layer(hidden, cu_seqlens=whole, max_seqlen=None, position_embeddings=rotation)
+        middle = tower.post_layernorm(hidden)[center_patches].mean(1)
+        features: Tensor = self.model.model.projector(middle)
         return features
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlmc.bundle.manifest import TensorSpec
+from vlmc.errors import VlmcError
 from vlmc.passes.checkpoint import TensorRef
 from vlmc.passes.fold import fold
 from vlmc.passes.parameters import canonical_names, parameter_sources
@@ -132,7 +134,7 @@ def _export_one(spec: GraphSpec, module: nn.Module) -> ir.Model:
             past = next(i for i, name in enumerate(names) if name.startswith("past_"))
             arguments[extras:] = [arguments[extras:past], arguments[past:]]
             shapes[extras:] = [shapes[extras:past], shapes[past:]]
-        with quiet(_LOGGER):
+        with quiet(_LOGGER), _refused(spec.name):
             traced = torch.export.export(
                 module, tuple(arguments), dynamic_shapes=tuple(shapes), strict=False
             )
@@ -145,6 +147,26 @@ def _export_one(spec: GraphSpec, module: nn.Module) -> ir.Model:
     if folded:
         unfold(program.model)
     return program.model
+
+
+@contextmanager
+def _refused(graph: str) -> Iterator[None]:
+    """The model's code is not ours: whatever it cannot do while it is traced, the user is told."""
+    try:
+        yield
+    except VlmcError:
+        raise
+    except Exception as error:
+        first: BaseException = error
+        while first.__cause__ is not None:
+            first = first.__cause__
+        said = next(iter(str(first).splitlines()), "")
+        raise VlmcError(
+            f"transformers' code of the {graph} part cannot be exported: "
+            f"{type(first).__name__}: {said}",
+            at="config.json",
+            hint="this model, or this text backbone, is not supported yet",
+        ) from error
 
 
 def _lift_weights(model: ir.Model, renamed: Mapping[str, str]) -> list[str]:

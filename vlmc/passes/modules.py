@@ -35,7 +35,7 @@ def attention(
         module: The attention module; ``layer_idx`` names its row of the cache.
         query: [batch, heads, step, head_dim], already rotated.
         key: [batch, kv_heads, step, head_dim], already rotated.
-        value: As ``key``.
+        value: As ``key``, or narrower.
         attention_mask: A proven causal mask, or the bias of one; None where all positions see each
             other; or what is added to the scores of a layer without a cache: float [batch, 1, 1 or
             step, step].
@@ -44,7 +44,10 @@ def attention(
         kwargs: What else models pass; only what changes the result is read.
 
     Returns:
-        [batch, step, heads, head_dim], and no weights.
+        [batch, step, heads, head_dim of ``value``], and no weights.
+
+    Raises:
+        VlmcError: The layer attends in a way that ``vlmc::Attention`` does not.
     """
     refused = kwargs.get("position_bias") is not None
     if isinstance(attention_mask, Tensor) and steps:
@@ -60,7 +63,9 @@ def attention(
     if kwargs.get("s_aux") is not None:
         raise VlmcError(f"{type(module).__name__} has attention sinks: not supported yet")
     heads, width = query.shape[1], query.shape[3]
-    kv_heads = key.shape[1]
+    kv_heads, kept = key.shape[1], value.shape[3]
+    if kept < width:  # latent attention; the cache has rows of one width
+        value = nn.functional.pad(value, (0, width - kept))
     packed = [t.transpose(1, 2).flatten(2) for t in (query, key, value)]
     causal = isinstance(attention_mask, CausalMask)
     attributes: dict[str, Any] = {
@@ -83,7 +88,7 @@ def attention(
             shape=packed[0].shape,
             version=DOMAIN_VERSION,
         )
-        return out.reshape(*out.shape[:-1], heads, width), None
+        return _heads_of(out, heads, kept), None
     bias = attention_mask.bias if isinstance(attention_mask, CausalMask) else None
     cache, layer = steps[-1], int(module.layer_idx)  # type: ignore[arg-type]
     if layer in cache.owners:
@@ -98,8 +103,21 @@ def attention(
             shape=packed[0].shape,
             version=DOMAIN_VERSION,
         )
-        return out.reshape(*out.shape[:-1], heads, width), None
+        return _heads_of(out, heads, kept), None
     past_key, past_value = (cache.past[kind, layer] for kind in ("key", "value"))
+    described = list(past_key.shape[1::2]), list(past_value.shape[1::2])
+    if described != ([kv_heads, width], [kv_heads, value.shape[3]]):
+        raise VlmcError(
+            f"layer {layer} has {kv_heads} keys of {width} numbers and values of {kept}; its "
+            f"configuration says {described[0][0]} of {described[0][1]}",
+            at="config.json",
+            hint="this text backbone is not supported yet",
+        )
+    if ("key", layer) in cache.present:
+        raise VlmcError(
+            f"{type(module).__name__} attends twice in one layer: not supported yet",
+            at="config.json",
+        )
     out, present_key, present_value = torch.onnx.ops.symbolic_multi_out(
         "vlmc::Attention",
         [
@@ -116,7 +134,13 @@ def attention(
         version=DOMAIN_VERSION,
     )
     cache.present["key", layer], cache.present["value", layer] = present_key, present_value
-    return out.reshape(*out.shape[:-1], heads, width), None
+    return _heads_of(out, heads, kept), None
+
+
+def _heads_of(out: Tensor, heads: int, kept: int) -> Tensor:
+    """[B, S, heads * width] as [B, S, heads, kept]."""
+    apart = out.reshape(*out.shape[:-1], heads, out.shape[-1] // heads)
+    return apart if apart.shape[-1] == kept else apart[..., :kept]
 
 
 def register_attention() -> None:

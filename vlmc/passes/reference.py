@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ _IMAGE_INPUTS = (
     "high_res_pixel_values",
     "pixel_attention_mask",
     "image_grid_thw",
+    "image_merge_sizes",
     "image_sizes",
     "batch_num_images",
     "spatial_shapes",
@@ -66,6 +67,7 @@ class Reference:
         plain_image: str,
         template: str | None = None,
         deepstack: Collection[int] = (),
+        timm_tower: Callable[[Any], Any] | None = None,
     ) -> None:
         """Builds model and processor.
 
@@ -74,7 +76,7 @@ class Reference:
         """
         from vlmc.passes.streamed import stream_weights
 
-        model: Any = build_module(folder, attention="eager")
+        model: Any = build_module(folder, attention="eager", timm_tower=timm_tower)
         matched = match_names(model, index)
         adopt_buffers(model, matched)
         untie_different(model, index, matched)
@@ -192,7 +194,8 @@ def _parts(made: Any, deepstack: Collection[int]) -> list[Any]:
 
     deep = getattr(made, "deepstack_features", None) or ()
     if made.pooler_output is not None:
-        return [made.pooler_output, *deep]
+        # The decoder may have fewer layers than the tower has features for.
+        return [made.pooler_output, *deep[: len(deepstack)]]
     # Granite 4 Vision: layers with their parts, the last of several counts; nothing comes first.
     added = {layer: parts for layer, parts in deep if layer in deepstack}
     some = next(iter(added.values()))
@@ -213,6 +216,8 @@ def make_processor(folder: Path, images: ImageSpec) -> Any:
         with quiet(_LOGGER):
             try:
                 processor = AutoProcessor.from_pretrained(folder, backend="pil", **here)
+                if not hasattr(processor, "image_processor"):  # it is a tokenizer
+                    raise ValueError("no file names its class, and this model type has none")
             except (ImportError, ValueError, OSError) as error:
                 if not (isinstance(error, ImportError) or _TORCHVISION.search(str(error))):
                     raise

@@ -98,7 +98,7 @@ def _transformers(dtype: str, compiled: bool) -> Variant:
     return Variant("transformers", ("checkpoint",), lambda place: [], options, memory=memory)
 
 
-def _openvino(*words: str) -> Variant:
+def _openvino(*words: str, computes: str = "") -> Variant:
     out = f"openvino-{words[0]}"
 
     def commands(place: Place) -> list[list[str]]:
@@ -111,7 +111,7 @@ def _openvino(*words: str) -> Variant:
         return [[*export, str(place.folder / out)], ["cp", images, str(place.folder / out)]]
 
     def options(place: Place, rows: int) -> dict[str, Any]:
-        return {"folder": str(place.folder / out)}
+        return {"folder": str(place.folder / out), "computes": computes}
 
     return Variant("openvino", (out,), commands, options, "openvino-genai")
 
@@ -193,6 +193,7 @@ VARIANTS: dict[str, Variant] = {
     "transformers fp32": _transformers("float32", False),
     "transformers bf16": _transformers("bfloat16", False),
     "transformers bf16 compiled": _transformers("bfloat16", True),
+    "openvino fp32": _openvino("fp32", computes="f32"),
     "openvino int8": _openvino("int8"),
     "openvino int4": _openvino("int4", "--group-size", "32"),
     "onnxruntime-genai int8": _ortgenai("int8"),

@@ -32,6 +32,8 @@ class Options(Frozen):
         window: The side, in patches, of the squares inside which the tower's layers attend; None
             where no layer does.
         table: The tower's learned positions, where it has them.
+        centers: Say which patches are in the middle of each merged one (Video-LLaMA 3).
+        raster: Say which patch lies where (LFM3-VL's convolutions).
     """
 
     patch_size: PositiveInt
@@ -47,6 +49,8 @@ class Options(Frozen):
     enlarge: Literal["scaled", "side"] | None = None
     window: PositiveInt | None = None
     table: PositionTable | None = None
+    centers: bool = False
+    raster: bool = False
 
     @model_validator(mode="after")
     def _ordered(self) -> "Options":
@@ -121,8 +125,9 @@ def prepare(image: Image.Image, options: Options) -> PreparedImage:
     Returns:
         ``pixel_values`` float32 [P, 3*T*ps*ps] and ``patch_positions`` int64 [P, 2]; where the
         tower has windows ``window_patches`` and ``patch_slots``, see ``windows``; where it has
-        learned positions ``table_rows`` and ``table_weights``, see ``table_rows``. The grid is in
-        merged patches.
+        learned positions ``table_rows`` and ``table_weights``, see ``table_rows``; on demand
+        ``center_patches``, see ``center_patches``, and ``grid_patches`` int64 [rows, columns], the
+        patch at each place. The grid is in merged patches.
 
     Raises:
         VlmcError: The picture's size is refused, see ``target_size``.
@@ -149,6 +154,11 @@ def prepare(image: Image.Image, options: Options) -> PreparedImage:
     if options.table is not None:
         mixed = table_rows(places, rows, columns, options.table)
         tensors["table_rows"], tensors["table_weights"] = mixed
+    if options.centers:
+        tensors["center_patches"] = center_patches(grid[1] * grid[2], options.merge_size)
+    if options.raster:
+        tensors["grid_patches"] = np.empty((rows, columns), dtype=np.int64)
+        tensors["grid_patches"][places[:, 0], places[:, 1]] = np.arange(len(places))
     return PreparedImage(
         tensors=tensors,
         tokens=grid[1] * grid[2],
@@ -156,8 +166,19 @@ def prepare(image: Image.Image, options: Options) -> PreparedImage:
     )
 
 
+def center_patches(tokens: int, merge: int) -> NDArray[np.int64]:
+    """The patches in the middle of each merged one: int64 [tokens, 4], or [tokens, 1].
+
+    Their mean is what ``torch.nn.functional.interpolate`` makes of a merged patch, bilinearly.
+    """
+    middle = (merge - 1) // 2
+    along = np.arange(middle, middle + 2 - merge % 2)
+    inside = (along[:, None] * merge + along[None, :]).reshape(1, -1)
+    return np.arange(tokens, dtype=np.int64)[:, None] * merge**2 + inside
+
+
 def inputs(options: Options) -> tuple[TensorSpec, ...]:
-    """Inputs of the vision program; ``patches`` and ``windows`` are free."""
+    """Inputs of the vision program; dimensions that are words are free."""
     row = 3 * options.temporal_patch_size * options.patch_size**2
     found = [
         TensorSpec(name="pixel_values", dtype="float32", shape=("patches", row)),
@@ -171,6 +192,11 @@ def inputs(options: Options) -> tuple[TensorSpec, ...]:
         mixed = ("patches", options.table.taps**2)
         found.append(TensorSpec(name="table_rows", dtype="int64", shape=mixed))
         found.append(TensorSpec(name="table_weights", dtype="float32", shape=mixed))
+    if options.centers:
+        middle = ("image_tokens", 1 if options.merge_size % 2 else 4)
+        found.append(TensorSpec(name="center_patches", dtype="int64", shape=middle))
+    if options.raster:
+        found.append(TensorSpec(name="grid_patches", dtype="int64", shape=("rows", "columns")))
     return tuple(found)
 
 

@@ -12,7 +12,7 @@ CONTEXT = 1024
 
 
 class OpenVino:
-    def __init__(self, folder: str, threads: int, rows: int) -> None:
+    def __init__(self, folder: str, threads: int, rows: int, computes: str = "") -> None:
         import openvino_genai as genai
 
         self.genai = genai
@@ -20,7 +20,9 @@ class OpenVino:
         schedule.max_num_seqs = rows
         schedule.max_num_batched_tokens = CONTEXT * rows  # a prompt in one step
         schedule.enable_prefix_caching = False  # nothing to reuse: it would only cost
-        limits = {"INFERENCE_NUM_THREADS": threads}
+        limits: dict[str, Any] = {"INFERENCE_NUM_THREADS": threads}
+        if computes:  # its own choice is bf16 where the processor has it, whatever is stored
+            limits["INFERENCE_PRECISION_HINT"] = computes
         self.pipe = genai.ContinuousBatchingPipeline(folder, schedule, "CPU", limits)
         self.count = 0
 
@@ -63,5 +65,5 @@ class OpenVino:
             self.pipe.step()
 
 
-def open_session(folder: str, threads: int, rows: int) -> OpenVino:
-    return OpenVino(folder, threads, rows)
+def open_session(folder: str, threads: int, rows: int, computes: str = "") -> OpenVino:
+    return OpenVino(folder, threads, rows, computes)
