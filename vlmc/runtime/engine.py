@@ -245,12 +245,7 @@ class Engine:
             feeds[name] = np.zeros(sizes, spec.dtype)
         return feeds
 
-    def _run(
-        self,
-        start: int,
-        stop: int,
-        feeds: dict[str, Array],
-    ) -> dict[str, Array]:
+    def _run(self, start: int, stop: int, feeds: dict[str, Array]) -> dict[str, Array]:
         """Runs the program over slots ``start`` to ``stop - 1``."""
         states, written = self.cache.inputs(start, stop), self.cache.outputs(start, stop)
         return self._session.run(feeds | states, written)
