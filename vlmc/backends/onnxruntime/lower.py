@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vlmc.backends.onnxruntime import lower_groups, lower_kernels, native
+from vlmc.backends.onnxruntime import lower_groups, lower_kernels, lower_norms, native
 from vlmc.backends.onnxruntime.delta import gated_delta
 from vlmc.backends.onnxruntime.embedding import gather_rows
 from vlmc.backends.onnxruntime.experts import experts
@@ -71,6 +71,8 @@ def lower_graph(
     graph.inputs.clear()
     graph.inputs.extend(kept)
     common.RemoveUnusedNodesPass()(model)
+    if kernels:  # products that were merged are gone by now
+        lower_norms.merge_norms(low)
     model.opset_imports.pop("vlmc", None)
     model.opset_imports[MICROSOFT] = 1
     if kernels:
