@@ -17,19 +17,21 @@ HEADS = [(4, 4, 8), (4, 2, 24), (7, 1, 64), (6, 3, 80), (2, 1, 128), (3, 1, 256)
 INFO = Path("/proc/cpuinfo")
 CPU = INFO.read_text().split() if INFO.is_file() else []
 CACHED = ("query", "key", "value", "past_key", "past_value", "lengths")
+TABLES = ("cos", "sin")
 TOWER = ("query", "key", "value", "bias")
 
 
 def session(op, shapes, *, threads=2, **attributes):
     """One node; ``shapes`` of its inputs by name, those it is given."""
     cached = not op.startswith("TowerAttention")
-    element = F16 if op == "CachedAttentionHalf" else F32
+    of_cached = (*CACHED, *TABLES) if op.startswith("Rotary") else CACHED
+    element = F16 if op.endswith("AttentionHalf") else F32
     kinds = {"past_key": element, "past_value": element, "lengths": I32}
     value = helper.make_tensor_value_info
     outputs = ["out", "present_key", "present_value"] if cached else ["out"]
     node = helper.make_node(
         op,
-        [name if name in shapes else "" for name in (CACHED if cached else TOWER)],
+        [name if name in shapes else "" for name in (of_cached if cached else TOWER)],
         outputs,
         domain=native.DOMAIN,
         **attributes,
@@ -44,7 +46,9 @@ def session(op, shapes, *, threads=2, **attributes):
     return opened(helper.make_model(graph, opset_imports=opsets, ir_version=10), threads=threads)
 
 
-def cached_session(heads, kv_heads, size, *, half=False, window=0, softcap=0.0, threads=2):
+def cached_session(
+    heads, kv_heads, size, *, half=False, window=0, softcap=0.0, threads=2, rotary=False
+):
     cache = ["B", kv_heads, "C", size]
     shapes = {
         "query": ["B", "S", heads * size],
@@ -54,8 +58,10 @@ def cached_session(heads, kv_heads, size, *, half=False, window=0, softcap=0.0, 
         "past_value": cache,
         "lengths": ["B"],
     }
+    if rotary:
+        shapes |= {name: ["B", "S", "R"] for name in TABLES}
     return session(
-        "CachedAttentionHalf" if half else "CachedAttention",
+        ("Rotary" if rotary else "Cached") + "Attention" + "Half" * half,
         shapes,
         threads=threads,
         num_heads=heads,
@@ -170,6 +176,62 @@ def test_a_step_over_a_cache(heads, kv_heads, size, window, softcap, half):
             check(session, feeds, heads, **given)
         rows = [step, step + 130, step + 9]
         check(session, asked(rows, step, 197, heads, kv_heads, size, half), heads, **given)
+
+
+@with_kernels
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("window", [0, 300])
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize(("heads", "kv_heads", "size"), [(7, 1, 64), (6, 2, 40)])
+def test_one_token_after_many(heads, kv_heads, size, half, window, threads):
+    """A head's keys are shared out among threads, those of rows that have next to none too."""
+    session = cached_session(heads, kv_heads, size, half=half, window=window, threads=threads)
+    for lengths in ([700], [1, 700, 2, 130, 701]):
+        feeds = asked(lengths, 1, 701, heads, kv_heads, size, half)
+        check(session, feeds, heads, window=window)
+
+
+def turned(packed, heads, cos, sin):
+    """transformers' ``apply_rotary_pos_emb`` of [B, S, H * D], in float64."""
+    x = packed.reshape(*packed.shape[:2], heads, -1).astype(np.float64)
+    cos, sin, half = cos[:, :, None], sin[:, :, None], cos.shape[-1]
+    first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
+    made = [first * cos - second * sin, second * cos + first * sin, rest]
+    return np.concatenate(made, axis=-1).reshape(packed.shape)
+
+
+@with_kernels
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "size", "angles"), [(6, 2, 64, 32), (4, 4, 40, 20), (7, 1, 24, 5)]
+)
+def test_heads_are_turned_first(heads, kv_heads, size, angles, half, threads):
+    session = cached_session(heads, kv_heads, size, half=half, threads=threads, rotary=True)
+    for lengths, step in (([150], 1), ([1, 300, 0], 1), ([40, 90], 40)):
+        feeds = asked(lengths, step, 301, heads, kv_heads, size, half)
+        angle = np.random.default_rng(step).uniform(0, 9, (len(lengths), step, angles))
+        tables = {"cos": np.cos(angle).astype(np.float32), "sin": np.sin(angle).astype(np.float32)}
+        plain = feeds | {
+            name: turned(feeds[name], count, **tables)
+            for name, count in (("query", heads), ("key", kv_heads))
+        }
+        expected, *caches = expected_of(plain, heads, size**-0.5)
+        for in_place in (True, False):
+            out, *present = run(session, feeds | tables, in_place=in_place)
+            near(out, expected, 1e-3 if half else ALLOWED)
+            for cache, wanted in zip(present, caches, strict=True):
+                # A number between two halves goes to either.
+                near(cache.astype(np.float32), wanted, 5e-3 if half else 2e-6)
+
+
+@with_kernels
+@pytest.mark.parametrize(("angles", "rows"), [(13, 3), (5, 2)])
+def test_tables_that_do_not_fit_are_refused(angles, rows):
+    session = cached_session(4, 2, 24, rotary=True)
+    tables = dict.fromkeys(TABLES, np.ones((1, rows, angles), np.float32))
+    with pytest.raises((state.RuntimeException, state.InvalidArgument, state.Fail), match="cos is"):
+        session.run(None, asked([3], 3, 8, 4, 2, 24) | tables)
 
 
 @with_kernels

@@ -61,7 +61,7 @@ def settings(kind, bits):
 
 
 @with_kernels
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("threads", [1, 2, 5])
 @pytest.mark.parametrize("lead", [(1, 1), (1, 5), (3, 3), (2, 40), (0, 1)])
 @pytest.mark.parametrize("count", [2, 3])
 @pytest.mark.parametrize(("kind", "bits"), [("8", 8), ("Blocks", 4), ("Blocks", 8)])
@@ -72,6 +72,25 @@ def test_products_of_one_x(kind, bits, count, lead, threads):
     x = np.random.default_rng(lead).standard_normal((*lead, K)).astype(np.float32)
     for y, parts in zip(run.run(None, {"x": x}), weights, strict=True):
         near(y, *expected(kind, bits, x, parts))
+
+
+@with_kernels
+@pytest.mark.parametrize("rows", [1, 8])
+@pytest.mark.parametrize("kind", ["8", "Blocks"])
+def test_wide_products(kind, rows):
+    """Wider than one thread keeps sums of."""
+    widths = (8300, 8300)
+    weights = made(kind, 8 if kind == "8" else 4, widths)
+    x = np.random.default_rng(rows).standard_normal((1, rows, K)).astype(np.float32)
+    both = [expected(kind, 4, x, parts) for parts in weights]
+    run = session(f"Linear{kind}x2", kind, weights, 2, 3, **settings(kind, 4))
+    for y, wanted in zip(run.run(None, {"x": x}), both, strict=True):
+        near(y, *wanted)
+    run = session(f"Gated{kind}", kind, weights, 1, 3, gate=1, **settings(kind, 4))
+    [y] = run.run(None, {"x": x})
+    (opened_by, loose), (through, let) = both
+    allowed = (1.13 * loose + 1e-6) * np.abs(through) + (np.abs(opened_by) + loose) * let
+    near(y, silu(opened_by) * through, allowed + 1e-6)
 
 
 def silu(x):
@@ -109,7 +128,7 @@ def test_an_activated_product(kind, bits, gate, activation, lead, threads):
 
 
 @with_kernels
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("threads", [1, 2, 5])
 @pytest.mark.parametrize("lead", [(1, 1), (1, 5), (3, 3), (2, 40), (0, 1)])
 @pytest.mark.parametrize(("gate", "activation"), ACTIVATIONS[:2])
 @pytest.mark.parametrize(("kind", "bits"), [("8", 8), ("Blocks", 4), ("Blocks", 8)])

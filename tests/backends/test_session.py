@@ -146,6 +146,20 @@ def test_outputs_are_written_where_they_are_asked(folder):
         assert np.abs(alone).max() > 0
 
 
+def test_the_same_arrays_are_bound_once_and_read_each_time(folder):
+    session = vision(folder)
+    pixels = np.ones((1, 3, 8, 8), np.float32)
+    given = {"pixel_values": pixels}
+    written = {"image_features": np.zeros((4, HIDDEN), np.float32)}
+    for value in (1, 2, 3):
+        pixels[...] = value
+        expected = session.run({"pixel_values": pixels.copy()})["image_features"]
+        for _ in range(2):
+            written["image_features"][...] = 0
+            assert session.run(given, written) == {}
+            np.testing.assert_array_equal(written["image_features"], expected)
+
+
 def test_a_run_that_fails_says_so_and_the_next_one_works(folder):
     program = read_bundle(folder).manifest.programs["vision"]
     session = open_session(folder, program, OPTIONS)

@@ -83,6 +83,9 @@ def stored(graph: Any) -> dict[str, dict[str, str]]:
     }
 
 
+CACHED = ("CachedAttention", "RotaryAttention")
+
+
 @pytest.mark.parametrize(("name", "precision"), CASES)
 def test_no_attention_and_no_quantized_product_is_left_to_others(workshop, name, precision):
     bundle = workshop.build(name, override(precision)).bundle
@@ -95,11 +98,11 @@ def test_no_attention_and_no_quantized_product_is_left_to_others(workshop, name,
         assert THEIRS & {node.op_type for node in fast} == set()
         ours = Counter(node.op_type for node in fast if node.domain == DOMAIN)
         assert {op for op in ours if op.startswith(("Linear", "Gated"))}
-        assert {op for op in ours if op.startswith(("CachedAttention", "TowerAttention"))}
+        assert {op for op in ours if op.startswith((*CACHED, "TowerAttention"))}
         # Between products of float32 nothing is rounded.
         assert "TowerAttentionBf16" not in ours or precision in ("precision=int8", "vision=int8")
         half = precision == "kv-cache=fp16" and program.file.endswith("language.onnx")
-        assert ("CachedAttentionHalf" in ours) == half
+        assert bool({f"{op}Half" for op in CACHED} & ours.keys()) == half
         for of in ("input", "output"):
             assert getattr(graphs[0], of) == getattr(graphs[1], of)
         # One copy of each weight: the same names lie at the same place.
@@ -113,13 +116,21 @@ def test_no_attention_and_no_quantized_product_is_left_to_others(workshop, name,
     ("precision", "kind"), [("language=int8", "8"), ("language=int4", "Blocks")]
 )
 def test_products_of_one_value_are_one_node(workshop, name, gate, precision, kind):
-    """Query, key and value; and a gate, its activation and what it lets through."""
+    """Query, key and value; a gate, its activation and what it lets through; rotated attention."""
     bundle = workshop.build(name, override(precision)).bundle
     program = read_bundle(bundle).manifest.programs["language"]
     found = nodes(loaded(bundle, str(program.kernels)))
-    layers = sum(node.op_type == "CachedAttention" for node in found)
+    layers = sum(node.op_type == "RotaryAttention" for node in found)
+    assert layers
+    assert "RotaryEmbedding" not in {node.op_type for node in found}
+    assert not {output for node in found if node.op_type == "Reshape" for output in node.output} & {
+        node.input[2] for node in found if node.op_type == "RotaryAttention"
+    }
     ours = Counter(node.op_type for node in found if node.domain == DOMAIN)
-    assert (ours[f"Linear{kind}x3"], ours[f"Gated{kind}"]) == (layers, layers)
+    # Only the first norm is of no sum.
+    three, gated = f"Linear{kind}x3", f"Gated{kind}"
+    assert (ours[three], ours[f"Normed{three}"]) == (1, layers - 1)
+    assert (ours[gated], ours[f"Normed{gated}"]) == (0, layers)
     gates = {a.i for node in found for a in node.attribute if a.name == "gate"}
     assert gates == {gate}
     assert not {"Sigmoid", "Gelu"} & {node.op_type for node in found}
@@ -212,7 +223,7 @@ def test_a_bundle_too_large_to_be_asked_twice_is_opened_with_kernels_too(
 def test_kernels_older_than_the_bundle_leave_it_to_the_portable_programs(workshop, tmp_path):
     folder = shutil.copytree(workshop.build(NAME).bundle, tmp_path / "bundle")
     file = folder / "programs/language.kernels.onnx"
-    file.write_bytes(file.read_bytes().replace(b"CachedAttention", b"CachedInFutures"))
+    file.write_bytes(file.read_bytes().replace(b"RotaryAttention", b"RotaryInFutures"))
     engine = opened(folder, portable=False).engine
     assert engine.kernels == "onnxruntime"
     assert ("install a newer one" in engine.portable) == bool(KERNELS)

@@ -36,6 +36,9 @@ class Session(Protocol):
     ) -> dict[str, Array]:
         """Runs the program once.
 
+        Mappings that the last run was given too, the same objects, must hold the same arrays: then
+        nothing but what the arrays hold has to be looked at.
+
         Args:
             feeds: Every input by name, with the dtypes and dimensions of the ``ProgramSpec``.
             into: Outputs to write into memory of the caller's, C-contiguous and of the exact

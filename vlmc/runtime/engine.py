@@ -2,9 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,7 +79,8 @@ class Engine:
         self.cache = Cache(self.program, self.limits)
         width = sum(_width(spec) for spec in self._features)
         self._blank = np.zeros((1, width), self._features[0].dtype)
-        self._logits: dict[int, Array] = {}  # of steps that decode, by their rows
+        # What steps that decode read and write, by their rows.
+        self._steps: dict[int, tuple[dict[str, Array], dict[str, Array]]] = {}
 
     @property
     def kernels(self) -> str:
@@ -186,21 +185,30 @@ class Engine:
         Returns:
             Logits ``[rows, V]``, until the next step of as many rows writes them anew.
         """
-        ids = np.array(tokens, np.int64)[:, None]
-        ends = np.array(lengths, np.int32) + np.int32(1)
-        feeds = self._token_feeds(
-            ids, np.full(ids.shape, -1), np.array(positions, np.int64)[:, None], ends
-        )
+        rows = len(tokens)
+        if rows not in self._steps:
+            self._steps[rows] = self._new_step(rows)
+        feeds, written = self._steps[rows]
+        feeds["input_ids"][:, 0] = tokens
+        feeds["position_ids"][..., 0] = positions
+        np.add(lengths, 1, out=feeds["sequence_lengths"], casting="same_kind")
+        feeds["total_length"][...] = max(lengths) + 1
+        if self._masks:  # their sizes change
+            places = np.array(lengths, np.int64)
+            biases = {name: decode_bias(mask, places) for name, mask in self._masks.items()}
+            feeds = {**feeds, **biases}
+        self._session.run(feeds, written)
+        return written["logits"]
+
+    def _new_step(self, rows: int) -> tuple[dict[str, Array], dict[str, Array]]:
+        """All that a step of ``rows`` tokens reads and writes: each is written in place again."""
+        apart = np.full((rows, 1), -1)
+        tokens = self._token_feeds(apart, apart, 0, np.zeros(rows, np.int32))
+        feeds = {name: array.copy() for name, array in tokens.items()}
         feeds |= self._feature_feeds(self._blank) | self._vision_feeds(None)
-        feeds |= {
-            n: decode_bias(mask, ends.astype(np.int64) - 1) for n, mask in self._masks.items()
-        }
-        if len(tokens) not in self._logits:
-            [spec] = (spec for spec in self.program.outputs if spec.name == "logits")
-            self._logits[len(tokens)] = np.empty((len(tokens), *_row(spec)), spec.dtype)
-        logits = self._logits[len(tokens)]
-        self._run(0, len(tokens), feeds, {"logits": logits})
-        return logits
+        [spec] = (spec for spec in self.program.outputs if spec.name == "logits")
+        written = {"logits": np.empty((rows, *_row(spec)), spec.dtype)}
+        return feeds | self.cache.inputs(0, rows), self.cache.outputs(0, rows) | written
 
     def _token_feeds(
         self, ids: Array, index: Array, positions: Array | int, ends: Array
@@ -237,16 +245,10 @@ class Engine:
             feeds[name] = np.zeros(sizes, spec.dtype)
         return feeds
 
-    def _run(
-        self,
-        start: int,
-        stop: int,
-        feeds: dict[str, Array],
-        into: Mapping[str, Array] = MappingProxyType({}),
-    ) -> dict[str, Array]:
-        """Runs the program over slots ``start`` to ``stop - 1``; ``into`` takes outputs."""
+    def _run(self, start: int, stop: int, feeds: dict[str, Array]) -> dict[str, Array]:
+        """Runs the program over slots ``start`` to ``stop - 1``."""
         states, written = self.cache.inputs(start, stop), self.cache.outputs(start, stop)
-        return self._session.run(feeds | states, {**written, **into})
+        return self._session.run(feeds | states, written)
 
     def _encode_into(
         self, features: Features, image: int, prompt: Prompt, slot: int, place: int

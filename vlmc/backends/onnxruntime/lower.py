@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vlmc.backends.onnxruntime import lower_groups, lower_kernels, native
+from vlmc.backends.onnxruntime import lower_groups, lower_kernels, lower_norms, native
 from vlmc.backends.onnxruntime.delta import gated_delta
 from vlmc.backends.onnxruntime.embedding import gather_rows
 from vlmc.backends.onnxruntime.experts import experts
@@ -18,6 +18,7 @@ from vlmc.backends.onnxruntime.rewrite import (
     resize_heads,
     weight_of,
 )
+from vlmc.backends.onnxruntime.short_conv import short_conv
 from vlmc.backends.spec import Product, StoredWeight
 from vlmc.errors import VlmcError
 
@@ -70,6 +71,8 @@ def lower_graph(
     graph.inputs.clear()
     graph.inputs.extend(kept)
     common.RemoveUnusedNodesPass()(model)
+    if kernels:  # products that were merged are gone by now
+        lower_norms.merge_norms(low)
     model.opset_imports.pop("vlmc", None)
     model.opset_imports[MICROSOFT] = 1
     if kernels:
@@ -147,6 +150,13 @@ def _embedding(low: Lowering, node: ir.Node) -> None:
 
 def _experts(low: Lowering, node: ir.Node) -> None:
     replace(node, [experts(low, node)])
+
+
+def _short_conv(low: Lowering, node: ir.Node) -> None:
+    for i, value in enumerate(node.inputs):
+        if value is not None and weight_of(low, value) is not None:
+            node.replace_input_with(i, float_weight(low, str(value.name)))
+    replace(node, [short_conv(low, node)])
 
 
 def _gated_delta(low: Lowering, node: ir.Node) -> None:
@@ -257,5 +267,6 @@ _NEUTRAL: dict[str, Callable[[Lowering, Any], None]] = {
     "Experts": _experts,
     "GatedDelta": _gated_delta,
     "Linear": _linear,
+    "ShortConv": _short_conv,
     "SkipRMSNorm": _skip_rms_norm,
 }

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlmc.backends.onnxruntime.lower_kernels import product_parts
 from vlmc.backends.onnxruntime.native import DOMAIN
-from vlmc.backends.onnxruntime.rewrite import Lowering, replace
+from vlmc.backends.onnxruntime.rewrite import Lowering, only_read_by, replace
 from vlmc.backends.spec import Product
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def _gate(low: Lowering, node: ir.Node, slower: frozenset[Product]) -> None:
         assert activated is not None
         assert other is not None
         by = activated.producer()
-        found = _activation(by) if by is not None and _only(activated, node) else None
+        found = _activation(by) if by is not None and only_read_by(activated, node) else None
         if found is None:
             continue
         kind, opened = found
@@ -74,7 +74,7 @@ def _gate(low: Lowering, node: ir.Node, slower: frozenset[Product]) -> None:
             continue
         nodes = [p for p in pair if p is not None]
         rows = {low.weights[_weight(p)].rows for p in nodes}
-        if len(rows) == 1 and _only(other, node) and not opened.is_graph_output():
+        if len(rows) == 1 and only_read_by(other, node) and not opened.is_graph_output():
             low.before = node
             op, inputs, attributes = _joined(low, nodes)
             attributes["gate"] = kind
@@ -107,21 +107,21 @@ def _activation(node: ir.Node) -> tuple[int, ir.Value] | None:
         form = node.attributes.get("approximate")
         tanh = form is not None and form.value == "tanh"
         x = node.inputs[0]
-        return (_GELU_TANH if tanh else _GELU, x) if _only(x, node) else None
+        return (_GELU_TANH if tanh else _GELU, x) if only_read_by(x, node) else None
     if node.op_type != "Mul":
         return None
     for x, gate in (node.inputs, node.inputs[::-1]):
         sigmoid = gate.producer() if gate is not None else None
-        if sigmoid is None or gate is None or x is None or not _only(gate, node):
+        if sigmoid is None or gate is None or x is None or not only_read_by(gate, node):
             continue
         if (sigmoid.domain, sigmoid.op_type) != ("", "Sigmoid"):
             continue
         if sigmoid.inputs[0] is x:
-            return (_SILU, x) if _only(x, node, sigmoid) else None
+            return (_SILU, x) if only_read_by(x, node, sigmoid) else None
         scaled = sigmoid.inputs[0]
         times = scaled.producer() if scaled is not None else None
         if scaled is not None and times is not None and _is_quick(times, x):
-            both = _only(scaled, sigmoid) and _only(x, node, times)
+            both = only_read_by(scaled, sigmoid) and only_read_by(x, node, times)
             return (_GELU_QUICK, x) if both else None
     return None
 
@@ -135,11 +135,6 @@ def _is_quick(node: ir.Node, x: ir.Value) -> bool:
     return (
         constant is not None and constant.size == 1 and abs(constant.numpy().item() - _QUICK) < 1e-6
     )
-
-
-def _only(value: ir.Value, *readers: ir.Node) -> bool:
-    """Whether nothing but these nodes reads it."""
-    return not value.is_graph_output() and {use.node for use in value.uses()} == set(readers)
 
 
 def _joined(

@@ -5,7 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from vlmc.backends.onnxruntime.native import DOMAIN
-from vlmc.backends.onnxruntime.rewrite import Lowering, float_weight, replace, resize_heads
+from vlmc.backends.onnxruntime.rewrite import (
+    Lowering,
+    float_weight,
+    only_read_by,
+    replace,
+    resize_heads,
+)
 from vlmc.backends.spec import Product
 
 if TYPE_CHECKING:
@@ -90,10 +96,15 @@ def _cached(low: Lowering, node: ir.Node) -> bool:
         packed = [
             resize_heads(low, x, n, size, cached) for x, n in zip(packed, counts, strict=True)
         ]
+    op, tables = "CachedAttention", list[ir.Value | None]()
+    rotary = _rotary(node, packed[:2], (heads, kv_heads))
+    if rotary is not None:
+        op, (packed[:2], tables) = "RotaryAttention", rotary
+        packed[2] = _as_it_lies(packed[2])
     half = past_key.dtype == ir.DataType.FLOAT16
     out, *present = low.add(
-        "CachedAttentionHalf" if half else "CachedAttention",
-        [*packed, past_key, past_value, lengths],
+        f"{op}Half" if half else op,
+        [*packed, past_key, past_value, lengths, *tables],
         {
             "num_heads": heads,
             "kv_num_heads": kv_heads,
@@ -108,3 +119,32 @@ def _cached(low: Lowering, node: ir.Node) -> bool:
         out = resize_heads(low, out, heads, cached, size)
     replace(node, [out, *present])
     return True
+
+
+def _as_it_lies(value: ir.Value | None) -> ir.Value | None:
+    """Values before a Reshape: the operator asks for their number and order, not their shape."""
+    made = value.producer() if value is not None else None
+    return made.inputs[0] if made is not None and _is(made, "Reshape") else value
+
+
+def _rotary(
+    node: ir.Node, turned: list[ir.Value | None], heads: tuple[int, int]
+) -> tuple[list[ir.Value | None], list[ir.Value | None]] | None:
+    """Query and key before the rotation that an attention alone reads, and its tables."""
+    found = [value.producer() if value is not None else None for value in turned]
+    plain: list[ir.Value | None] = []
+    for value, made, count in zip(turned, found, heads, strict=True):
+        if made is None or not _is(made, "RotaryEmbedding"):
+            return None
+        attributes = {key: attr.value for key, attr in made.attributes.items()}
+        if len(made.inputs) != 3 or attributes.get("interleaved"):
+            return None
+        if attributes.get("num_heads") != count or not only_read_by(value, node):
+            return None
+        plain.append(made.inputs[0])
+    first, second = (list(made.inputs[1:]) for made in found if made is not None)
+    return (plain, first) if all(a is b for a, b in zip(first, second, strict=True)) else None
+
+
+def _is(node: ir.Node, op: str) -> bool:
+    return (node.domain, node.op_type) == ("", op)

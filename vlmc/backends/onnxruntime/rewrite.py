@@ -215,3 +215,10 @@ def resize_heads(low: Lowering, x: ir.Value | None, heads: int, old: int, new: i
     # A negative pad drops what lies behind.
     x = low.add("Pad", [x, low.constant(np.array([0] * 7 + [new - old], np.int64))])
     return low.add("Reshape", [x, low.constant(np.array([0, 0, heads * new], np.int64))])
+
+
+def only_read_by(value: ir.Value | None, *readers: ir.Node) -> bool:
+    """Whether nothing but these nodes reads it."""
+    if value is None or value.is_graph_output():
+        return False
+    return {use.node for use in value.uses()} == set(readers)

@@ -5,14 +5,14 @@
 #include "kernels.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <functional>
 
-#include "activation.h"
+#include "attention_step.h"
 #include "bfloat16.h"
 #include "float_tile.h"
 #include "scratch.h"
+#include "softmax.h"
 
 namespace vlmc {
 namespace {
@@ -25,60 +25,6 @@ struct Head {
   size_t stride;
   bool half;
 };
-
-// exp(row - its largest) in place, of Pairs as bfloat16 and 0 behind an odd count; returns the sum.
-// Four at a time: what one waits for, others do.
-template <bool Pairs>
-AVX512 float softmax(float* row, size_t count) {
-  const size_t whole = count / 64 * 64;
-  __m512 top[4], sum[4];
-#pragma GCC unroll 4
-  for (size_t j = 0; j < 4; ++j) top[j] = _mm512_set1_ps(-INFINITY), sum[j] = _mm512_setzero_ps();
-  for (size_t i = 0; i < whole; i += 64)
-#pragma GCC unroll 4
-    for (size_t j = 0; j < 4; ++j)
-      top[j] = _mm512_max_ps(top[j], _mm512_loadu_ps(row + i + j * 16));
-  for (size_t i = whole; i < count; i += 16)
-    top[0] = _mm512_mask_max_ps(top[0], first16(count - i), top[0],
-                                _mm512_maskz_loadu_ps(first16(count - i), row + i));
-  const float largest = _mm512_reduce_max_ps(
-      _mm512_max_ps(_mm512_max_ps(top[0], top[1]), _mm512_max_ps(top[2], top[3])));
-  // Nothing may be seen: the sum stays 0 and the row's answer is zeros.
-  const __m512 zero = _mm512_set1_ps(largest == -INFINITY ? 0.0f : largest);
-  for (size_t i = 0; i < whole; i += 64) {
-    __m512 e[4];
-#pragma GCC unroll 4
-    for (size_t j = 0; j < 4; ++j) e[j] = _mm512_loadu_ps(row + i + j * 16);
-#pragma GCC unroll 4
-    for (size_t j = 0; j < 4; ++j) {
-      e[j] = exponential(_mm512_sub_ps(e[j], zero));
-      sum[j] = _mm512_add_ps(sum[j], e[j]);
-    }
-#pragma GCC unroll 4
-    for (size_t j = 0; j < 4; ++j) {
-      if (Pairs)
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(row + i / 2 + j * 8), to_bf16(e[j]));
-      else
-        _mm512_storeu_ps(row + i + j * 16, e[j]);
-    }
-  }
-  for (size_t i = whole; i < count; i += 16) {
-    const __mmask16 there = first16(count - i);
-    const __m512 x = _mm512_sub_ps(_mm512_maskz_loadu_ps(there, row + i), zero);
-    const __m512 e = _mm512_maskz_mov_ps(there, exponential(x));
-    sum[0] = _mm512_add_ps(sum[0], e);
-    if (Pairs)
-      _mm256_mask_storeu_epi32(row + i / 2, first16((count - i + 1) / 2), to_bf16(e));
-    else
-      _mm512_mask_storeu_ps(row + i, there, e);
-  }
-  return _mm512_reduce_add_ps(
-      _mm512_add_ps(_mm512_add_ps(sum[0], sum[1]), _mm512_add_ps(sum[2], sum[3])));
-}
-
-AVX512 void cap_scores(float* row, size_t count, float cap) {
-  for (size_t i = 0; i < count; ++i) row[i] = cap * std::tanh(row[i] / cap);
-}
 
 AVX512 void add_bias(float* row, const float* bias, size_t count) {
   for (size_t i = 0; i < count; i += 16) {
@@ -210,20 +156,6 @@ AVX512 void attend_rows(const Rows& rows, const Head& keys, const Head& values, 
   }
 }
 
-AVX512 void append(const float* from, size_t stride, size_t count, size_t size, void* to,
-                   bool half) {
-  for (size_t t = 0; t < count; ++t, from += stride)
-    for (size_t d = 0; d < size; d += 16) {
-      const __mmask16 there = first16(size - d);
-      const __m512 v = _mm512_maskz_loadu_ps(there, from + d);
-      if (half)
-        _mm256_mask_storeu_epi16(static_cast<uint16_t*>(to) + t * size + d, there,
-                                 _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
-      else
-        _mm512_mask_storeu_ps(static_cast<float*>(to) + t * size + d, there, v);
-    }
-}
-
 // Parts of the query rows, so that there is work for every thread; later rows see more keys.
 size_t slices(size_t rows, size_t others, size_t threads) {
   if (threads <= 1) return 1;
@@ -254,6 +186,9 @@ void cached_attention(const AttentionShape& s, size_t batch, size_t step, size_t
                       const float* query, const float* key, const float* value,
                       const int32_t* lengths, void* keys, void* values, bool half, float* out,
                       const Parallel& parallel) {
+  if (step == 1)
+    return step_attention(s, batch, capacity, query, key, value, lengths, keys, values, half, out,
+                          parallel);
   const size_t kv_heads = s.heads / s.group, size = s.head_size, width = half ? 2 : 4;
   const auto at = [&](void* cache, size_t b, size_t h, size_t t) {
     return static_cast<char*>(cache) + ((b * kv_heads + h) * capacity + t) * size * width;

@@ -1,23 +1,25 @@
 // Attention as operators of onnxruntime: shapes checked, caches extended in place.
+#include <algorithm>
+#include <array>
 #include <cstring>
 
 #include "op.h"
+#include "scratch.h"
 
 namespace ort {
 namespace {
-
-// Output `index` is like input `of`.
-void infer_like(const ShapeContext* context, size_t of, size_t index) {
-  TypeShape* shape = nullptr;  // stays the context's own
-  check(api->ShapeInferContext_GetInputTypeShape(context, of, &shape));
-  if (Sizes(shape).known()) check(api->ShapeInferContext_SetOutputTypeShape(context, index, shape));
-}
 
 void expect_rank(const char* name, const Tensor& tensor, size_t rank) {
   if (tensor.shape.size() != rank) {
     throw std::invalid_argument(std::string(name) + " is " + text(tensor.shape) + ", not of rank " +
                                 std::to_string(rank));
   }
+}
+
+int64_t numbers(const Tensor& tensor) {
+  int64_t count = 1;
+  for (const int64_t n : tensor.shape) count *= n;
+  return count;
 }
 
 // Heads of a node: query heads, and key heads that groups of them share.
@@ -45,12 +47,21 @@ struct Heads {
 // inputs: query [B, S, H * D], key and value [B, S, KV * D], caches [B, KV, C, D], lengths int32 [B]
 // (of each row's cache after this step; one shorter than the step, or longer than the cache, is a
 // row without a question, whose answer is zeros). outputs: [B, S, H * D], and the caches extended:
-// in place where the same memory is bound to input and output, as it should be.
-template <ElementType Element>
+// in place where the same memory is bound to input and output, as it should be. Rotary: query and
+// key are rotated first, by cos and sin [B, S, R / 2], two more inputs, R <= D; value may have any
+// shape of as many numbers.
+template <ElementType Element, bool Rotary>
 struct CachedAttention {
-  static constexpr const char* name =
-      Element == kFloat16 ? "CachedAttentionHalf" : "CachedAttention";
-  static constexpr Input inputs[] = {{kFloat}, {kFloat}, {kFloat}, {Element}, {Element}, {kInt32}};
+  static constexpr const char* names[] = {"CachedAttention", "CachedAttentionHalf",
+                                          "RotaryAttention", "RotaryAttentionHalf"};
+  static constexpr const char* name = names[2 * Rotary + (Element == kFloat16)];
+  static constexpr auto inputs = [] {
+    std::array<Input, Rotary ? 8 : 6> made{};
+    for (auto& one : made) one = {kFloat};
+    made[3] = made[4] = {Element};
+    made[5] = {kInt32};
+    return made;
+  }();
   static constexpr ElementType outputs[] = {kFloat, Element, Element};
 
   static void infer(const ShapeContext* context) {
@@ -75,10 +86,20 @@ struct CachedAttention {
     expect_rank("past_key", keys, 4);
     const int64_t capacity = keys.shape[2];
     expect("key", key, {batch, step, heads.key * size});
-    expect("value", value, {batch, step, heads.key * size});
+    if (!Rotary || numbers(value) != batch * step * heads.key * size)
+      expect("value", value, {batch, step, heads.key * size});
     expect("past_key", keys, {batch, heads.key, capacity, size});
     expect("past_value", values, keys.shape);
     expect("lengths", lengths, {batch});
+    const Tensor cos = Rotary ? input(context, 6) : Tensor{};
+    const Tensor sin = Rotary ? input(context, 7) : Tensor{};
+    int64_t half = 0;
+    if (Rotary) {
+      expect_rank("cos", cos, 3);
+      half = cos.shape[2];
+      expect("cos", cos, {batch, step, std::min(half, size / 2)});
+      expect("sin", sin, cos.shape);
+    }
     float* out = static_cast<float*>(output(context, 0, query.shape));
     void* present_keys = present(context, 1, keys);
     void* present_values = present(context, 2, values);
@@ -90,9 +111,20 @@ struct CachedAttention {
                                      true,
                                      static_cast<size_t>(window)};
     Borrowed{context}.run(threads, [&](const vlmc::Parallel& parallel) {
+      const float *queries = query.as<float>(), *adds = key.as<float>();
+      if (Rotary) {
+        static thread_local vlmc::Scratch<float> room;
+        float* turned = room.at_least(static_cast<size_t>(batch * step * heads.key * size));
+        const auto rotate = [&](const float* x, int64_t count, float* to) {
+          vlmc::rotate(x, static_cast<size_t>(batch * step), static_cast<size_t>(count),
+                       static_cast<size_t>(size), static_cast<size_t>(half), cos.as<float>(),
+                       sin.as<float>(), to, parallel);
+        };
+        rotate(queries, heads.query, out), rotate(adds, heads.key, turned);
+        queries = out, adds = turned;
+      }
       vlmc::cached_attention(shape, static_cast<size_t>(batch), static_cast<size_t>(step),
-                             static_cast<size_t>(capacity), query.as<float>(), key.as<float>(),
-                             value.as<float>(), lengths.as<int32_t>(), present_keys,
+                             static_cast<size_t>(capacity), queries, adds, value.as<float>(), lengths.as<int32_t>(), present_keys,
                              present_values, Element == kFloat16, out, parallel);
     });
   }
@@ -169,11 +201,14 @@ struct TowerAttention {
 }  // namespace
 
 const CustomOp* const* attention_ops(size_t* count) {
-  static const CustomOp cached = declared<CachedAttention<kFloat>>();
-  static const CustomOp cached_half = declared<CachedAttention<kFloat16>>();
+  static const CustomOp cached = declared<CachedAttention<kFloat, false>>();
+  static const CustomOp cached_half = declared<CachedAttention<kFloat16, false>>();
+  static const CustomOp rotary = declared<CachedAttention<kFloat, true>>();
+  static const CustomOp rotary_half = declared<CachedAttention<kFloat16, true>>();
   static const CustomOp tower = declared<TowerAttention<false>>();
   static const CustomOp tower_rounded = declared<TowerAttention<true>>();
-  static const CustomOp* const all[] = {&cached, &cached_half, &tower, &tower_rounded};
+  static const CustomOp* const all[] = {&cached, &cached_half, &rotary,
+                                      &rotary_half, &tower, &tower_rounded};
   *count = std::size(all);
   return all;
 }

@@ -61,6 +61,10 @@ void linear_blocks(const float* x, size_t m, size_t k, int bits, size_t block,
 void linear_float(const float* x, size_t m, size_t k, size_t n, const void* w, bool half,
                   const float* bias, float* y, const Parallel& parallel);
 
+// total[m, k] = x + skip, and normed = total / sqrt(mean of a row's squares + epsilon) * gamma[k].
+void add_norm(const float* x, const float* skip, const float* gamma, float epsilon, size_t m,
+              size_t k, float* total, float* normed, const Parallel& parallel);
+
 struct AttentionShape {
   size_t heads, group, head_size;  // query heads, query heads of a key head, numbers of a head
   float scale, softcap;            // softcap 0: none
@@ -69,10 +73,16 @@ struct AttentionShape {
   size_t bias_head_stride = 0, bias_width = 0;
 };
 
+// out[tokens, heads, size] = x, whose heads' numbers i and half + i are turned by the angle whose
+// cosine and sine are cos[tokens, half] and sin[tokens, half]; 2 half <= size.
+void rotate(const float* x, size_t tokens, size_t heads, size_t size, size_t half, const float* cos,
+            const float* sin, float* out, const Parallel& parallel);
+
 // out[batch, step, heads, head_size] = softmax(query key^T) value over a cache [batch, key heads,
 // capacity, head_size] (float16 where half), which key and value [batch, step, key heads,
 // head_size] are written to first. lengths[batch]: of each row's cache after this step; a row whose
-// length is less than step, or more than capacity, is left alone and its answer is zeros.
+// length is less than step, or more than capacity, is left alone and its answer is zeros. query may
+// lie in out.
 void cached_attention(const AttentionShape& shape, size_t batch, size_t step, size_t capacity,
                       const float* query, const float* key, const float* value,
                       const int32_t* lengths, void* keys, void* values, bool half, float* out,

@@ -1,7 +1,5 @@
 // Products with stored weights as operators of onnxruntime: shapes checked, threads borrowed.
-#include <array>
-
-#include "op.h"
+#include "linear_group.h"
 
 namespace ort {
 namespace {
@@ -26,92 +24,40 @@ void infer_product(const ShapeContext* context, size_t of, size_t at = 0) {
   check(api->ShapeInferContext_SetOutputTypeShape(context, at, y.it));
 }
 
-// The x of a node whose products take k numbers a row.
-struct Rows {
-  Tensor x;
-  size_t count = 1;
-
-  Rows(KernelContext* context, int64_t k) : x(input(context, 0)) {
-    if (k <= 0 || x.shape.empty() || x.shape.back() != k) {
-      throw std::invalid_argument("x is " + text(x.shape) + ", the weights are for " +
-                                  std::to_string(k) + " numbers");
-    }
-    for (size_t i = 0; i + 1 < x.shape.size(); ++i) count *= static_cast<size_t>(x.shape[i]);
-  }
-
-  // Output `at` of n numbers a row.
-  float* y(KernelContext* context, size_t at, int64_t n) const {
-    if (n <= 0) throw std::invalid_argument("the weights are for no channel");
-    Shape shape = x.shape;
-    shape.back() = n;
-    return static_cast<float*>(output(context, at, shape));
-  }
-};
-
-// How many products a node has of one x, and what it makes of them.
-template <size_t Count, bool Gated>
-struct Group {
-  static_assert(!Gated || Count <= 2);
-  static constexpr size_t count = Count, outputs = Gated ? 1 : Count;
-  vlmc::Gate gate = vlmc::Gate::none;
-
-  explicit Group(const KernelInfo* info) {
-    if (!Gated) return;
-    const int64_t kind = attribute(info, "gate");
-    if (kind < 1 || kind > 4) {
-      throw std::invalid_argument("gate is 1 (SiLU), 2 (tanh GELU), 3 (quick GELU) or 4 (GELU)");
-    }
-    gate = static_cast<vlmc::Gate>(kind);
-  }
-
-  // Outputs of the products, once their widths are known.
-  void bind(KernelContext* context, const Rows& rows, vlmc::Product* products) const {
-    for (size_t i = 0; i < Count; ++i) {
-      if (Gated && products[i].n != products[0].n) {
-        throw std::invalid_argument("a gate is for two products of one width");
-      }
-      const int64_t n = static_cast<int64_t>(products[i].n);
-      products[i].y = i < outputs ? rows.y(context, i, n) : nullptr;
-    }
-  }
-
-  static constexpr auto all_floats() {
-    std::array<ElementType, outputs> types{};
-    for (auto& type : types) type = kFloat;
-    return types;
-  }
-};
-
 // inputs: x, then w int8 [K, N], w_scales [N] and, or not, bias [N] of each product.
-template <size_t Count, bool Gated>
-struct Linear8 : Group<Count, Gated> {
-  using Group = ort::Group<Count, Gated>;
-  static constexpr const char* names[] = {"Linear8", "Linear8x2", "Linear8x3"};
-  static constexpr const char* name =
-      !Gated ? names[Count - 1] : Count == 1 ? "Activated8" : "Gated8";
+template <size_t Count, With Extra>
+struct Linear8 : Group<Count, Extra> {
+  using Group = ort::Group<Count, Extra>;
+  static constexpr size_t first = Group::first;
+  static constexpr const char* names[] = {"Linear8",       "Linear8x2",       "Linear8x3",
+                                          "NormedLinear8", "NormedLinear8x2", "NormedLinear8x3",
+                                          "Activated8",    "Gated8",          "",
+                                          "NormedActivated8", "NormedGated8"};
+  static constexpr const char* name = names[6 * gated(Extra) + 3 * normed(Extra) + Count - 1];
   static constexpr auto inputs = [] {
-    std::array<Input, 1 + 3 * Count> made{};
-    made[0] = {kFloat};
-    for (size_t i = 0; i < Count; ++i) {
-      made[1 + 3 * i] = {kInt8}, made[2 + 3 * i] = {kFloat};
-      made[3 + 3 * i] = {kFloat, kOptional};
-    }
+    std::array<Input, first + 3 * Count> made{};
+    for (auto& one : made) one = {kFloat};
+    for (size_t i = 0; i < Count; ++i)
+      made[first + 3 * i] = {kInt8}, made[first + 3 * i + 2] = {kFloat, kOptional};
     return made;
   }();
   static constexpr auto outputs = Group::all_floats();
 
   static void infer(const ShapeContext* context) {
-    for (size_t i = 0; i < Group::outputs; ++i) infer_product(context, 2 + 3 * i, i);
+    for (size_t i = 0; i < Group::products; ++i) infer_product(context, first + 3 * i + 1, i);
+    Group::infer_sums(context);
   }
 
-  explicit Linear8(const KernelInfo* info) : Group(info), threads(ort::threads(info)) {}
+  explicit Linear8(const KernelInfo* info)
+      : Group(info), threads(ort::threads(info)), given(info) {}
 
   void compute(KernelContext* context) const {
     vlmc::Product products[Count];
     int64_t k = 0;
     for (size_t i = 0; i < Count; ++i) {
-      const Tensor w = input(context, 1 + 3 * i), scales = input(context, 2 + 3 * i),
-                   bias = input(context, 3 + 3 * i);
+      const size_t at = first + 3 * i;
+      const Tensor w = given(context, at), scales = given(context, at + 1),
+                   bias = given(context, at + 2);
       if (w.shape.size() != 2) throw std::invalid_argument("w is " + text(w.shape) + ", not [K, N]");
       if (i == 0) k = w.shape[0];
       const int64_t n = w.shape[1];
@@ -122,38 +68,43 @@ struct Linear8 : Group<Count, Gated> {
                      static_cast<size_t>(n)};
     }
     const Rows rows(context, k);
-    this->bind(context, rows, products);
+    const Sums sums = this->bind(context, rows, k, products);
     if (!rows.count) return;
     Borrowed{context}.run(threads, [&](const vlmc::Parallel& parallel) {
-      vlmc::linear8(rows.x.as<float>(), rows.count, static_cast<size_t>(k), products, Count,
-                    this->gate, parallel);
+      vlmc::linear8(this->multiplied(context, rows, k, sums, parallel), rows.count,
+                    static_cast<size_t>(k), products, Count, this->gate, parallel);
     });
   }
 
   size_t threads;
+  Inputs<first + 3 * Count> given;
 };
 
 // inputs: x, then w uint8 [N, blocks, bytes], scales [N, blocks] and, or not, zero_points
 // [N, ceil(blocks / 2)] and bias [N] of each product.
-template <size_t Count, bool Gated>
-struct LinearBlocks : Group<Count, Gated> {
-  using Group = ort::Group<Count, Gated>;
-  static constexpr const char* names[] = {"LinearBlocks", "LinearBlocksx2", "LinearBlocksx3"};
-  static constexpr const char* name =
-      !Gated ? names[Count - 1] : Count == 1 ? "ActivatedBlocks" : "GatedBlocks";
+template <size_t Count, With Extra>
+struct LinearBlocks : Group<Count, Extra> {
+  using Group = ort::Group<Count, Extra>;
+  static constexpr size_t first = Group::first;
+  static constexpr const char* names[] = {
+      "LinearBlocks",          "LinearBlocksx2",       "LinearBlocksx3",  "NormedLinearBlocks",
+      "NormedLinearBlocksx2",  "NormedLinearBlocksx3", "ActivatedBlocks", "GatedBlocks", "",
+      "NormedActivatedBlocks", "NormedGatedBlocks"};
+  static constexpr const char* name = names[6 * gated(Extra) + 3 * normed(Extra) + Count - 1];
   static constexpr auto inputs = [] {
-    std::array<Input, 1 + 4 * Count> made{};
-    made[0] = {kFloat};
+    std::array<Input, first + 4 * Count> made{};
+    for (auto& one : made) one = {kFloat};
     for (size_t i = 0; i < Count; ++i) {
-      made[1 + 4 * i] = {kUint8}, made[2 + 4 * i] = {kFloat};
-      made[3 + 4 * i] = {kUint8, kOptional}, made[4 + 4 * i] = {kFloat, kOptional};
+      made[first + 4 * i] = {kUint8};
+      made[first + 4 * i + 2] = {kUint8, kOptional}, made[first + 4 * i + 3] = {kFloat, kOptional};
     }
     return made;
   }();
   static constexpr auto outputs = Group::all_floats();
 
   static void infer(const ShapeContext* context) {
-    for (size_t i = 0; i < Group::outputs; ++i) infer_product(context, 1 + 4 * i, i);
+    for (size_t i = 0; i < Group::products; ++i) infer_product(context, first + 4 * i, i);
+    Group::infer_sums(context);
   }
 
   explicit LinearBlocks(const KernelInfo* info)
@@ -161,7 +112,8 @@ struct LinearBlocks : Group<Count, Gated> {
         threads(ort::threads(info)),
         k(attribute(info, "K")),
         bits(attribute(info, "bits")),
-        block(attribute(info, "block_size")) {
+        block(attribute(info, "block_size")),
+        given(info) {
     if (k <= 0 || block < 16 || block & (block - 1) || (bits != 4 && bits != 8)) {
       throw std::invalid_argument("LinearBlocks takes 4 or 8 bits in blocks of 16, 32, 64, ...");
     }
@@ -171,8 +123,9 @@ struct LinearBlocks : Group<Count, Gated> {
     vlmc::Product products[Count];
     const int64_t blocks = (k + block - 1) / block;
     for (size_t i = 0; i < Count; ++i) {
-      const Tensor w = input(context, 1 + 4 * i), scales = input(context, 2 + 4 * i),
-                   zeros = input(context, 3 + 4 * i), bias = input(context, 4 + 4 * i);
+      const size_t at = first + 4 * i;
+      const Tensor w = given(context, at), scales = given(context, at + 1),
+                   zeros = given(context, at + 2), bias = given(context, at + 3);
       if (zeros.data && bits == 8) throw std::invalid_argument("8 bits take no zero_points");
       const int64_t n = w.shape.empty() ? 0 : w.shape[0];
       expect("w", w, {n, blocks, block * bits / 8});
@@ -183,17 +136,18 @@ struct LinearBlocks : Group<Count, Gated> {
                      static_cast<size_t>(n)};
     }
     const Rows rows(context, k);
-    this->bind(context, rows, products);
+    const Sums sums = this->bind(context, rows, k, products);
     if (!rows.count) return;
     Borrowed{context}.run(threads, [&](const vlmc::Parallel& parallel) {
-      vlmc::linear_blocks(rows.x.as<float>(), rows.count, static_cast<size_t>(k),
-                          static_cast<int>(bits), static_cast<size_t>(block), products, Count,
-                          this->gate, parallel);
+      vlmc::linear_blocks(this->multiplied(context, rows, k, sums, parallel), rows.count,
+                          static_cast<size_t>(k), static_cast<int>(bits),
+                          static_cast<size_t>(block), products, Count, this->gate, parallel);
     });
   }
 
   size_t threads;
   int64_t k, bits, block;
+  Inputs<first + 4 * Count> given;
 };
 
 template <ElementType Element>
@@ -227,12 +181,28 @@ struct LinearFloat {
 
 const CustomOp* const* linear_ops(size_t* count) {
   static const CustomOp made[] = {
-      declared<Linear8<1, false>>(),      declared<Linear8<2, false>>(),
-      declared<Linear8<3, false>>(),      declared<Linear8<2, true>>(),
-      declared<LinearBlocks<1, false>>(), declared<LinearBlocks<2, false>>(),
-      declared<LinearBlocks<3, false>>(), declared<LinearBlocks<2, true>>(),
-      declared<Linear8<1, true>>(),       declared<LinearBlocks<1, true>>(),
-      declared<LinearFloat<kFloat>>(),    declared<LinearFloat<kFloat16>>(),
+      declared<Linear8<1, With::nothing>>(),
+      declared<Linear8<2, With::nothing>>(),
+      declared<Linear8<3, With::nothing>>(),
+      declared<Linear8<1, With::gate>>(),
+      declared<Linear8<2, With::gate>>(),
+      declared<Linear8<1, With::norm>>(),
+      declared<Linear8<2, With::norm>>(),
+      declared<Linear8<3, With::norm>>(),
+      declared<Linear8<1, With::norm_and_gate>>(),
+      declared<Linear8<2, With::norm_and_gate>>(),
+      declared<LinearBlocks<1, With::nothing>>(),
+      declared<LinearBlocks<2, With::nothing>>(),
+      declared<LinearBlocks<3, With::nothing>>(),
+      declared<LinearBlocks<1, With::gate>>(),
+      declared<LinearBlocks<2, With::gate>>(),
+      declared<LinearBlocks<1, With::norm>>(),
+      declared<LinearBlocks<2, With::norm>>(),
+      declared<LinearBlocks<3, With::norm>>(),
+      declared<LinearBlocks<1, With::norm_and_gate>>(),
+      declared<LinearBlocks<2, With::norm_and_gate>>(),
+      declared<LinearFloat<kFloat>>(),
+      declared<LinearFloat<kFloat16>>(),
   };
   static const auto all = [] {
     std::array<const CustomOp*, std::size(made)> found{};

@@ -22,6 +22,13 @@ inline void* output(KernelContext* context, size_t index, const Shape& shape) {
   return data;
 }
 
+// Output `index` is like input `of`.
+inline void infer_like(const ShapeContext* context, size_t of, size_t index) {
+  TypeShape* shape = nullptr;  // stays the context's own
+  check(api->ShapeInferContext_GetInputTypeShape(context, of, &shape));
+  if (Sizes(shape).known()) check(api->ShapeInferContext_SetOutputTypeShape(context, index, shape));
+}
+
 // The threads of a node's session, lent to a kernel for one call.
 struct Borrowed {
   KernelContext* context;

@@ -10,7 +10,7 @@
 
 namespace ort {
 
-// The newest function used, KernelInfo_GetConfigEntries, came with 1.24.
+// The newest functions used came with 1.24.
 constexpr uint32_t kApiVersion = 24;
 // The layout of CustomOp below is that of 1.17; onnxruntime reads no field added later.
 constexpr uint32_t kCustomOpVersion = 17;
@@ -69,7 +69,10 @@ struct Api {
                                      size_t count, Value** out);
   Slot from_92[7];
   void (*ReleaseTensorTypeAndShapeInfo)(TypeShape* info);
-  Slot from_100[168];
+  Slot from_100[149];
+  Status* (*KernelInfoGetConstantInput_tensor)(const KernelInfo* info, size_t index,
+                                               int* is_constant, const Value** out);
+  Slot from_250[18];
   Status* (*ShapeInferContext_GetInputTypeShape)(const ShapeContext* context, size_t index,
                                                  TypeShape** out);
   Slot from_269[1];
@@ -86,6 +89,9 @@ struct Api {
   void (*ReleaseKeyValuePairs)(KeyValuePairs* pairs);
   Slot from_301[90];
   Status* (*KernelInfo_GetConfigEntries)(const KernelInfo* info, KeyValuePairs** out);
+  Slot from_392[22];
+  Status* (*GetTensorElementTypeAndShapeDataReference)(const Value* value, ElementType* type,
+                                                       const int64_t** sizes, size_t* count);
 };
 
 #define VLMC_SLOT(name, index) \
@@ -108,6 +114,7 @@ VLMC_SLOT(KernelContext_GetInputCount, 88);
 VLMC_SLOT(KernelContext_GetInput, 90);
 VLMC_SLOT(KernelContext_GetOutput, 91);
 VLMC_SLOT(ReleaseTensorTypeAndShapeInfo, 99);
+VLMC_SLOT(KernelInfoGetConstantInput_tensor, 249);
 VLMC_SLOT(ShapeInferContext_GetInputTypeShape, 268);
 VLMC_SLOT(ShapeInferContext_SetOutputTypeShape, 270);
 VLMC_SLOT(SetSymbolicDimensions, 271);
@@ -115,6 +122,7 @@ VLMC_SLOT(KernelContext_ParallelFor, 274);
 VLMC_SLOT(GetKeyValue, 297);
 VLMC_SLOT(ReleaseKeyValuePairs, 300);
 VLMC_SLOT(KernelInfo_GetConfigEntries, 391);
+VLMC_SLOT(GetTensorElementTypeAndShapeDataReference, 414);
 #undef VLMC_SLOT
 
 struct ApiBase {

@@ -1,8 +1,10 @@
 // What the operators ask of onnxruntime: tensors, attributes, threads; errors as exceptions.
 #pragma once
 
+#include <algorithm>
 #include <cstdlib>
 #include <exception>
+#include <initializer_list>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -38,7 +40,34 @@ Status* guarded(Function function) {
   }
 }
 
-using Shape = std::vector<int64_t>;
+// Sizes of a tensor, where they are: a decode step asks for some of each of its hundreds of tensors.
+class Shape {
+ public:
+  Shape() = default;
+  Shape(std::initializer_list<int64_t> sizes) : Shape(sizes.begin(), sizes.size()) {}
+  Shape(const int64_t* sizes, size_t count) : count_(count) {
+    if (count > kMost) throw std::invalid_argument("a tensor has more than eight axes");
+    std::copy(sizes, sizes + count, sizes_);
+  }
+
+  size_t size() const { return count_; }
+  bool empty() const { return count_ == 0; }
+  const int64_t* data() const { return sizes_; }
+  const int64_t* begin() const { return sizes_; }
+  const int64_t* end() const { return sizes_ + count_; }
+  int64_t operator[](size_t i) const { return sizes_[i]; }
+  int64_t& back() { return sizes_[count_ - 1]; }
+  int64_t back() const { return sizes_[count_ - 1]; }
+  bool operator==(const Shape& other) const {
+    return count_ == other.count_ && std::equal(begin(), end(), other.begin());
+  }
+  bool operator!=(const Shape& other) const { return !(*this == other); }
+
+ private:
+  static constexpr size_t kMost = 8;
+  size_t count_ = 0;
+  int64_t sizes_[kMost];
+};
 
 inline std::string text(const Shape& shape) {
   std::string out = "[";
@@ -66,7 +95,7 @@ struct Info {
 
 // What is known of a shape before anything runs; names are those of sizes that are not.
 struct Sizes {
-  Shape values;
+  std::vector<int64_t> values;
   std::vector<const char*> names;
 
   explicit Sizes(const TypeShape* shape) {
@@ -88,22 +117,45 @@ struct Sizes {
   }
 };
 
+inline Tensor tensor_of(const Value* value) {
+  Tensor tensor;
+  ElementType type;
+  const int64_t* sizes = nullptr;
+  size_t rank = 0;
+  check(api->GetTensorElementTypeAndShapeDataReference(value, &type, &sizes, &rank));
+  tensor.shape = {sizes, rank};
+  check(api->GetTensorMutableData(const_cast<Value*>(value), &tensor.data));
+  return tensor;
+}
+
 inline Tensor input(const KernelContext* context, size_t index) {
   size_t count = 0;
   check(api->KernelContext_GetInputCount(context, &count));
   const Value* value = nullptr;
   if (index < count) check(api->KernelContext_GetInput(context, index, &value));
-  if (!value) return {};
-  Tensor tensor;
-  Info info;
-  check(api->GetTensorTypeAndShape(value, &info.it));
-  size_t rank = 0;
-  check(api->GetDimensionsCount(info.it, &rank));
-  tensor.shape.resize(rank);
-  check(api->GetDimensions(info.it, tensor.shape.data(), rank));
-  check(api->GetTensorMutableData(const_cast<Value*>(value), &tensor.data));
-  return tensor;
+  return value ? tensor_of(value) : Tensor{};
 }
+
+// The inputs of a node, those that never change looked up once.
+template <size_t Count>
+class Inputs {
+ public:
+  explicit Inputs(const KernelInfo* info) {
+    for (size_t i = 0; i < Count; ++i) {
+      int constant = 0;
+      const Value* value = nullptr;
+      check(api->KernelInfoGetConstantInput_tensor(info, i, &constant, &value));
+      if (constant) constants_[i] = tensor_of(value);
+    }
+  }
+
+  Tensor operator()(const KernelContext* context, size_t index) const {
+    return constants_[index].data ? constants_[index] : input(context, index);
+  }
+
+ private:
+  Tensor constants_[Count];
+};
 
 inline void expect(const char* name, const Tensor& tensor, const Shape& shape) {
   if (tensor.shape != shape) {

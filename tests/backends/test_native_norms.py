@@ -1,0 +1,100 @@
+"""Products of a sum's norm in one node of our kernels, against numpy in float64."""
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+from tests.backends.kernels import near, with_kernels
+from tests.backends.test_native_groups import PARTS, K, expected, made, settings, silu
+from tests.backends.test_native_ops import opened
+from vlmc.backends.onnxruntime import native
+
+EPSILON = 1e-3
+KINDS = [("8", 8), ("Blocks", 4), ("Blocks", 8)]
+
+
+def session(op, kind, weights, products, threads, **attributes):
+    """One node of x and a skip [B, S, K], the norm's weights, and products."""
+    parts = {
+        f"{name}{at}": one[name]
+        for at, one in enumerate(weights)
+        for name in PARTS[kind]
+        if name in one
+    }
+    wanted = [f"{name}{at}" for at in range(len(weights)) for name in PARTS[kind]]
+    names = [f"y{at}" for at in range(products)] + ["total", "x"]
+    inputs = ["x0", "skip", "gamma", *(name if name in parts else "" for name in wanted)]
+    attributes |= {"epsilon": EPSILON}
+    node = helper.make_node(op, inputs, names, domain=native.DOMAIN, **attributes)
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [node],
+        op,
+        [
+            *(value(name, TensorProto.FLOAT, ["B", "S", K]) for name in ("x0", "skip")),
+            value("gamma", TensorProto.FLOAT, ["K"]),
+        ],
+        [value(name, TensorProto.FLOAT, None) for name in names],
+        [numpy_helper.from_array(array, name) for name, array in parts.items()],
+    )
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid(native.DOMAIN, 1)]
+    return opened(helper.make_model(graph, opset_imports=opsets, ir_version=10), threads=threads)
+
+
+def terms(lead):
+    rng = np.random.default_rng(lead)
+    x, skip = (rng.standard_normal((*lead, K)).astype(np.float32) for _ in range(2))
+    return {"x0": x, "skip": skip, "gamma": rng.uniform(0.5, 2, K).astype(np.float32)}
+
+
+def check_sums(feeds, total, x):
+    """The sum, and what is multiplied."""
+    wanted = feeds["x0"].astype(np.float64) + feeds["skip"]
+    near(total, wanted, 1e-6)
+    mean = (wanted**2).mean(axis=-1, keepdims=True)
+    near(x, wanted / np.sqrt(mean + EPSILON) * feeds["gamma"], 1e-5)
+
+
+@with_kernels
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("lead", [(1, 1), (3, 3), (2, 40), (0, 1)])
+@pytest.mark.parametrize(("op", "count"), [("Linear{}", 1), ("Linear{}x2", 2), ("Linear{}x3", 3)])
+@pytest.mark.parametrize(("kind", "bits"), KINDS)
+def test_products_of_a_norm(kind, bits, op, count, lead, threads):
+    weights = made(kind, bits, (200, 24, 130)[:count], absent=("bias",))
+    op = "Normed" + op.format(kind)
+    run = session(op, kind, weights, count, threads, **settings(kind, bits))
+    feeds = terms(lead)
+    *made_of, total, x = run.run(None, feeds)
+    check_sums(feeds, total, x)
+    for y, parts in zip(made_of, weights, strict=True):
+        near(y, *expected(kind, bits, x, parts))
+
+
+@with_kernels
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("lead", [(1, 1), (2, 40)])
+@pytest.mark.parametrize(("op", "count"), [("Activated{}", 1), ("Gated{}", 2)])
+@pytest.mark.parametrize(("kind", "bits"), KINDS)
+def test_an_activation_of_a_norms_products(kind, bits, op, count, lead, threads):
+    weights = made(kind, bits, (200, 200)[:count])
+    op = "Normed" + op.format(kind)
+    run = session(op, kind, weights, 1, threads, gate=1, **settings(kind, bits))
+    feeds = terms(lead)
+    y, total, x = run.run(None, feeds)
+    check_sums(feeds, total, x)
+    (first, loose), *others = (expected(kind, bits, x, parts) for parts in weights)
+    let, loose_too = others[0] if others else (np.ones_like(first), 0.0)
+    allowed = 1.13 * loose * (np.abs(let) + loose_too) + np.abs(silu(first)) * loose_too
+    near(y, silu(first) * let, allowed + 1e-6 * np.abs(silu(first) * let) + 1e-6)
+
+
+@with_kernels
+@pytest.mark.parametrize("name", ["skip", "gamma"])
+def test_terms_that_do_not_fit_are_refused(name):
+    run = session("NormedLinear8", "8", made("8", 8, (24,)), 1, 1)
+    feeds = terms((1, 2))
+    feeds[name] = feeds[name][..., :1] if name == "gamma" else feeds[name][:, :1]
+    with pytest.raises((state.InvalidArgument, state.Fail), match=f"{name} is"):
+        run.run(None, feeds)

@@ -1,0 +1,67 @@
+#pragma once
+// From scores of a query row to weights of values.
+#include <cmath>
+#include <cstddef>
+
+#include "activation.h"
+#include "avx512.h"
+#include "bfloat16.h"
+
+namespace vlmc {
+
+// exp(row - its largest) in place, of Pairs as bfloat16 and 0 behind an odd count; returns the sum.
+// `top` is told the largest. Four at a time: what one waits for, others do.
+template <bool Pairs>
+AVX512 float softmax(float* row, size_t count, float* top_seen = nullptr) {
+  const size_t whole = count / 64 * 64;
+  __m512 top[4], sum[4];
+#pragma GCC unroll 4
+  for (size_t j = 0; j < 4; ++j) top[j] = _mm512_set1_ps(-INFINITY), sum[j] = _mm512_setzero_ps();
+  for (size_t i = 0; i < whole; i += 64)
+#pragma GCC unroll 4
+    for (size_t j = 0; j < 4; ++j)
+      top[j] = _mm512_max_ps(top[j], _mm512_loadu_ps(row + i + j * 16));
+  for (size_t i = whole; i < count; i += 16)
+    top[0] = _mm512_mask_max_ps(top[0], first16(count - i), top[0],
+                                _mm512_maskz_loadu_ps(first16(count - i), row + i));
+  const float largest = _mm512_reduce_max_ps(
+      _mm512_max_ps(_mm512_max_ps(top[0], top[1]), _mm512_max_ps(top[2], top[3])));
+  if (top_seen) *top_seen = largest;
+  // Nothing may be seen: the sum stays 0 and the row's answer is zeros.
+  const __m512 zero = _mm512_set1_ps(largest == -INFINITY ? 0.0f : largest);
+  for (size_t i = 0; i < whole; i += 64) {
+    __m512 e[4];
+#pragma GCC unroll 4
+    for (size_t j = 0; j < 4; ++j) e[j] = _mm512_loadu_ps(row + i + j * 16);
+#pragma GCC unroll 4
+    for (size_t j = 0; j < 4; ++j) {
+      e[j] = exponential(_mm512_sub_ps(e[j], zero));
+      sum[j] = _mm512_add_ps(sum[j], e[j]);
+    }
+#pragma GCC unroll 4
+    for (size_t j = 0; j < 4; ++j) {
+      if (Pairs)
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(row + i / 2 + j * 8), to_bf16(e[j]));
+      else
+        _mm512_storeu_ps(row + i + j * 16, e[j]);
+    }
+  }
+  for (size_t i = whole; i < count; i += 16) {
+    const __mmask16 there = first16(count - i);
+    const __m512 x = _mm512_sub_ps(_mm512_maskz_loadu_ps(there, row + i), zero);
+    const __m512 e = _mm512_maskz_mov_ps(there, exponential(x));
+    sum[0] = _mm512_add_ps(sum[0], e);
+    if (Pairs)
+      _mm256_mask_storeu_epi32(row + i / 2, first16((count - i + 1) / 2), to_bf16(e));
+    else
+      _mm512_mask_storeu_ps(row + i, there, e);
+  }
+  return _mm512_reduce_add_ps(
+      _mm512_add_ps(_mm512_add_ps(sum[0], sum[1]), _mm512_add_ps(sum[2], sum[3])));
+}
+
+AVX512 inline void cap_scores(float* row, size_t count, float cap) {
+  for (size_t i = 0; i < count; ++i) row[i] = cap * std::tanh(row[i] / cap);
+}
+
+}  // namespace vlmc

@@ -1,0 +1,134 @@
+#pragma once
+// Work in stages on one set of threads: waking them costs as much as a small product.
+#include <immintrin.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <thread>
+#include <type_traits>
+
+#include "kernels.h"
+
+namespace vlmc {
+
+constexpr size_t kTeam = 64;  // threads of a team, at most
+
+// What the threads of a team know of one stage. Each has a range of the work, `first` and `end` in
+// one word, from whose front it takes its parts: memory is read from front to back. A thread that
+// has none left takes half of another's range, from the back.
+struct Stage {
+  static constexpr uint64_t kUntouched = ~uint64_t{0};
+  struct alignas(64) Range {
+    std::atomic<uint64_t> of;
+  };
+  Range ranges[kTeam];
+  alignas(64) std::atomic<size_t> done;
+
+  void start(size_t threads) {
+    for (size_t i = 0; i < threads; ++i) ranges[i].of.store(kUntouched, std::memory_order_relaxed);
+    done.store(0, std::memory_order_relaxed);
+  }
+};
+
+// One thread of a team. Stages follow each other: all threads call the same ones in one order.
+class Member {
+ public:
+  const size_t number;  // less than team_size
+
+  Member(size_t number, size_t threads, Stage* stages)
+      : number(number), threads_(threads), next_(stages) {}
+
+  // body(first, last) for parts of 0 .. count, count < 2^31, each number once, by whichever thread
+  // is free. Parts have at least `least` numbers where there are as many.
+  template <typename F>
+  void share(size_t count, size_t least, F&& body) {
+    stage_ = next_++, count_ = count;
+    do {
+      std::atomic<uint64_t>& own = stage_->ranges[number].of;
+      uint64_t seen = own.load(std::memory_order_relaxed);
+      for (;;) {
+        const size_t first = begin(seen, number), left = end(seen, number) - first;
+        if (left == 0) break;
+        const size_t size = std::min(left, std::max(least, left / 4));
+        if (!own.compare_exchange_weak(seen, word(first + size, first + left))) continue;
+        body(first, first + size);
+        stage_->done.fetch_add(size, std::memory_order_release);
+        seen = own.load(std::memory_order_relaxed);
+      }
+    } while (steal(least));
+  }
+
+  // Waits until all of the stage is done: for what running threads have taken, and no other, so that
+  // one thread alone gets through.
+  void join() const {
+    for (size_t turns = 0; stage_->done.load(std::memory_order_acquire) < count_; ++turns) {
+      if (turns < kTurns)
+        _mm_pause();
+      else
+        std::this_thread::yield();
+    }
+  }
+
+ private:
+  static constexpr size_t kTurns = 4096;
+
+  static uint64_t word(size_t first, size_t end) { return uint64_t{first} << 32 | end; }
+  size_t begin(uint64_t range, size_t of) const {
+    return range == Stage::kUntouched ? count_ * of / threads_ : range >> 32;
+  }
+  size_t end(uint64_t range, size_t of) const {
+    return range == Stage::kUntouched ? count_ * (of + 1) / threads_ : range & 0xffffffff;
+  }
+
+  // Takes work from whom most is left to; false where nothing is.
+  bool steal(size_t least) {
+    for (;;) {
+      size_t victim = number, most = 0;
+      uint64_t seen = 0;
+      for (size_t i = 0; i < threads_; ++i) {
+        const uint64_t range = stage_->ranges[i].of.load(std::memory_order_relaxed);
+        const size_t left = end(range, i) - begin(range, i);
+        if (i != number && left > most) victim = i, most = left, seen = range;
+      }
+      if (!most) return false;
+      const size_t taken = std::min(most, std::max(least, most / 2));
+      const size_t first = begin(seen, victim), last = end(seen, victim);
+      std::atomic<uint64_t>& of = stage_->ranges[victim].of;
+      if (!of.compare_exchange_strong(seen, word(first, last - taken))) continue;
+      stage_->ranges[number].of.store(word(last - taken, last));
+      return true;
+    }
+  }
+
+  size_t threads_;
+  Stage *stage_ = nullptr, *next_;
+  size_t count_ = 0;
+};
+
+inline size_t team_size(const Parallel& parallel) {
+  return std::min(kTeam, std::max<size_t>(1, parallel.threads));
+}
+
+// body(member) on every thread, for bodies of up to Stages stages that throw nothing.
+template <size_t Stages, typename F>
+void together(const Parallel& parallel, F&& body) {
+  struct Work {
+    std::remove_reference_t<F>& body;
+    size_t threads;
+    Stage stages[Stages];
+
+    Work(std::remove_reference_t<F>& body, size_t threads) : body(body), threads(threads) {
+      for (Stage& stage : stages) stage.start(threads);
+    }
+  } work(body, team_size(parallel));
+  const auto run = [](void* data, size_t number) {
+    Work& work = *static_cast<Work*>(data);
+    work.body(Member(number, work.threads, work.stages));
+  };
+  if (work.threads == 1) return run(&work, 0);
+  parallel.run(parallel.self, run, work.threads, &work);
+}
+
+}  // namespace vlmc
