@@ -27,6 +27,7 @@ IMAGE_INPUTS = (
     "pixel_values",
     "high_res_pixel_values",
     "pixel_attention_mask",
+    "pixel_mask",
     "image_grid_thw",
     "image_sizes",
     "batch_num_images",

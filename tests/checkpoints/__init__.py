@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.checkpoints.anyres import granite4_vision, llava_next, llava_onevision
+from tests.checkpoints.aria import aria
 from tests.checkpoints.bidirectional import gemma3, llama4, paligemma
 from tests.checkpoints.fixed import deepseek_vl, deepseek_vl_hybrid, janus, llava, vipllava
 from tests.checkpoints.glm_moe import glm4v_moe
@@ -71,6 +72,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     ),
     "lighton-ocr": lighton_ocr,
     "idefics3": idefics3,
+    "aria": aria,
     "ovis2": ovis2,
     "gemma3": gemma3,
     "gemma4": gemma4,

@@ -1,6 +1,7 @@
 """The model families: one row each."""
 
 from vlmc.families import (
+    aria,
     aya_vision,
     blip_2,
     chameleon,
@@ -66,6 +67,7 @@ _ROWS = (
     paddleocr_vl.FAMILY,
     idefics2.FAMILY,
     idefics3.FAMILY,
+    aria.FAMILY,
     ovis2.FAMILY,
     lfm2_vl.FAMILY,
     gemma3.FAMILY,

@@ -41,6 +41,7 @@ class TextDefaults:
 
 
 TEXT_DEFAULTS = {
+    "aria_text": TextDefaults(32, 4096, 32, 32000, 2048, 4096),
     "chameleon": TextDefaults(32, 4096, 32, 65536, 4096, 11008, 32),
     "cohere": TextDefaults(40, 8192, 64, 256000, 8192, 22528, tied=True),
     "cohere2": TextDefaults(40, 8192, 64, 256000, 8192, 22528, tied=True),

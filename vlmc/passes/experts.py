@@ -43,7 +43,7 @@ def experts(
     plain = module.has_gate and not module.has_bias and not module.has_post_expert_norm
     gate = _GATES.get(type(getattr(module, "act_fn", None)).__name__)
     same = type(module)._apply_gate is _default_apply_gate
-    if not (plain and gate and same and module.is_concatenated) or module.is_transposed:
+    if not (plain and gate and same and module.is_concatenated):
         raise VlmcError(
             f"{type(module).__name__}: experts of this kind are not supported yet",
             hint="those with a gate by SiLU or GELU (tanh) and no biases are",
@@ -57,7 +57,7 @@ def experts(
             "hidden": int(hidden),
             "inner": int(inner),
             "gate": gate,
-            "transposed": int(getattr(module, "stored_transposed", False)),
+            "transposed": int(getattr(module, "stored_transposed", False) != module.is_transposed),
         },
         dtype=hidden_states.dtype,
         shape=hidden_states.shape,
