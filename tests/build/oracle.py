@@ -143,8 +143,9 @@ class Oracle:
             features = []
             if pictures:
                 given = {key: inputs[key] for key in IMAGE_INPUTS if key in inputs}
-                if "image_patches" in inputs:
-                    given["pixel_values"] = inputs["image_patches"]
+                for own in ("image_patches", "pixel_values_images"):
+                    if own in inputs:
+                        given["pixel_values"] = inputs[own]
                 get = features_of(self.model)
                 made = get(**given, return_dict=True) if get else projected(self.model, inputs)
                 deep = getattr(made, "deepstack_features", None)

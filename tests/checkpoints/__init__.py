@@ -8,7 +8,14 @@ from pathlib import Path
 from tests.checkpoints.anyres import granite4_vision, llava_next, llava_onevision
 from tests.checkpoints.aria import aria
 from tests.checkpoints.bidirectional import gemma3, llama4, paligemma
-from tests.checkpoints.fixed import deepseek_vl, deepseek_vl_hybrid, janus, llava, vipllava
+from tests.checkpoints.fixed import (
+    deepseek_vl,
+    deepseek_vl_hybrid,
+    janus,
+    llava,
+    video_llava,
+    vipllava,
+)
 from tests.checkpoints.glm_moe import glm4v_moe
 from tests.checkpoints.idefics2 import idefics2
 from tests.checkpoints.native import (
@@ -52,6 +59,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "llava-onevision": llava_onevision,
     "granite4-vision": granite4_vision,
     "vipllava": vipllava,
+    "video-llava": video_llava,
     "internvl": internvl,
     "qwen2-vl": qwen2_vl,
     "qwen2.5-vl": qwen2_5_vl,

@@ -24,7 +24,23 @@ CLASSES = {**FIXED_CLASSES, **NATIVE_GRID_CLASSES, **SPLIT_CLASSES}
 def oracle(name):
     import transformers
 
-    return getattr(transformers, f"{name}Pil")
+    return video_llava() if name.startswith("Video") else getattr(transformers, f"{name}Pil")
+
+
+def video_llava():
+    """Video-LLaVA's has no class attributes, and calls pixels by a name of its own."""
+    from transformers import VideoLlavaImageProcessor
+
+    class VideoLlavaImageProcessorPil(VideoLlavaImageProcessor):
+        def __call__(self, *given, **settings):
+            # By itself it takes a picture that is one or three pixels high for channels.
+            made = super().__call__(*given, input_data_format="channels_last", **settings)
+            return {"pixel_values": made["pixel_values_images"]}
+
+    for key, value in vars(VideoLlavaImageProcessor()).items():
+        setattr(VideoLlavaImageProcessorPil, key, value)
+    VideoLlavaImageProcessorPil.default_to_square = False  # it asks for that at every call
+    return VideoLlavaImageProcessorPil
 
 
 def read(settings, **options):

@@ -291,6 +291,7 @@ def test_an_unfinished_download_is_noticed_offline(hub: Hub, model: Path, tmp_pa
         ),
         ("idefics2-8b", "HuggingFaceM4/idefics2-8b", "idefics2-8b", ["512.0 MiB"]),
         ("aria-25b", "rhymes-ai/Aria", "aria-25b", ["1.1 GiB"]),
+        ("video-llava-7b", "LanguageBind/Video-LLaVA-7B-hf", "video-llava-7b", ["1.5 GiB"]),
         ("ovis2-1b", "thisisiron/Ovis2-1B-hf", "ovis2-1b", ["48.0 MiB"]),
         (
             "phi-4-multimodal",

@@ -40,6 +40,7 @@ from vlmc.families import (
     qwen2_vl,
     qwen3_vl,
     qwen3_vl_moe,
+    video_llava,
     vipllava,
 )
 from vlmc.families.configs import section
@@ -51,6 +52,7 @@ _ROWS = (
     vipllava.FAMILY,
     llava_next.FAMILY,
     llava_next_video.FAMILY,
+    video_llava.FAMILY,
     llava_onevision.FAMILY,
     granite4_vision.FAMILY,
     pixtral.FAMILY,

@@ -153,8 +153,9 @@ class Reference:
 
     def _features(self, inputs: Any, pictures: Sequence[Any]) -> list[NDArray[np.float32]]:
         given = {key: inputs[key] for key in _IMAGE_INPUTS if key in inputs}
-        if "image_patches" in inputs:
-            given["pixel_values"] = inputs["image_patches"]
+        for own in ("image_patches", "pixel_values_images"):
+            if own in inputs:
+                given["pixel_values"] = inputs[own]
         made = image_features_of(self.model)(**given, return_dict=True)
         if made.pooler_output is None and not self.deepstack:
             # Llama 4 leaves it to its caller; Fuyu has one picture, and no more to do.
