@@ -8,6 +8,7 @@ from pathlib import Path
 from tests.checkpoints.anyres import granite4_vision, llava_next, llava_onevision
 from tests.checkpoints.aria import aria
 from tests.checkpoints.bidirectional import gemma3, llama4, paligemma
+from tests.checkpoints.ernie import ernie4_5_vl_moe
 from tests.checkpoints.fixed import (
     deepseek_vl,
     deepseek_vl_hybrid,
@@ -69,6 +70,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "glm4v-4.6": lambda folder: glm4v(folder, newer=True, num_key_value_heads=1),
     "glm4v-moe": glm4v_moe,
     "glm-ocr": glm_ocr,
+    "ernie4.5-vl": ernie4_5_vl_moe,
     "lfm2-vl": lfm2_vl,
     "paddleocr-vl": paddleocr_vl,
     "pixtral": pixtral,

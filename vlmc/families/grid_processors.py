@@ -20,6 +20,7 @@ from vlmc.families.image_processors import (
 from vlmc.runtime.images import check_spec
 from vlmc.schema import Json
 
+_ERNIE = "Ernie4_5_VLMoeImageProcessor"
 _PADDLE = "PaddleOCRVLImageProcessor"
 _GLM4V: Json = {
     **_COMMON,
@@ -48,6 +49,14 @@ NATIVE_GRID_CLASSES: dict[str, Json] = {
         "merge_size": 2,
     },
     **_GLM4V_CLASSES,
+    _ERNIE: {
+        **_COMMON,
+        **_CLIP_COLORS,
+        "size": {"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 6177},
+        "patch_size": 14,
+        "temporal_patch_size": 1,
+        "merge_size": 2,
+    },
 }
 WHOLE_PATCHES_CLASSES: dict[str, Json] = {
     "PixtralImageProcessor": {
@@ -101,7 +110,7 @@ def native_grid_spec(
         VlmcError: Another class, a value its class cannot use, or bounds that exclude each other.
     """
     name, values = _settings(image_processor_json, NATIVE_GRID_CLASSES, at)
-    if name in _GLM4V_CLASSES:  # they read the sizes alone
+    if name in _GLM4V_CLASSES or name == _ERNIE:  # they read the sizes alone
         values = {key: values[key] for key in values.keys() - {"min_pixels", "max_pixels"}}
     least, most = _pixel_bounds(values, at)
     least = least if min_pixels is None else min_pixels

@@ -45,6 +45,7 @@ TEXT_DEFAULTS = {
     "chameleon": TextDefaults(32, 4096, 32, 65536, 4096, 11008, 32),
     "cohere": TextDefaults(40, 8192, 64, 256000, 8192, 22528, tied=True),
     "cohere2": TextDefaults(40, 8192, 64, 256000, 8192, 22528, tied=True),
+    "ernie4_5_vl_moe_text": TextDefaults(28, 2560, 20, 103424, 131072, 12288, 4, tied=True),
     "gemma": TextDefaults(28, 3072, 16, 256000, 8192, 24576, 16, 256, tied=True),
     "gemma2": TextDefaults(26, 2304, 8, 256000, 8192, 9216, 4, 256, tied=True),
     "glm4v_text": TextDefaults(40, 4096, 32, 151552, 32768, 13696, 2),

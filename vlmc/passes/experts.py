@@ -31,7 +31,8 @@ def experts(
         module: The experts: ``gate_up_proj`` [E, 2I, H] and ``down_proj`` [E, H, I], or both with
             the last axes the other way round, as a checkpoint may store them.
         hidden_states: [T, H].
-        top_k_index: The experts each token chose, int64 [T, k].
+        top_k_index: The experts each token chose, int64 [T, k]; -1 for none, where the module
+            ``skips``.
         top_k_weights: Their shares, float [T, k].
 
     Returns:
@@ -50,6 +51,7 @@ def experts(
         )
     hidden = hidden_states.shape[-1]
     inner = module.down_proj[0].numel() // hidden
+    skips = {"skips": 1} if getattr(module, "skips", False) else {}
     out: Tensor = torch.onnx.ops.symbolic(
         "vlmc::Experts",
         [hidden_states, top_k_index, top_k_weights, module.gate_up_proj, module.down_proj],
@@ -58,6 +60,7 @@ def experts(
             "inner": int(inner),
             "gate": gate,
             "transposed": int(getattr(module, "stored_transposed", False) != module.is_transposed),
+            **skips,
         },
         dtype=hidden_states.dtype,
         shape=hidden_states.shape,
