@@ -118,6 +118,13 @@ class Oracle:
             return self.processor.tokenizer(text, return_tensors="pt")
         return self.processor(text=[text], images=pictures, return_tensors="pt")
 
+    def placeholder(self) -> str:
+        """A picture in a prompt; HunYuan-VL's processor takes none without its marks."""
+        token = str(self.processor.image_token)
+        if type(self.processor).__name__ != "HunYuanVLProcessor":
+            return token
+        return f"{self.processor.image_start_token}{token}{self.processor.image_end_token}"
+
     def rows(self, found: Any, pictures: list[Any]) -> list[np.ndarray]:
         """The features of each picture, which transformers may give in one, or tile by tile."""
         if len(pictures) == 1:
@@ -127,7 +134,7 @@ class Oracle:
         token = getattr(config, "image_token_id", getattr(self.processor, "image_token_id", None))
         for one in pictures:
             # As often as there are pictures: among others, a picture may have fewer features.
-            text = [self.processor.image_token * shown]
+            text = [self.placeholder() * shown]
             nested = type(self.processor).__name__ != "GotOcr2Processor"
             given = [[one] * shown] if nested else [one] * shown
             alone = self.processor(text=text, images=given, return_tensors="pt")

@@ -18,6 +18,7 @@ from tests.checkpoints.fixed import (
     vipllava,
 )
 from tests.checkpoints.glm_moe import glm4v_moe
+from tests.checkpoints.hunyuan import hunyuan_vl
 from tests.checkpoints.idefics2 import idefics2
 from tests.checkpoints.native import (
     glm4v,
@@ -71,6 +72,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "glm4v-moe": glm4v_moe,
     "glm-ocr": glm_ocr,
     "ernie4.5-vl": ernie4_5_vl_moe,
+    "hunyuan-vl": hunyuan_vl,
     "lfm2-vl": lfm2_vl,
     "paddleocr-vl": paddleocr_vl,
     "pixtral": pixtral,

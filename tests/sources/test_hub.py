@@ -298,6 +298,7 @@ def test_an_unfinished_download_is_noticed_offline(hub: Hub, model: Path, tmp_pa
             "ernie-4.5-vl-28b",
             ["448.0 MiB"],
         ),
+        ("hunyuan-ocr", "tencent/HunyuanOCR", "hunyuan-ocr", ["768.0 MiB"]),
         ("ovis2-1b", "thisisiron/Ovis2-1B-hf", "ovis2-1b", ["48.0 MiB"]),
         (
             "phi-4-multimodal",

@@ -21,6 +21,7 @@ from vlmc.runtime.images import check_spec
 from vlmc.schema import Json
 
 _ERNIE = "Ernie4_5_VLMoeImageProcessor"
+_HUNYUAN = "HunYuanVLImageProcessor"
 _PADDLE = "PaddleOCRVLImageProcessor"
 _GLM4V: Json = {
     **_COMMON,
@@ -49,6 +50,14 @@ NATIVE_GRID_CLASSES: dict[str, Json] = {
         "merge_size": 2,
     },
     **_GLM4V_CLASSES,
+    _HUNYUAN: {
+        **_COMMON,
+        **_CLIP_COLORS,
+        "size": {"shortest_edge": 512 * 512, "longest_edge": 2048 * 2048},
+        "patch_size": 16,
+        "temporal_patch_size": 1,
+        "merge_size": 2,
+    },
     _ERNIE: {
         **_COMMON,
         **_CLIP_COLORS,
@@ -95,6 +104,7 @@ def native_grid_spec(
     max_pixels: int | None = None,
     window: int | None = None,
     table: Json | None = None,
+    row_ends: bool = False,
 ) -> ImageSpec:
     """The ``native_grid`` geometry of the image processor of Qwen2-VL, GLM-4V or PaddleOCR-VL.
 
@@ -105,6 +115,7 @@ def native_grid_spec(
         max_pixels: The same.
         window: The side, in patches, of the tower's attention windows, where it has them.
         table: The tower's learned positions (``PositionTable``), where it has them.
+        row_ends: Whether the tower makes rows for the ends of rows, too.
 
     Raises:
         VlmcError: Another class, a value its class cannot use, or bounds that exclude each other.
@@ -134,12 +145,18 @@ def native_grid_spec(
     }
     if name in _GLM4V_CLASSES:
         options |= {"frames": options["temporal_patch_size"], "enlarge": "scaled"}
+    if name == _HUNYUAN:
+        if values.get("spatial_patch_size", 1) != 1:
+            raise VlmcError("the processor counts other tokens", at=f"{at}: spatial_patch_size")
+        options["resample"] = "bicubic"  # whatever the file says
     if name == _PADDLE:
         options["enlarge"] = "side"
     if window is not None:
         options["window"] = window
     if table is not None:
         options["table"] = table
+    if row_ends:
+        options["row_ends"] = True
     return check_spec(ImageSpec(geometry="native_grid", options=options), at=at)
 
 

@@ -117,7 +117,7 @@ def read_prompt(
         image_token=image_token,
         image_token_id=image_token_id,
         chat_template=None if template is None else TEMPLATE_PATH,
-        plain_image=plain_image.replace("{image}", placeholder),
+        plain_image=_NAME.sub(filled, plain_image.replace("{image}", placeholder)),
         special_tokens=variables,
         vocab_size=vocab_size,
         image_prefix=_framing(variables, before, at),

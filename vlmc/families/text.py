@@ -56,6 +56,7 @@ TEXT_DEFAULTS = {
     "gpt_neox": TextDefaults(44, 6144, 64, 50432, 2048, 24576, grouped=False, gated=False),
     "granite": TextDefaults(32, 4096, 32, 32000, 2048, 11008),
     "granite4_vision_text": TextDefaults(32, 4096, 32, 32000, 2048, 11008),
+    "hunyuan_vl_text": TextDefaults(32, 4096, 32, 290943, 2048, 11008, tied=True),
     "lfm2": TextDefaults(32, 2560, 32, 65536, 128000, 12288, 8, tied=True),
     "llama": TextDefaults(32, 4096, 32, 32000, 2048, 11008),
     "llama4_text": TextDefaults(48, 5120, 40, 202048, 131072, 8192, 8, 128),
