@@ -105,9 +105,11 @@ def resolve(
         raise error.located(recipe_at) from error
     storage = _storage(recipe)
     settled = _settled(recipe, limits, storage)
-    caches = [facts.heads_of(layer) for kind, layer in facts.memory() if kind != "state"]
+    states = {(state.kind, state.layer): state.shape for state in facts.states}
+    caches = [facts.heads_of(entry[1]) for entry in facts.memory() if entry not in states]
     per_position = sum(heads * storage.cache_width(size) for heads, size in caches)
     element = 2 if storage.kv_cache == "fp16" else 4
+    per_row = limits.ctx_len * per_position * element + 4 * sum(map(math.prod, states.values()))
     return Plan(
         recipe=settled,
         family=family,
@@ -115,7 +117,7 @@ def resolve(
         storage=storage,
         limits=limits,
         programs=_programs(settled, facts, limits, storage),
-        kv_cache_bytes=limits.batch_size * limits.ctx_len * per_position * element,
+        kv_cache_bytes=limits.batch_size * per_row,
         bundle_bytes=_estimate(facts.weights, storage, recipe.quantize.block),
     )
 
@@ -264,12 +266,14 @@ def language_interface(
             sizes = f"{mask.input}_step", f"{mask.input}_total"
             inputs.append(_spec(mask.input, "float32", ("batch", 1, *sizes)))
     outputs = [_spec("logits", "float32", ("batch", text.vocab))]
-    states: dict[int, Shape] = {one.layer: ("batch", *one.shape) for one in facts.states}
+    states: dict[tuple[str, int], Shape] = {
+        (one.kind, one.layer): ("batch", *one.shape) for one in facts.states
+    }
     for kind, layer in facts.memory():
         heads, size = facts.heads_of(layer)
         block: Shape = ("batch", heads, ctx_len, storage.cache_width(size))
-        shape = states.get(layer, block)
-        held: ElementType = "float32" if layer in states else cache
+        shape = states.get((kind, layer), block)
+        held: ElementType = "float32" if (kind, layer) in states else cache
         inputs.append(_spec(f"past_{kind}.{layer}", held, shape))
         outputs.append(_spec(f"present_{kind}.{layer}", held, shape))
     return tuple(inputs), tuple(outputs)

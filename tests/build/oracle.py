@@ -69,6 +69,8 @@ class Oracle:
         self.model = model.eval()
         self.processor = make_processor(folder)
         token = getattr(self.processor, "image_token", "")
+        # What a template writes, where that is not the token itself.
+        token = getattr(self.processor, "image_placeholder_token", token)
         # BLIP-2's has no place in a text.
         self.image_text = token if isinstance(token, str) else ""
         if type(self.processor).__name__ == "FuyuProcessor":
@@ -120,7 +122,7 @@ class Oracle:
 
     def placeholder(self) -> str:
         """A picture in a prompt; HunYuan-VL's processor takes none without its marks."""
-        token = str(self.processor.image_token)
+        token = str(self.image_text or self.processor.image_token)
         if type(self.processor).__name__ != "HunYuanVLProcessor":
             return token
         return f"{self.processor.image_start_token}{token}{self.processor.image_end_token}"
@@ -206,8 +208,10 @@ def feature_rows(made: Any, layers: int) -> Any:
     deep = getattr(made, "deepstack_features", None)
     if not deep:
         return made.pooler_output
-    first = made.pooler_output
-    if first is None:
+    first, deep = made.pooler_output, list(deep)
+    if first is not None:
+        deep = deep[:layers]  # there is no layer for others
+    else:
         # Granite 4 Vision: layers with their parts; an image token itself is nothing.
         deep = [parts for layer, parts in dict(deep).items() if layer < layers]
         first = [torch.zeros_like(part) for part in deep[0]]

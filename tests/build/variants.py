@@ -28,6 +28,7 @@ from tests.checkpoints.ernie import ernie4_5_vl_moe
 from tests.checkpoints.fixed import deepseek_vl, janus, llava
 from tests.checkpoints.hunyuan import hunyuan_vl
 from tests.checkpoints.idefics2 import idefics2
+from tests.checkpoints.kin import exaone4_5, granite_docling, qianfan_ocr
 from tests.checkpoints.native import qwen2_5_vl
 from tests.checkpoints.ovis2 import ovis2
 from tests.checkpoints.parts import LLAVA_TEMPLATE
@@ -116,6 +117,18 @@ def hub_fuyu(folder: Path) -> Path:
     resave(folder, {**old, "model.vision_embed": "vision_embed"}, "bfloat16")
     edit(folder / "config.json", flat)
     split_processor(folder, "FuyuImageProcessor")
+    return folder
+
+
+def hub_exaone(folder: Path) -> Path:
+    """As it was released: the decoder's first name, rotary positions in every layer, tied."""
+    kinds = ["full_attention"] * 2
+    exaone4_5(folder, tied=True, num_hidden_layers=2, sliding_window=None, layer_types=kinds)
+
+    def first_name(config: Json) -> None:
+        config["text_config"]["model_type"] = "exaone4_5_text"
+
+    edit(folder / "config.json", first_name)
     return folder
 
 
@@ -269,6 +282,24 @@ VARIANTS: dict[str, Callable[[Path], Path]] = {
         head_dim=24,
         feature_layer=-2,
         tower={"use_qk_norm": True, "norm_type": "rms_norm", "use_mean_pooling": False},
+    ),
+    # As the larger one: no fine route; wide pages have more tiles; a router that decides nothing.
+    "granite-docling-dense": lambda folder: granite_docling(
+        folder,
+        tied=True,
+        tower={"deepstack_visual_indexes": [0, 1, 2], "scale_factor": 2},
+        images={"max_patches": 2, "dense_max_patches": 12, "dense_min_aspect": 1.2}
+        | {"dense_max_scale": 0.7, "dense_max_aspect": 9.0},
+        named={"density_router_hidden_size": 20},
+    ),
+    "hub-exaone4.5": hub_exaone,
+    "qianfan-ocr-llama": lambda folder: qianfan_ocr(
+        folder,
+        text="llama",
+        head_dim=16,
+        word="<picture>",
+        tower={"use_qk_norm": True, "norm_type": "rms_norm", "use_mean_pooling": False},
+        named={"tie_word_embeddings": True, "vision_feature_layer": -2},
     ),
 }
 # Made for tests of their own.

@@ -8,6 +8,7 @@ from pathlib import Path
 from tests.checkpoints.anyres import granite4_vision, llava_next, llava_onevision
 from tests.checkpoints.aria import aria
 from tests.checkpoints.bidirectional import gemma3, llama4, paligemma
+from tests.checkpoints.delta import qwen3_5
 from tests.checkpoints.ernie import ernie4_5_vl_moe
 from tests.checkpoints.fixed import (
     deepseek_vl,
@@ -20,6 +21,7 @@ from tests.checkpoints.fixed import (
 from tests.checkpoints.glm_moe import glm4v_moe
 from tests.checkpoints.hunyuan import hunyuan_vl
 from tests.checkpoints.idefics2 import idefics2
+from tests.checkpoints.kin import exaone4_5, granite_docling, qianfan_ocr
 from tests.checkpoints.native import (
     glm4v,
     glm_ocr,
@@ -63,10 +65,13 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "vipllava": vipllava,
     "video-llava": video_llava,
     "internvl": internvl,
+    "qianfan-ocr": qianfan_ocr,
     "qwen2-vl": qwen2_vl,
     "qwen2.5-vl": qwen2_5_vl,
+    "exaone4.5": exaone4_5,
     "qwen3-vl": qwen3_vl,
     "qwen3-vl-moe": lambda folder: qwen3_vl(folder, experts=5),
+    "qwen3.5": qwen3_5,
     "glm4v": glm4v,
     "glm4v-4.6": lambda folder: glm4v(folder, newer=True, num_key_value_heads=1),
     "glm4v-moe": glm4v_moe,
@@ -85,6 +90,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "lighton-ocr": lighton_ocr,
     "idefics3": idefics3,
     "aria": aria,
+    "granite-docling": granite_docling,
     "ovis2": ovis2,
     "gemma3": gemma3,
     "gemma4": gemma4,

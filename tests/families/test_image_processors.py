@@ -16,7 +16,7 @@ from vlmc.families.image_processors import (
 )
 from vlmc.families.quarters_processor import QUARTERS_CLASSES
 from vlmc.families.split_processors import SPLIT_CLASSES, split_spec
-from vlmc.families.tiles_processors import OVIS_CLASSES, TILES_CLASSES
+from vlmc.families.tiles_processors import DOCLING_CLASSES, OVIS_CLASSES, TILES_CLASSES
 from vlmc.runtime.images import prepare, vision_inputs
 from vlmc.runtime.images.patches import positions
 
@@ -80,7 +80,8 @@ def saved(processor, folder):
     return json.loads((folder / "preprocessor_config.json").read_text()), loaded
 
 
-OTHERS = {**TILES_CLASSES, **OVIS_CLASSES, **ANYRES_CLASSES, **QUARTERS_CLASSES}
+TILED = {**TILES_CLASSES, **OVIS_CLASSES, **DOCLING_CLASSES}
+OTHERS = {**TILED, **ANYRES_CLASSES, **QUARTERS_CLASSES}
 
 
 @pytest.mark.parametrize("name", [*CLASSES, *OTHERS])

@@ -252,7 +252,7 @@ def test_an_unfinished_download_is_noticed_offline(hub: Hub, model: Path, tmp_pa
             ["960.0 MiB"],
         ),
         ("paddleocr-vl", "PaddlePaddle/PaddleOCR-VL", "paddleocr-vl", ["72.0 MiB"]),
-        ("lfm2-vl-450m", "LiquidAI/LFM2-VL-450M", "lfm2-vl-450m", ["96.0 MiB"]),
+        ("lfm2-vl-450m", "LiquidAI/LFM2-VL-450M", "lfm2-vl-450m", ["96.1 MiB"]),
         ("glm-4.1v-9b", "zai-org/GLM-4.1V-9B-Thinking", "glm-4.1v-9b", ["320.0 MiB"]),
         ("glm-4.5v", "zai-org/GLM-4.5V", "glm-4.5v", ["1.4 GiB"]),
         (
@@ -333,6 +333,7 @@ def test_an_unfinished_download_is_noticed_offline(hub: Hub, model: Path, tmp_pa
         ("chameleon-7b", "facebook/chameleon-7b", "chameleon-7b", ["2.0 GiB"]),
         ("fuyu-8b", "adept/fuyu-8b", "fuyu-8b", ["2.2 GiB"]),
         ("qwen3-vl-2b", "Qwen/Qwen3-VL-2B-Instruct", "qwen3-vl-2b", ["448.0 MiB"]),
+        ("qwen3.5-4b", "Qwen/Qwen3.5-4B", "qwen3.5-4b", ["178.2 MiB"]),
     ],
 )
 def test_the_comments_of_the_recipes_hold(

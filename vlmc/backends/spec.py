@@ -61,6 +61,8 @@ class OpenOptions:
         shrink: Memory taken by a run is given back after it, where the backend can: for
             programs that run rarely, as a vision tower does.
         portable: Use the program that runs on every machine, whatever this one has.
+        strict: Kernels that this machine has must know all that the faster program asks of them;
+            otherwise the portable one steps in, as it should for a bundle from elsewhere.
         pieces: Hold a small part of the weights at a time, whatever it costs in speed; a build
             checks bundles larger than its own memory so. Threads that share it run together.
     """
@@ -69,6 +71,7 @@ class OpenOptions:
     spin: bool = True
     shrink: bool = False
     portable: bool = False
+    strict: bool = False
     pieces: Together | None = None
 
 

@@ -66,7 +66,8 @@ class ImageLayout(Frozen):
     row of tiles; ``before_whole`` where there are tiles; ``whole``, the image tokens of the whole
     picture, and ``end``. ``tile`` knows ``{row}``, ``{column}`` and ``{number}``, from 1. With
     ``after_whole`` the whole comes first, then that, and the tiles, where there are any. ``close``
-    stands behind it all. Two ``edge`` in a row become one, and a space parts it from a word. Tiles
+    stands behind it all. Where there are no tiles, the whole may stand between ``alone`` and
+    ``alone_end`` instead. Two ``edge`` in a row become one, and a space parts it from a word. Tiles
     of the first ``first_rows`` rows end with ``first_end``, and ``after_first`` follows them.
     """
 
@@ -82,6 +83,8 @@ class ImageLayout(Frozen):
     end: str = ""
     after_whole: str | None = None
     close: str = ""
+    alone: str | None = None
+    alone_end: str = ""
     edge: str = ""
     first_rows: NonNegativeInt = 0
     first_end: str = ""

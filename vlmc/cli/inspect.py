@@ -87,6 +87,10 @@ def _words(value: object) -> str:
     return str(value)
 
 
+# ``vlmc.runtime.cache.MEMORY``, without the libraries that come with it.
+_MEMORY = ("past_key.", "past_value.", "past_state.", "past_matrix.")
+
+
 def _size(manifest: Manifest) -> int:
     return sum(entry.size for entry in manifest.files.values())
 
@@ -96,7 +100,7 @@ def _cache_size(manifest: Manifest) -> int:
     total = 0
     for program in manifest.programs.values():
         for spec in program.inputs:
-            if spec.name.startswith(("past_key.", "past_value.", "past_state.")):
+            if spec.name.startswith(_MEMORY):
                 count = manifest.limits.batch_size
                 for size in spec.shape[1:]:
                     count *= size if isinstance(size, int) else 1

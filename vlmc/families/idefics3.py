@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 _AT = "config.json"
 
-_EDGE = "<fake_token_around_image>"
+EDGE = "<fake_token_around_image>"
 LAYOUT = ImageLayout(
-    tile=_EDGE + "<row_{row}_col_{column}>",
+    tile=EDGE + "<row_{row}_col_{column}>",
     row_end="\n",
     before_whole="\n",
-    whole=_EDGE + "<global-img>",
-    end=_EDGE,
+    whole=EDGE + "<global-img>",
+    end=EDGE,
 )
 """As ``Idefics3Processor.replace_image_token`` and ``SmolVLMProcessor`` write it."""
 

@@ -32,9 +32,26 @@ def facts(checkpoint: Checkpoint) -> ModelFacts:
         VlmcError: Tower and processor disagree on the size or the tokens of a tile, or the tower's
             features cannot be merged as asked.
     """
+    return tiled_facts(checkpoint, "internvl_vision", "qwen2", tied=True)
+
+
+def tiled_facts(
+    checkpoint: Checkpoint, tower_type: str, text_type: str, *, tied: bool
+) -> ModelFacts:
+    """The facts of InternVL and its relatives.
+
+    Args:
+        checkpoint: Its JSON.
+        tower_type: The ``model_type`` of its towers.
+        text_type: That of its decoder, where it says none.
+        tied: Whether the output projection is the embedding, where it does not say.
+
+    Raises:
+        VlmcError: As ``facts``.
+    """
     config = checkpoint.config
     tower = section(config, "vision_config", at=_AT)
-    word(tower, "model_type", "internvl_vision", ("internvl_vision",), at=_TOWER_AT)
+    word(tower, "model_type", tower_type, (tower_type,), at=_TOWER_AT)
     word(config, "vision_feature_select_strategy", "default", ("default",), at=_AT)
     _check_layer(config, whole(tower, "num_hidden_layers", 24, at=_TOWER_AT, most=MAX_LAYERS))
     side, patch = _square(tower, "image_size", 448), _square(tower, "patch_size", 14)
@@ -57,7 +74,7 @@ def facts(checkpoint: Checkpoint) -> ModelFacts:
             at="preprocessor_config.json: size",
         )
     decoder = section(config, "text_config", at=_AT)
-    text = text_facts(decoder, str(decoder.get("model_type") or "qwen2"))
+    text = text_facts(decoder, str(decoder.get("model_type") or text_type))
     return ModelFacts(
         text=text,
         image_token_id=whole(config, "image_token_id", 151667, at=_AT, least=0),
@@ -66,7 +83,7 @@ def facts(checkpoint: Checkpoint) -> ModelFacts:
         vision_inputs=vision_inputs(images),
         image_tokens=lambda height, width: image_tokens(height, width, images),
         min_image_tokens=tokens * _least_tiles(images),
-        weights=_count(config, tower, text, patch, merge),
+        weights=_count(config, tower, text, (patch, merge), tied=tied),
     )
 
 
@@ -104,14 +121,18 @@ def _check_layer(config: Json, layers: int) -> None:
         raise VlmcError(message, at=f"{_AT}: vision_feature_layer")
 
 
-def _count(config: Json, tower: Json, text: TextFacts, patch: int, merge: int) -> WeightCounts:
+def _count(
+    config: Json, tower: Json, text: TextFacts, sides: tuple[int, int], *, tied: bool
+) -> WeightCounts:
+    """``sides`` are those of a patch, in pixels, and of a block, in patches."""
+    patch, merge = sides
     layers = whole(tower, "num_hidden_layers", 24, at=_TOWER_AT, most=MAX_LAYERS)
     width = whole(tower, "hidden_size", 1024, at=_TOWER_AT)
     inner = whole(tower, "intermediate_size", 4096, at=_TOWER_AT)
     encoder = layers * width * (4 * width + 2 * inner) + 3 * patch * patch * width
     projector = text.hidden * (merge * merge * width + text.hidden)
     decoder = section(config, "text_config", at=_AT)
-    tied = config.get("tie_word_embeddings", True) is True
+    tied = config.get("tie_word_embeddings", tied) is True
     language, embedding, head = text_weights(decoder, text, tied=tied)
     return WeightCounts(encoder + projector, language, embedding, head)
 

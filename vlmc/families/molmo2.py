@@ -14,6 +14,7 @@ from vlmc.bundle.manifest import ImageLayout, MaskSpec, PositionSpec
 from vlmc.errors import VlmcError
 from vlmc.families.configs import MAX_LAYERS, section, whole, word
 from vlmc.families.overlap_processor import overlap_spec
+from vlmc.families.packed import unpacked
 from vlmc.families.spec import Checkpoint, Family, ModelFacts, TextFacts, WeightCounts
 from vlmc.families.text import text_facts, text_weights
 from vlmc.runtime.images import image_tokens, overlap, vision_inputs
@@ -189,24 +190,12 @@ def tensors(index: Mapping[str, Any], facts: ModelFacts) -> dict[str, Any]:
         if kind is None:
             found[name] = ref
             continue
-        parts = [(leaf, size or ref.shape[0] // 2) for leaf, size in packed[kind]]
-        if sum(size for _, size in parts) != ref.shape[0]:
-            sizes = " + ".join(str(size) for _, size in parts)
-            raise VlmcError(
-                f"tensor '{name}' has {ref.shape[0]} rows, and the configuration makes it {sizes}",
-                at=ref.path.name,
-            )
-        row, start, home = ref.nbytes // ref.shape[0], 0, kind.partition(".")[0]
-        for leaf, size in parts:
-            key = name.replace(kind, f"{home}.{leaf}")
-            found[key] = replace(
-                ref,
-                name=key,
-                shape=(size, *ref.shape[1:]),
-                begin=ref.begin + start * row,
-                nbytes=size * row,
-            )
-            start += size
+        home = kind.partition(".")[0]
+        parts = [
+            (name.replace(kind, f"{home}.{leaf}"), size or ref.shape[0] // 2)
+            for leaf, size in packed[kind]
+        ]
+        found |= unpacked(ref, parts)
     tables = [name for name in found if name.endswith(("wte.embedding", "wte.new_embedding"))]
     if len(tables) == 2:
         first, second = (found.pop(name) for name in sorted(tables))

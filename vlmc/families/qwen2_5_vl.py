@@ -31,12 +31,16 @@ def facts(checkpoint: Checkpoint) -> ModelFacts:
         "qwen2_5_vl_text",
         width_key="out_hidden_size",
         count=_count_vision,
-        window=_window(tower),
+        window=window_side(tower),
     )
 
 
-def _window(tower: Json) -> int:
-    """The side of a window in patches; whole merged patches, as ``get_vision_window_index``."""
+def window_side(tower: Json) -> int:
+    """The side of a window in patches; whole merged patches, as ``get_vision_window_index``.
+
+    Raises:
+        VlmcError: A window holds no patch, or a layer is named that is none.
+    """
     pixels = whole(tower, "window_size", 112, at=_VISION)
     merge = whole(tower, "spatial_merge_size", 2, at=_VISION)
     patch = whole(tower, "patch_size", 14, at=_VISION)

@@ -6,6 +6,7 @@ Mirrors ``transformers.models.qwen3_vl`` (``Qwen3VLForConditionalGeneration``).
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from vlmc.errors import VlmcError
@@ -40,6 +41,24 @@ def deepstack_facts(checkpoint: Checkpoint, text_type: str) -> ModelFacts:
         VlmcError: As ``facts``.
     """
     tower = section(checkpoint.config, "vision_config", at="config.json")
+    return table_facts(checkpoint, text_type, deepstack=len(_deepstack(tower)))
+
+
+def table_facts(
+    checkpoint: Checkpoint, text_type: str, *, deepstack: int = 0, image_token: int = 151655
+) -> ModelFacts:
+    """What a plan needs of a model with Qwen3-VL's tower.
+
+    Args:
+        checkpoint: Its JSON files.
+        text_type: The decoder's kind.
+        deepstack: How many of the tower's layers give deep-stack features.
+        image_token: The default of ``image_token_id``.
+
+    Raises:
+        VlmcError: As ``facts``.
+    """
+    tower = section(checkpoint.config, "vision_config", at="config.json")
     places = whole(tower, "num_position_embeddings", 2304, at=_VISION)
     side = math.isqrt(places)
     if side * side != places:
@@ -49,10 +68,11 @@ def deepstack_facts(checkpoint: Checkpoint, text_type: str) -> ModelFacts:
         checkpoint,
         text_type,
         width_key="out_hidden_size",
-        count=_count_vision,
+        count=partial(_count_vision, mergers=1 + deepstack),
         table={"side": side, "taps": 2, "centers": "corners"},
-        deepstack=len(_deepstack(tower)),
+        deepstack=deepstack,
         patch=16,
+        image_token=image_token,
     )
 
 
@@ -66,7 +86,7 @@ def _deepstack(tower: Json) -> set[int]:
     return {layer for layer in chosen if 0 <= layer < depth}
 
 
-def _count_vision(tower: Json, hidden: int) -> int:
+def _count_vision(tower: Json, hidden: int, *, mergers: int) -> int:
     depth = whole(tower, "depth", 27, at=_VISION, most=MAX_LAYERS)
     width = whole(tower, "hidden_size", 1152, at=_VISION)
     inner = whole(tower, "intermediate_size", 4304, at=_VISION)
@@ -74,9 +94,12 @@ def _count_vision(tower: Json, hidden: int) -> int:
     frames = whole(tower, "temporal_patch_size", 2, at=_VISION)
     places = whole(tower, "num_position_embeddings", 2304, at=_VISION)
     merged = width * whole(tower, "spatial_merge_size", 2, at=_VISION) ** 2
-    mergers = (1 + len(_deepstack(tower))) * merged * (merged + hidden)
     blocks = depth * width * (4 * width + 2 * inner)
-    return blocks + (3 * frames * patch * patch + places) * width + mergers
+    return (
+        blocks
+        + (3 * frames * patch * patch + places) * width
+        + (mergers * merged * (merged + hidden))
+    )
 
 
 def vision(model: nn.Module) -> nn.Module:

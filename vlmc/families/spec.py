@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from vlmc.bundle.manifest import (
     ImageLayout,
@@ -54,12 +54,15 @@ class StateFacts:
     """What a layer remembers in the place of keys and values: a state that each step replaces.
 
     Attributes:
-        layer: Its number.
+        layer: Its number. A layer may have one state of each kind.
         shape: Of one row, float32.
+        kind: ``state``, the last inputs of a convolution; ``matrix``, what a recurrent rule has
+            added up.
     """
 
     layer: int
     shape: tuple[int, ...]
+    kind: Literal["state", "matrix"] = "state"
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ class ModelFacts:
     ends: tuple[int, ...] | None = None
     # Settings of generation that the model's own generate() puts aside for texts.
     unused_generation: tuple[str, ...] = ()
-    # The decoder's layers that have no keys and values, in order.
+    # States of the decoder's layers that have no keys and values, in the layers' order.
     states: tuple[StateFacts, ...] = ()
     # Layers that read the keys and values of another, an earlier one: layer -> that one.
     owners: Mapping[int, int] = field(default_factory=dict)
@@ -113,12 +116,13 @@ class ModelFacts:
 
     def memory(self) -> tuple[tuple[str, int], ...]:
         """Kind and layer of each tensor that the language program hands from step to step."""
-        without = {state.layer for state in self.states}
+        states: dict[int, list[str]] = {}
+        for state in self.states:
+            states.setdefault(state.layer, []).append(state.kind)
         found: list[tuple[str, int]] = []
         for layer in range(self.text.layers):
             if layer not in self.owners:
-                kinds = ("state",) if layer in without else ("key", "value")
-                found += [(kind, layer) for kind in kinds]
+                found += [(kind, layer) for kind in states.get(layer, ("key", "value"))]
         return tuple(found)
 
     def heads_of(self, layer: int) -> tuple[int, int]:
@@ -186,6 +190,8 @@ class Family:
             decoder's arguments``, ``inputs_embeds`` among them; None: those alone.
         own_attention: Parts of the configuration whose modules have attention of their own, which
             is exported as it is written.
+        timm_tower: Makes the tower where transformers would ask timm for it: ``(architecture,
+            **model_args) -> module`` with timm's parameter names; None: transformers has it.
         reference: Prepares transformers' model to be compared with: where it has no
             ``get_image_features``, or answers otherwise with eager attention than by default.
         tensors: The checkpoint's tensors as the model has them, where it stores some packed
@@ -216,5 +222,6 @@ class Family:
     logits: Callable[[Any, Any], Any] | None = None
     embeds: Callable[[Any, Any, Any, Any], dict[str, Any]] | None = None
     own_attention: tuple[str, ...] = ()
+    timm_tower: Callable[..., nn.Module] | None = None
     reference: Callable[[Any], None] | None = None
     tensors: Callable[[Mapping[str, Any], ModelFacts], dict[str, Any]] | None = None

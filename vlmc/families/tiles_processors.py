@@ -22,6 +22,20 @@ TILES_CLASSES: dict[str, Json] = {"GotOcr2ImageProcessor": _TILED}
 OVIS_CLASSES: dict[str, Json] = {
     "Ovis2ImageProcessor": {**_TILED, "crop_to_patches": False, "use_covering_area_grid": True}
 }
+DOCLING_CLASSES: dict[str, Json] = {
+    "GraniteDoclingImageProcessor": {
+        **_TILED,
+        "size": {"height": 512, "width": 512},
+        "max_patches": 32,
+        "crop_to_patches": True,
+        "fine_route": False,
+        "dense_max_patches": 0,
+        "dense_max_scale": 0.0,
+        "dense_min_aspect": 0.0,
+        "dense_max_aspect": 0.0,
+    }
+}
+_LONGEST = 16  # its tokenizer has no marks for more tiles on a side
 # transformers has it with torchvision alone.
 TORCH_TILES_CLASSES: dict[str, Json] = {
     "Cohere2VisionImageProcessor": {
@@ -109,6 +123,51 @@ def ovis_tiles_spec(
     options |= {"marks": marks, "whole_first": True}
     spec = ImageSpec(geometry="tiles", options=options)
     return check_spec(spec, at=at if max_tiles is None else "images.max-tiles")
+
+
+def docling_tiles_spec(
+    image_processor_json: Json, tokens: int, *, at: str = _AT, max_tiles: int | None = None
+) -> ImageSpec:
+    """The ``tiles`` geometry of a Granite Docling image processor; arguments as ``tiles_spec``.
+
+    Raises:
+        VlmcError: As ``tiles_spec``; or it asks for the fine route, which each prompt chooses.
+    """
+    _, values = _settings(image_processor_json, DOCLING_CLASSES, at)
+    if _flag(values, "fine_route", at):
+        raise VlmcError(
+            "the fine route of the connector is not supported",
+            at=f"{at}: fine_route",
+            hint="with false, a tile has image_seq_len tokens",
+        )
+    cropped = _flag(values, "crop_to_patches", at)
+    values["do_resize"] = True  # tiles are, whatever it says
+    options = _options(values, tokens, at, max_tiles if cropped else 1)
+    if options["max_tiles"] == 1:
+        options["min_tiles"] = 1  # it does not count there
+    elif dense := _dense(values, at):
+        if max_tiles is not None:
+            raise VlmcError(
+                f"the checkpoint has wide pages cut into up to {dense['tiles']} tiles",
+                at="images.max-tiles",
+                hint="leave max-tiles out, or set dense_max_patches of the processor to 0",
+            )
+        options["dense"] = dense
+    options["longest"] = _LONGEST
+    spec = ImageSpec(geometry="tiles", options=options)
+    return check_spec(spec, at=at if max_tiles is None else "images.max-tiles")
+
+
+def _dense(values: Json, at: str) -> Json | None:
+    """The rule for pages of more tiles; None where no page can meet it."""
+    keys = {"scale": "dense_max_scale", "wider": "dense_min_aspect", "widest": "dense_max_aspect"}
+    found = {"tiles": values["dense_max_patches"]}
+    for name, key in keys.items():
+        number = values[key]
+        if isinstance(number, bool) or not isinstance(number, int | float):
+            raise VlmcError(f"{number!r} is no number", at=f"{at}: {key}")
+        found[name] = max(0.0, float(number))
+    return found if found["tiles"] and (found["scale"] or found["wider"]) else None
 
 
 def _options(values: Json, tokens: int, at: str, max_tiles: int | None) -> Json:

@@ -46,6 +46,28 @@ class TiledImageFeatures(nn.Module):
         return features.flatten(0, 1)
 
 
+class DeepTileFeatures(nn.Module):
+    """A tower with its connector on the tiles of one picture, with deep-stack features.
+
+    Args:
+        tower: Its output has them, ``pooler_output`` and ``deepstack_features``.
+        deepstack: How many of these are read.
+    """
+
+    def __init__(self, tower: nn.Module, deepstack: int) -> None:
+        super().__init__()
+        self.tower = tower
+        self.deepstack = deepstack
+
+    def forward(self, pixel_values: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """image_features [tiles * tokens, hidden], deepstack_features [..., deepstack, hidden]."""
+        out = self.tower(pixel_values)
+        features: Tensor = out.pooler_output
+        if not self.deepstack:
+            return features
+        return features, torch.stack(out.deepstack_features[: self.deepstack], dim=1)
+
+
 class FullTileFeatures(nn.Module):
     """Tower and connector of Idefics3 on the full tiles of one picture: [tiles, 3, S, S].
 

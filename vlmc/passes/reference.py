@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,7 @@ class Reference:
         plain_image: str,
         template: str | None = None,
         deepstack: Collection[int] = (),
+        timm_tower: Callable[..., Any] | None = None,
     ) -> None:
         """Builds model and processor.
 
@@ -75,7 +76,7 @@ class Reference:
         """
         from vlmc.passes.streamed import stream_weights
 
-        model: Any = build_module(folder, attention="eager")
+        model: Any = build_module(folder, attention="eager", timm_tower=timm_tower)
         matched = match_names(model, index)
         adopt_buffers(model, matched)
         untie_different(model, index, matched)
@@ -201,7 +202,8 @@ def _parts(made: Any, deepstack: Collection[int]) -> list[Any]:
 
     deep = getattr(made, "deepstack_features", None) or ()
     if made.pooler_output is not None:
-        return [made.pooler_output, *deep]
+        # The decoder may have fewer layers than the tower has features for.
+        return [made.pooler_output, *deep[: len(deepstack)]]
     # Granite 4 Vision: layers with their parts, the last of several counts; nothing comes first.
     added = {layer: parts for layer, parts in deep if layer in deepstack}
     some = next(iter(added.values()))

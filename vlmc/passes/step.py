@@ -124,16 +124,39 @@ class StepCache(Cache):  # type: ignore[misc]
         Raises:
             VlmcError: The family's facts name no state of this layer.
         """
-        past = self.past.get(("state", layer_idx))
-        if past is None:
-            raise VlmcError(
-                f"layer {layer_idx} of the decoder keeps a state that this family does not carry",
-                at="config.json: text_config",
-                hint="this text backbone is not supported yet",
-            )
+        past = self._state("state", layer_idx)
         whole = torch.cat([past, conv_states], dim=-1)
         self.present["state", layer_idx] = whole[..., -past.shape[-1] :]
         return whole
+
+    def is_recording_past(self, layer_idx: int = 0) -> bool:
+        """Never: no step is taken back."""
+        return False
+
+    def get_recurrent_state(self, layer_idx: int, state_idx: int = 0) -> Tensor:
+        """What the layer's recurrent rule added up before this step.
+
+        Raises:
+            VlmcError: As ``update_conv_state``.
+        """
+        return self._state("matrix", layer_idx)
+
+    def update_recurrent_state(
+        self, recurrent_states: Tensor, layer_idx: int, **kwargs: Any
+    ) -> Tensor:
+        """Takes what the rule has added up after this step."""
+        self.present["matrix", layer_idx] = recurrent_states
+        return recurrent_states
+
+    def _state(self, kind: str, layer: int) -> Tensor:
+        past = self.past.get((kind, layer))
+        if past is None:
+            raise VlmcError(
+                f"layer {layer} of the decoder keeps a state that this family does not carry",
+                at="config.json: text_config",
+                hint="this text backbone is not supported yet",
+            )
+        return past
 
     def outputs(self) -> Iterator[Tensor]:
         """The present tensors, in the order of the past ones."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,7 @@ from vlmc.errors import VlmcError
 from vlmc.passes.checkpoint import TensorRef
 from vlmc.passes.masks import prove_masks
 from vlmc.passes.parameters import adopt_buffers, match_names, untie_different
+from vlmc.passes.timm_towers import own_towers
 
 if TYPE_CHECKING:
     import torch
@@ -41,7 +42,12 @@ class TransformedModel:
     matched: dict[str, str]
 
 
-def build_module(folder: Path, attention: str, own: Collection[str] = ()) -> nn.Module:
+def build_module(
+    folder: Path,
+    attention: str,
+    own: Collection[str] = (),
+    timm_tower: Callable[..., Any] | None = None,
+) -> nn.Module:
     """The model of a folder on the meta device, its computed buffers real, in float32.
 
     No weight is read and no remote code is run.
@@ -50,6 +56,7 @@ def build_module(folder: Path, attention: str, own: Collection[str] = ()) -> nn.
         folder: The checkpoint's folder.
         attention: transformers' name of the attention implementation.
         own: Parts of the configuration whose modules have attention of their own.
+        timm_tower: Makes the tower, where transformers would ask timm for it.
 
     Raises:
         VlmcError: transformers refuses the configuration.
@@ -62,7 +69,7 @@ def build_module(folder: Path, attention: str, own: Collection[str] = ()) -> nn.
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         parts = dict.fromkeys(("", *config.sub_configs), attention)
         parts.update(dict.fromkeys(own, "eager"))
-        with torch.device("meta"):
+        with own_towers(timm_tower), torch.device("meta"):
             model = AutoModelForMultimodalLM.from_config(
                 config,
                 attn_implementation=parts if own else attention,
@@ -109,18 +116,20 @@ def transform(
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
 
+    from vlmc.passes.delta import prepare_delta
     from vlmc.passes.experts import prepare_experts
     from vlmc.passes.language_program import LanguageProgram
     from vlmc.passes.modules import ATTENTION, neutral_linear, register_attention
 
     register_attention()
-    model: Any = build_module(folder, ATTENTION, family.own_attention)
+    model: Any = build_module(folder, ATTENTION, family.own_attention, family.timm_tower)
     if facts.masks:
         prove_masks(model, facts.masks)
     matched = match_names(model, index)
     adopt_buffers(model, matched)
     untie_different(model, index, matched)
     prepare_experts(model, index, matched)
+    prepare_delta(model)
     _fix_rotary(model, ctx_len)
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     with fake:

@@ -8,16 +8,17 @@ from vlmc.bundle.manifest import Limits, ProgramSpec
 from vlmc.errors import VlmcError
 from vlmc.runtime.types import Array
 
-_STATE = "past_state."
-MEMORY = ("past_key.", "past_value.", _STATE)
+STATES = ("past_state.", "past_matrix.")
+"""How the names of those inputs begin that each step replaces as a whole."""
+MEMORY = ("past_key.", "past_value.", *STATES)
 """How the names of a cache's inputs begin; outputs say ``present`` instead."""
 
 
 class Cache:
     """Buffers ``[batch-size, KV, ctx-len, D]``; a run of slots is a contiguous slice of them.
 
-    A layer without keys and values has a state instead, ``[batch-size, ...]``, which each step
-    replaces: it is the state after the last position written, and after no other.
+    A layer without keys and values has states instead, ``[batch-size, ...]``, which each step
+    replaces: they are those after the last position written, and after no other.
 
     Memory is asked for once and becomes resident page by page, as positions are written. A slot
     remembers which chunks of which prompt it holds (see ``vlmc.runtime.prefix``).
@@ -34,7 +35,7 @@ class Cache:
                 continue
             present = spec.name.replace("past", "present", 1)
             sizes = [size for size in spec.shape[1:] if isinstance(size, int)]
-            fits = prefix == _STATE or (len(sizes) == 3 and sizes[1] == limits.ctx_len)
+            fits = prefix in STATES or (len(sizes) == 3 and sizes[1] == limits.ctx_len)
             if len(sizes) != len(spec.shape) - 1 or not fits or present not in outputs:
                 raise VlmcError(f"'{spec.name}' {list(spec.shape)} is not a cache of ctx-len")
             try:
@@ -50,17 +51,17 @@ class Cache:
     @property
     def recurrent(self) -> bool:
         """Whether there are states: then a slot cannot go on from any position but its last."""
-        return any(name.startswith(_STATE) for name in self._buffers)
+        return any(name.startswith(STATES) for name in self._buffers)
 
     def states(self, slot: int) -> dict[str, Array]:
         """A copy of a slot's states."""
         held = self._buffers.items()
-        return {name: buffer[slot].copy() for name, buffer in held if name.startswith(_STATE)}
+        return {name: buffer[slot].copy() for name, buffer in held if name.startswith(STATES)}
 
     def restore(self, slot: int, states: Mapping[str, Array]) -> None:
         """A slot's states as they were; those before any token where there are none."""
         for name, buffer in self._buffers.items():
-            if name.startswith(_STATE):
+            if name.startswith(STATES):
                 buffer[slot] = states.get(name, 0)
 
     @property
@@ -87,7 +88,7 @@ class Cache:
         """Copies the first ``length`` positions of one slot over another's."""
         self.forget(target, 0)
         for name, buffer in self._buffers.items():
-            if name.startswith(_STATE):
+            if name.startswith(STATES):
                 buffer[target] = buffer[source]
             else:
                 buffer[target, :, :length] = buffer[source, :, :length]

@@ -46,6 +46,7 @@ class Engine:
         threads: Of each program; None is ``default_threads()``.
         spin: See ``OpenOptions``; None: where no other process wants these cores.
         portable: See ``OpenOptions``.
+        strict: See ``OpenOptions``.
         pieces: See ``OpenOptions``.
     """
 
@@ -56,6 +57,7 @@ class Engine:
         threads: int | None = None,
         spin: bool | None = None,
         portable: bool = False,
+        strict: bool = False,
         pieces: Together | None = None,
     ) -> None:
         self.bundle = bundle
@@ -64,7 +66,7 @@ class Engine:
         self.threads = default_threads() if threads is None else threads
         self.load_seconds = 0.0
         self.spin = not busy(self.threads) if spin is None else spin
-        self._portable = portable
+        self._portable, self._strict = portable, strict
         self._pieces = pieces
         self.single = bundle.manifest.split == "single"
         name = "model" if self.single else "language"
@@ -278,6 +280,7 @@ class Engine:
             spin=self.spin,
             shrink=shrink,
             portable=self._portable,
+            strict=self._strict,
             pieces=self._pieces,
         )
         session = backend.open(self.bundle.folder, program, options)

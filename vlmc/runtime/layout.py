@@ -22,6 +22,8 @@ def image_text(layout: ImageLayout, rows: int, columns: int, token: str) -> str:
             tiles += token + (layout.tile_end if row > layout.first_rows else layout.first_end)
         tiles += layout.row_end + (layout.between_rows if row < rows else "")
         tiles += layout.after_first if row == layout.first_rows else ""
+    if not rows and layout.alone is not None:
+        return layout.start + layout.alone + token + layout.alone_end + layout.close
     whole = (layout.before_whole if rows else "") + layout.whole + token + layout.end
     if layout.after_whole is None:
         return layout.start + tiles + whole + layout.close

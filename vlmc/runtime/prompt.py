@@ -1,7 +1,6 @@
 """Messages and prepared images to the prompt a language program reads."""
 
 from collections.abc import Callable, Sequence
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +11,12 @@ from vlmc.bundle.manifest import ImageLayout, PromptFrame, PromptSpec
 from vlmc.bundle.store import check_name
 from vlmc.errors import VlmcError
 from vlmc.runtime.ahead import behind_picture
+from vlmc.runtime.expansion import check_places, check_vocabulary, expand
 from vlmc.runtime.injection import BREAK
-from vlmc.runtime.layout import feature_index, image_text, join_edges
+from vlmc.runtime.layout import image_text, join_edges
 from vlmc.runtime.template import ChatTemplate
 from vlmc.runtime.tokenizer import StreamDecoder, TextTokenizer
-from vlmc.runtime.types import ImageSpan, PreparedImage, Prompt
+from vlmc.runtime.types import PreparedImage, Prompt
 from vlmc.runtime.vision_text import VisionReader
 from vlmc.schema import Json
 
@@ -130,7 +130,7 @@ class PromptBuilder:
             end, id = self.spec.ahead.text_end, self.spec.image_token_id
             text = self._guard.ids(plain + end, marked + end, add_special_tokens=False)
             prompt = behind_picture(self._tokenizer.encode, self.spec.ahead, id, images, text)
-            self._check_vocabulary(prompt.token_ids)
+            check_vocabulary(prompt.token_ids, self.spec)
             return prompt
         rendered, runs = marked, [1] * len(images)
         if self.spec.leading_images and not images:
@@ -157,7 +157,8 @@ class PromptBuilder:
             apart = self._render([_map_texts(m, self._reader.broken) for m in messages])
             apart = opening + apart + closing
             images = self._reader.read(plain, apart, images, add_special_tokens=not bare)
-        return self._expand(np.asarray(ids, dtype=np.int64), images, runs)
+        frame = (self._prefix, self._suffix)
+        return expand(np.asarray(ids, dtype=np.int64), images, runs, self.spec, frame)
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """The text of token ids, as transformers' ``tokenizer.decode``."""
@@ -201,7 +202,7 @@ class PromptBuilder:
     ) -> tuple[str, str]:
         """Both renderings with each image's whole text, one image token a tile, in its place."""
         pieces = marked.split(self._placeholder)
-        self._check_places(len(pieces) - 1, len(images))
+        check_places(len(pieces) - 1, len(images))
         texts = [image_text(layout, *image.tiles, self.spec.image_token) for image in images]
         marked = pieces[0] + "".join(
             text + piece for text, piece in zip(texts, pieces[1:], strict=True)
@@ -244,51 +245,6 @@ class PromptBuilder:
                 at=self.spec.chat_template,
             )
         return [self.spec.image_token_id] * images + ids
-
-    def _check_vocabulary(self, ids: NDArray[np.int64]) -> None:
-        if len(ids) and int(ids.max()) >= self.spec.vocab_size:
-            most = f"the model has {self.spec.vocab_size} tokens"
-            raise VlmcError(f"the tokenizer gives id {ids.max()}; {most}")
-
-    def _check_places(self, places: int, images: int) -> None:
-        if places != images:
-            raise VlmcError(
-                f"the prompt has {places} places for images, for {images} images",
-                at="messages",
-                hint="the model's chat template decides where an image is taken",
-            )
-
-    def _expand(
-        self, ids: NDArray[np.int64], images: Sequence[PreparedImage], runs: Sequence[int]
-    ) -> Prompt:
-        """Repeats image tokens; ``runs`` says how many stand for each image."""
-        places = np.flatnonzero(ids == self.spec.image_token_id)
-        self._check_places(len(places), sum(runs))
-        texts = np.split(ids, places)
-        pieces, spans, length = [texts[0]], [], len(texts[0])
-        rest = iter(texts[1:])
-        for index, (image, count) in enumerate(zip(images, runs, strict=True)):
-            each = image.runs or (image.tokens // count,) * count
-            spread = [
-                part
-                for taken, text in zip(each, islice(rest, count), strict=True)
-                for part in (np.full(taken, _TAKEN, dtype=np.int64), text[1:])
-            ]
-            framed = [self._prefix, *spread[:-1], self._suffix, spread[-1]]
-            inside = sum(map(len, spread[:-1]))
-            spans.append(ImageSpan(length + len(self._prefix), inside, index))
-            pieces += framed
-            length += sum(map(len, framed))
-        expanded = np.concatenate(pieces)
-        taken = expanded == _TAKEN
-        first = self.spec.first_image_id
-        counted = [np.arange(image.tokens) for image in images]
-        expanded[taken] = (
-            self.spec.image_token_id if first is None else first + np.concatenate(counted)
-        )
-        self._check_vocabulary(expanded)
-        rows = feature_index(expanded, taken, images, spans, self.spec)
-        return Prompt(expanded, rows, tuple(spans), tuple(images))
 
 
 def _added_ids(tokens: Sequence[str], tokenizer: TextTokenizer) -> NDArray[np.int64]:

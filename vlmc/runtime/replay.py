@@ -86,7 +86,8 @@ def _portable(
 
 
 def _opened(bundle: Bundle, *, portable: bool = False, pieces: Together | None = None) -> Model:
-    engine = Engine(bundle, portable=portable, pieces=pieces)
+    # A build's own kernels that do not know its own programs are a fault, not an older machine.
+    engine = Engine(bundle, portable=portable, strict=True, pieces=pieces)
     engine.encode = _once(engine.encode)  # type: ignore[method-assign]
     model = Model(bundle, engine, reuse=False)
     model.rules = LogitsSpec()  # what is compared is the program's own choice

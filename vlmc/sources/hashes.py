@@ -32,7 +32,8 @@ def digests(
         VlmcError: A file cannot be read.
     """
     names = source.files if names is None else names
-    with ThreadPoolExecutor(2) as pool:  # a core cannot keep up with the disk
+    # A core cannot keep up with the disk; one stays free for what runs beside this.
+    with ThreadPoolExecutor(max(1, min(2, (os.cpu_count() or 1) - 1))) as pool:
         found = pool.map(lambda name: _digest(source.folder / name, cache), names)
         return dict(zip(names, found, strict=True))
 

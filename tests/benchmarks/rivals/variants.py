@@ -193,6 +193,7 @@ VARIANTS: dict[str, Variant] = {
     "transformers fp32": _transformers("float32", False),
     "transformers bf16": _transformers("bfloat16", False),
     "transformers bf16 compiled": _transformers("bfloat16", True),
+    "openvino fp32": _openvino("fp32"),
     "openvino int8": _openvino("int8"),
     "openvino int4": _openvino("int4", "--group-size", "32"),
     "onnxruntime-genai int8": _ortgenai("int8"),

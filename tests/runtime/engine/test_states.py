@@ -11,7 +11,8 @@ LIMITS = Limits(prefill_seq_len=4, ctx_len=8, batch_size=3, max_images=1)
 
 
 def program(*names, state=(5, 3)):
-    shapes = {"state": ("batch", *state), "key": ("batch", 2, 8, 4), "value": ("batch", 2, 8, 4)}
+    states = dict.fromkeys(("state", "matrix"), ("batch", *state))
+    shapes = {**states, "key": ("batch", 2, 8, 4), "value": ("batch", 2, 8, 4)}
     inputs, outputs = [], []
     for name in names:
         shape = shapes[name.partition(".")[0]]
@@ -44,6 +45,19 @@ def test_a_slot_moves_with_its_whole_state():
     assert (held["past_state.1"][0] == 6).all()
     assert held["past_key.0"][0, :, :3].all()
     assert not held["past_key.0"][0, :, 3:].any()
+
+
+def test_a_layer_may_have_states_of_two_kinds():
+    cache = Cache(program("state.0", "matrix.0", "key.1", "value.1"), LIMITS)
+    cache.inputs(1, 2)["past_matrix.0"][:] = 7
+    kept = cache.states(1)
+    assert kept.keys() == {"past_state.0", "past_matrix.0"}
+    cache.move(1, 0, 4)
+    cache.restore(1, {})
+    assert (cache.inputs(0, 1)["past_matrix.0"] == 7).all()
+    assert not cache.inputs(1, 2)["past_matrix.0"].any()
+    cache.restore(1, kept)
+    assert (cache.inputs(1, 2)["past_matrix.0"] == 7).all()
 
 
 def test_caches_of_keys_alone_have_no_state():

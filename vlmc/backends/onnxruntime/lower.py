@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vlmc.backends.onnxruntime import lower_groups, lower_kernels, native
+from vlmc.backends.onnxruntime.delta import gated_delta
 from vlmc.backends.onnxruntime.embedding import gather_rows
 from vlmc.backends.onnxruntime.experts import experts
 from vlmc.backends.onnxruntime.rewrite import (
@@ -148,6 +149,10 @@ def _experts(low: Lowering, node: ir.Node) -> None:
     replace(node, [experts(low, node)])
 
 
+def _gated_delta(low: Lowering, node: ir.Node) -> None:
+    replace(node, gated_delta(low, node))
+
+
 def _attention(low: Lowering, node: ir.Node) -> None:
     attributes = {key: attr.value for key, attr in node.attributes.items()}
     if len(node.inputs) <= 4:
@@ -250,6 +255,7 @@ def _skip_rms_norm(low: Lowering, node: ir.Node) -> None:
 _NEUTRAL: dict[str, Callable[[Lowering, Any], None]] = {
     "Attention": _attention,
     "Experts": _experts,
+    "GatedDelta": _gated_delta,
     "Linear": _linear,
     "SkipRMSNorm": _skip_rms_norm,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,8 @@ from vlmc.backends.spec import Array, StoredWeight
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+
+_LONG_NAME = 256  # letters of a constant's content in its name
 
 
 class Lowering:
@@ -27,6 +30,9 @@ class Lowering:
         self._values: dict[str, ir.Value] = {}
         self._shared: dict[tuple[str, str], Any] = {}
         self._count = 0
+        self._taken = {str(value.name) for value in graph.inputs}
+        for node in graph if outer is None else ():
+            self._taken |= {str(node.name), *(str(value.name) for value in node.outputs)}
 
     def add(
         self,
@@ -83,11 +89,19 @@ class Lowering:
                 value.name, value.type = self.name(name), outer.type
             graph = ir.Graph([], inner.outputs, nodes=[inner], name=self.name(name))
             graphs.append(ir.AttrGraph(name, graph))
-        outputs = [ir.Value(name=self.name("If")) for _ in like]
-        node = ir.Node("", "If", [condition], graphs, outputs=outputs, name=self.name("If"))
+        return self.branch(condition, graphs, outputs=len(like))
+
+    def branch(
+        self, condition: ir.Value, branches: Sequence[ir.Attr], *, outputs: int
+    ) -> tuple[ir.Value, ...]:
+        """An ``If`` before the current node, of ``then_branch`` and ``else_branch``."""
+        import onnx_ir as ir
+
+        made = [ir.Value(name=self.name("If")) for _ in range(outputs)]
+        node = ir.Node("", "If", [condition], branches, outputs=made, name=self.name("If"))
         assert self.before is not None
         self.graph.insert_before(self.before, node)
-        return tuple(outputs)
+        return tuple(made)
 
     def shared(self, kind: str, value: ir.Value, make: Callable[[], Any]) -> Any:
         """What ``make`` gives, made once for each ``value``: it stays before its first use."""
@@ -103,7 +117,10 @@ class Lowering:
         if self._outer is not None:
             return self._outer.constant(content)
         array = np.asarray(content)
-        name = f"const_{array.dtype}_{'x'.join(map(str, array.shape))}_{array.tobytes().hex()}"
+        words = array.tobytes().hex()
+        if len(words) > _LONG_NAME:
+            words = hashlib.sha256(array.tobytes()).hexdigest()
+        name = f"const_{array.dtype}_{'x'.join(map(str, array.shape))}_{words}"
         if name not in self._values:
             value = ir.Value(
                 name=name,
@@ -148,10 +165,12 @@ class Lowering:
         return Lowering(self.graph, self.weights, outer=self)
 
     def name(self, op: str) -> str:
-        """A name that no other value of the graph has."""
+        """A name that no other value or node of the graph has."""
         if self._outer is not None:
             return self._outer.name(op)
         self._count += 1
+        while f"{op}_{self._count}" in self._taken:
+            self._count += 1
         return f"{op}_{self._count}"
 
 

@@ -71,7 +71,7 @@ def open_session(
     try:
         session = ort.InferenceSession(graph, settings, providers=["CPUExecutionProvider"])
     except _refusals() as error:
-        if file == program.kernels and _UNKNOWN in str(error):
+        if file == program.kernels and _UNKNOWN in str(error) and not options.strict:
             return open_session(
                 folder, program.model_copy(update={"kernels": None}), options, refused=_OLDER
             )

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
 from vlmc.bundle.manifest import TensorSpec
 from vlmc.runtime.images import pixels, torch_resize
@@ -16,6 +16,22 @@ from vlmc.runtime.types import PreparedImage
 from vlmc.schema import Frozen
 
 Tiles = Annotated[int, Field(ge=1, le=256)]
+
+
+class Dense(Frozen):
+    """Which pages are cut into more tiles than others (Granite Docling's spread rule).
+
+    Attributes:
+        tiles: The most for them.
+        scale: They would shrink to less than this share of their width; 0: or not.
+        wider: Their width is more than this many times their height; 0: or not.
+        widest: And no more than this many times; 0: or more.
+    """
+
+    tiles: Tiles
+    scale: NonNegativeFloat
+    wider: NonNegativeFloat
+    widest: NonNegativeFloat
 
 
 class Options(Frozen):
@@ -28,6 +44,8 @@ class Options(Frozen):
             of the picture its tiles keep.
         min_tiles: The fewest tiles of a grid, the whole picture not counted.
         max_tiles: The most.
+        longest: The most on a side; None: as many as there may be.
+        dense: The pages that may have more; None: no page.
         tokens: Feature rows of the vision program for each tile.
         marks: Its further rows for the tokens around a picture's tiles.
         whole_first: The whole picture stands before the grid's tiles, not behind them.
@@ -42,6 +60,8 @@ class Options(Frozen):
     fit: Literal["shape", "scale", "cover"] = "shape"
     min_tiles: Tiles
     max_tiles: Tiles
+    longest: Tiles | None = None
+    dense: Dense | None = None
     tokens: PositiveInt
     marks: NonNegativeInt = 0
     whole_first: bool = False
@@ -63,17 +83,37 @@ class Options(Frozen):
 
 def grid(height: int, width: int, options: Options) -> tuple[int, int]:
     """The grid (rows, columns) a picture is cut by."""
+    most = options.max_tiles
+    if options.dense is not None and _is_dense(height, width, options, options.dense):
+        most = options.dense.tiles
+    return _best(height, width, options, most)
+
+
+def _best(height: int, width: int, options: Options, most: int) -> tuple[int, int]:
+    """The grid (rows, columns) of ``most`` tiles or fewer."""
+    longest = min(most, options.longest or most)
     grids = sorted(
         [
             (columns, rows)
-            for columns in range(1, options.max_tiles + 1)
-            for rows in range(1, options.max_tiles // columns + 1)
+            for columns in range(1, longest + 1)
+            for rows in range(1, min(most // columns, longest) + 1)
             if columns * rows >= options.min_tiles
         ],
         key=math.prod,
     )
     columns, rows = _FITS[options.fit](height, width, grids, options)
     return rows, columns
+
+
+def _is_dense(height: int, width: int, options: Options, dense: Dense) -> bool:
+    """Mirrors ``get_tile_budget`` of ``image_processing_pil_granite_docling``."""
+    aspect = width / height
+    if (dense.wider and not aspect > dense.wider) or (dense.widest and aspect > dense.widest):
+        return False
+    if not dense.scale:
+        return dense.wider > 0
+    _, columns = _best(height, width, options, options.max_tiles)
+    return columns * options.width / width < dense.scale
 
 
 def _least_scaled(

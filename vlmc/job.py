@@ -1,0 +1,78 @@
+"""What the passes of a build are made from, and which of them is the last."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from vlmc.bundle.manifest import GenerationSpec, PromptSpec
+from vlmc.passes.calibration import Asked
+from vlmc.passes.checkpoint import TensorRef
+from vlmc.plan import Plan
+from vlmc.schema import Json
+from vlmc.sources import SourceFolder
+from vlmc.workspace import Workspace
+from vlmc.workspace.digests import json_digest
+
+Pass = Literal[
+    "load", "transform", "export", "simplify", "quantize", "compile", "reference", "check"
+]
+PASSES: tuple[Pass, ...] = get_args(Pass)
+
+
+class Stopped(Exception):  # noqa: N818 - asked for, not an error
+    """The last pass that was wanted is done."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the passes of a build are made from, read once.
+
+    Attributes:
+        plan: What is built.
+        source: The checkpoint's folder.
+        config: Its ``config.json``.
+        index: Its tensors.
+        prompt: How it is asked.
+        prompt_files: The files that say so, by name.
+        generation: How its answers are chosen.
+        calibration: What it is asked to calibrate with.
+        described: sha256 of its files without weights, by name.
+        hashing: The same of its shards, once they are read.
+        workspace: The cache.
+        until: The last pass to run.
+    """
+
+    plan: Plan
+    source: SourceFolder
+    config: Json
+    index: Mapping[str, TensorRef]
+    prompt: PromptSpec
+    prompt_files: dict[str, bytes]
+    generation: GenerationSpec
+    calibration: tuple[Asked, ...]
+    described: dict[str, str]
+    hashing: Future[dict[str, str]]
+    workspace: Workspace
+    until: Pass
+
+    @property
+    def metadata(self) -> str:
+        """Digest of the files without weights."""
+        return json_digest(self.described)
+
+    @property
+    def shards(self) -> str:
+        """Digest of the weights; waits until they are read."""
+        return json_digest(self.hashing.result())
+
+    def after(self, name: Pass) -> None:
+        """Called behind every pass.
+
+        Raises:
+            Stopped: It was the last one wanted.
+        """
+        if name == self.until != PASSES[-1]:
+            raise Stopped
