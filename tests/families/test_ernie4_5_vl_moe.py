@@ -1,14 +1,15 @@
 """ERNIE 4.5 VL: experts of two kinds, whose tokens they are, how they are stored."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.checkpoints.ernie import SPECIALS, ernie4_5_vl_moe
-from vlmc.bundle.manifest import PromptSpec
 from vlmc.errors import VlmcError
 from vlmc.families import FAMILIES
+from vlmc.families.prompts import read_prompt
 from vlmc.families.spec import Checkpoint, ModelFacts
 from vlmc.runtime.layout import feature_index
 from vlmc.schema import Json
@@ -59,26 +60,30 @@ def test_tensors_are_those_transformers_reads(tmp_path: Path, inner: tuple[int, 
 
 
 def test_tokens_around_pictures_are_theirs_in_a_prompt(tmp_path: Path) -> None:
-    from transformers import Ernie4_5_VLMoeConfig
+    from transformers import AutoTokenizer, Ernie4_5_VLMoeProcessor
 
-    found = facts({})
-    config = Ernie4_5_VLMoeConfig()
-    names = ("image_start", "image_end", "video_start", "video_end", "video")
-    assert found.beside_token_ids == tuple(getattr(config, f"{name}_token_id") for name in names)
-    small = ernie4_5_vl_moe(tmp_path)
-    beside = FAMILY.facts(read_checkpoint(small, tokenizer=False)).beside_token_ids
-    spec = PromptSpec(
-        image_token=SPECIALS[3],
-        image_token_id=3,
-        chat_template=None,
-        plain_image="",
-        special_tokens={},
-        vocab_size=380,
-        beside_token_ids=beside,
+    folder = ernie4_5_vl_moe(tmp_path)
+    found = FAMILY.facts(read_checkpoint(folder))
+    spec, _ = read_prompt(
+        folder,
+        None,
+        found.image_token_id,
+        found.text.vocab,
+        plain_image=FAMILY.plain_image,
+        beside_tokens=found.beside_tokens,
     )
-    ids = np.array([1, 40, 4, 5, 41, 8])
-    rows = feature_index(ids, np.zeros(6, np.bool), (), (), spec)
-    assert rows.tolist() == [-1, -1, -2, -2, -1, -2]
+
+    class WithoutVideo(Ernie4_5_VLMoeProcessor):
+        def check_argument_for_proper_class(self, name: str, argument: Any) -> type:
+            return type(argument)
+
+    processor = WithoutVideo(None, AutoTokenizer.from_pretrained(folder))
+    ids = np.array([1, 40, *range(4, 9), 41, 3])
+    types = processor.create_moe_mm_token_type_ids(ids)
+    rows = feature_index(ids, np.zeros(len(ids), np.bool), (), (), spec)
+    seen = (rows != -1) | (ids == found.image_token_id)
+    assert seen.tolist() == (types > 0).tolist()
+    assert sorted(spec.beside_token_ids) == [SPECIALS.index(one) for one in SPECIALS[4:9]]
 
 
 def test_what_is_left_out_is_as_transformers_has_it() -> None:

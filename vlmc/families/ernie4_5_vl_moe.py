@@ -24,13 +24,10 @@ _AT = "config.json"
 _TEXT_AT = f"{_AT}: text_config"
 _TOWER_AT = f"{_AT}: vision_config"
 _KINDS = ("dense", "sparse")
-# Tokens that are a picture's to the experts, though their embeddings are their own.
-_BESIDE = (
-    ("image_start_token_id", 101304),
-    ("image_end_token_id", 101305),
-    ("video_start_token_id", 101306),
-    ("video_end_token_id", 101307),
-    ("video_token_id", 103367),
+# Tokens that are a picture's to the experts, though their embeddings are their own: the processor
+# goes by the tokenizer, whatever the configuration says.
+_BESIDE = tuple(
+    f"{name}_token" for name in ("image_start", "image_end", "video", "video_start", "video_end")
 )
 _TEXT, _VISION = "text_moe", "vision_moe"
 
@@ -62,11 +59,10 @@ def facts(checkpoint: Checkpoint) -> ModelFacts:
     assert found.weights is not None
     extra = _expert_weights(decoder, found.text.layers, width)
     language = found.weights.language + extra
-    beside = tuple(whole(config, key, default, at=_AT, least=0) for key, default in _BESIDE)
     return replace(
         found,
         weights=replace(found.weights, language=language),
-        beside_token_ids=beside,
+        beside_tokens=_BESIDE,
     )
 
 
