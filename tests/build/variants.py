@@ -25,7 +25,9 @@ from tests.build.older import (
 from tests.build.relatives import RELATIVES
 from tests.checkpoints.anyres import granite4_vision, llava_next, llava_onevision
 from tests.checkpoints.bidirectional import gemma3, paligemma
+from tests.checkpoints.ernie import ernie4_5_vl_moe
 from tests.checkpoints.fixed import deepseek_vl, janus, llava
+from tests.checkpoints.hunyuan import hunyuan_vl
 from tests.checkpoints.idefics2 import idefics2
 from tests.checkpoints.native import qwen2_5_vl
 from tests.checkpoints.ovis2 import ovis2
@@ -211,7 +213,25 @@ VARIANTS: dict[str, Callable[[Path], Path]] = {
         num_key_value_heads=1,
     ),
     "granite4-vision-clip": lambda folder: granite4_vision(folder, tower="clip", rate="2/4"),
+    # Three axes, frequencies as they are; another table of positions.
+    "hunyuan-three-axes": lambda folder: hunyuan_vl(
+        folder,
+        rotary={"rope_type": "default", "rope_theta": 5000.0, "mrope_section": [3, 3, 2]},
+        tower={"interpolate_mode": "bicubic", "max_image_size": 70},
+        tie_word_embeddings=False,
+        num_key_value_heads=4,
+    ),
     "qwen2-vl-tied": tied_qwen2_vl,
+    # Experts of both kinds are alike, and a layer without any comes between.
+    "ernie-alike": lambda folder: ernie4_5_vl_moe(
+        folder,
+        inner=(24, 24),
+        tie_word_embeddings=False,
+        use_bias=True,
+        moe_num_shared_experts=0,
+        mlp_layer_types=["sparse", "dense", "sparse"],
+        num_key_value_heads=4,
+    ),
     "smolvlm": lambda folder: idefics3(folder, kind="smolvlm", num_key_value_heads=1),
     "smolvlm-unsplit": lambda folder: idefics3(
         folder, kind="smolvlm", split=False, tie_word_embeddings=True
