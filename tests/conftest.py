@@ -36,6 +36,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--update-readme", action="store_true", help="write README.md's table of models"
     )
+    parser.addoption(
+        "--timm", metavar="FOLDER", help="compare towers with timm's, which is installed there"
+    )
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -48,6 +51,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    if collection_path.name == "test_timm.py" and not config.getoption("--timm"):
+        return True
     if not config.getoption("--installed-only") or collection_path.suffix != ".py":
         return None
     return needs_absent_library(collection_path) or None

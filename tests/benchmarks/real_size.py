@@ -23,6 +23,7 @@ REAL_SIZE = (
     "llava-1.5-7b",
     "llava-v1.6-mistral-7b",
     "llava-onevision-0.5b",
+    "fastvlm-0.5b",
     "granite-vision-3.2-2b",
     "granite-vision-4.1-4b",
     "qwen2.5-vl-3b",
@@ -39,6 +40,7 @@ REAL_SIZE = (
     "phi-4-multimodal",
     "kosmos-2-patch14-224",
     "chameleon-7b",
+    "perception-lm-1b",
     "molmo2-4b",
     "instructblip-vicuna-7b",
 )

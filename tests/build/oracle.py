@@ -12,7 +12,12 @@ from typing import Any
 import numpy as np
 
 from tests.build.phi_images import Phi4Images, projected
-from tests.build.torch_images import Cohere2VisionImages, Llama4Images, Molmo2Images
+from tests.build.torch_images import (
+    Cohere2VisionImages,
+    Llama4Images,
+    Molmo2Images,
+    PerceptionLMImages,
+)
 from vlmc.families import by_config
 from vlmc.passes.stand_in import cut_tensors
 from vlmc.passes.timm_towers import own_towers
@@ -23,6 +28,7 @@ TORCH_IMAGES = {
     "Llama4ImageProcessor": Llama4Images,
     "Phi4MultimodalImageProcessor": Phi4Images,
     "Molmo2ImageProcessor": Molmo2Images,
+    "PerceptionLMImageProcessor": PerceptionLMImages,
 }
 ONE_PICTURE = ("Blip2Processor", "InstructBlipProcessor", "Kosmos2Processor")
 IMAGE_INPUTS = (
@@ -65,7 +71,12 @@ class Oracle:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         # Phi-4's tower answers otherwise with eager attention than by default.
         attention = {} if "phi4" in config.model_type else {"attn_implementation": "eager"}
-        with own_towers(by_config(config.to_dict()).timm_tower):
+        make = by_config(config.to_dict()).timm_tower
+        if getattr(config, "vision_config", None) and "timm" in config.vision_config.model_type:
+            from vlmc.families.timm_modules import stored_tower
+
+            make = stored_tower  # tests/families/test_timm.py compares it with timm's own
+        with own_towers(make):
             model: Any = AutoModelForMultimodalLM.from_pretrained(
                 folder, dtype=torch.float32, local_files_only=True, **attention
             )

@@ -174,6 +174,64 @@ class Molmo2Images:
         return dict(made)
 
 
+class PerceptionLMImages:
+    """``PerceptionLMImageProcessor``: its own code, on stand-ins for what it calls of torchvision.
+
+    Pictures that differ in their tiles, of which it makes no tensor, come in turn.
+    """
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.known = import_images("perception_lm", SimpleNamespace()).PerceptionLMImageProcessor
+        self.settings = settings
+
+    def fetch_images(self, images: Any) -> Any:
+        return images
+
+    def __call__(self, images: Any, **_: Any) -> dict[str, Any]:
+        import torch
+        from transformers.image_processing_backends import TorchvisionBackend
+        from transformers.image_transforms import convert_to_rgb
+        from transformers.image_utils import make_flat_list_of_images
+
+        from vlmc.passes.stand_in import in_turn
+
+        class Known(self.known):  # type: ignore[misc, name-defined]
+            def __init__(self, settings: dict[str, Any]) -> None:
+                """The class itself asks for torchvision."""
+                self.__dict__.update(settings)
+
+            def rescale_and_normalize(self, x: Any, *given: Any) -> Any:
+                rescale, factor, normalize_, mean, std = given
+                if not normalize_:
+                    return x * factor if rescale else x
+                times = 1.0 / factor if rescale else 1.0
+                return normalize(x.float(), torch.tensor(mean) * times, torch.tensor(std) * times)
+
+        known = Known(self.settings)
+        names = ("do_resize", "resample", "do_rescale", "do_normalize", "image_mean", "image_std")
+        names += ("vision_input_type", "tile_size", "max_num_tiles")
+        given = {name: getattr(known, name) for name in names}
+        mode = {2: "bilinear", 3: "bicubic"}[known.resample]
+        levels = [
+            torch.from_numpy(np.array(convert_to_rgb(one))).permute(2, 0, 1)
+            for one in make_flat_list_of_images(images)
+        ]
+        resizing = patch.object(
+            TorchvisionBackend,
+            "resize",
+            lambda self, x, size, **_: resize(x, size.height, size.width, mode),
+        )
+        with resizing:
+            made = known._preprocess(
+                levels,
+                **given,
+                rescale_factor=self.settings.get("rescale_factor", 1 / 255),
+                disable_grouping=None,
+                return_tensors=None,
+            )
+        return {"pixel_values": in_turn([one.numpy() for one in made["pixel_values"]])}
+
+
 def normalize(levels: Any, mean: list[float], std: list[float]) -> Any:
     """``torchvision.transforms.v2.functional.normalize``, in the element type of the levels."""
     import torch

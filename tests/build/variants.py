@@ -37,6 +37,7 @@ from tests.checkpoints.native import qwen2_5_vl
 from tests.checkpoints.ovis2 import ovis2
 from tests.checkpoints.parts import LLAVA_TEMPLATE
 from tests.checkpoints.tiles import aya_vision, cohere2_vision, got_ocr2, idefics3, internvl
+from tests.checkpoints.timm_towers import fast_vlm, perception_lm
 from tests.checkpoints.towerless import chameleon, fuyu
 
 FUYU_TEMPLATE = (
@@ -192,6 +193,40 @@ VARIANTS: dict[str, Callable[[Path], Path]] = {
     "llava-next-llama": lambda folder: llava_next(folder, text="llama", num_key_value_heads=1),
     "llava-onevision-clip": lambda folder: llava_onevision(
         folder, tower="clip", text="llama", num_key_value_heads=1, tie_word_embeddings=True
+    ),
+    # A tower in branches, as it was trained; channels weighed; no template.
+    "fast-vlm-branches": lambda folder: fast_vlm(
+        folder,
+        architecture="fastvit_mci0.apple_mclip",
+        tower={"layers": [1, 2, 1, 1], "embed_dims": [8, 16, 16, 32], "drop_path_rate": 0.1},
+        cell=32,
+        template=None,
+        text="llama",
+        tie_word_embeddings=True,
+    ),
+    # The larger one's tower, which has no class token; features not averaged; no tiles.
+    "perception-lm-whole": lambda folder: perception_lm(
+        folder,
+        architecture="vit_pe_core_gigantic_patch14_448.fb",
+        tower={"class_token": False, "mlp_ratio": 1.5, "use_post_transformer_norm": None},
+        pooling=1,
+        images={"vision_input_type": "vanilla"},
+        text="qwen2",
+        tie_word_embeddings=True,
+    ),
+    # Five rows of patches averaged to two; a normalized end; learned positions for patches alone.
+    "perception-lm-odd": lambda folder: perception_lm(
+        folder,
+        architecture="vit_pe_lang_large_patch14_448",
+        tower={
+            "img_size": [35, 35],
+            "init_values": None,
+            "use_post_transformer_norm": True,
+            "no_embed_class": True,
+            "use_pre_transformer_norm": False,
+        },
+        images={"max_num_tiles": 2},
+        num_key_value_heads=1,
     ),
     "granite4-vision-clip": lambda folder: granite4_vision(folder, tower="clip", rate="2/4"),
     "qwen2-vl-tied": tied_qwen2_vl,

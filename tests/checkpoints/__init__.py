@@ -36,6 +36,7 @@ from tests.checkpoints.pooled import gemma4, molmo2
 from tests.checkpoints.queries import blip_2, instructblip, kosmos2
 from tests.checkpoints.streams import gemma3n
 from tests.checkpoints.tiles import aya_vision, cohere2_vision, got_ocr2, idefics3, internvl
+from tests.checkpoints.timm_towers import fast_vlm, perception_lm
 from tests.checkpoints.towerless import chameleon, fuyu
 
 # Queries grow past every sixteenth token.
@@ -59,6 +60,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
         folder, video=True, text="llama", vision_feature_layer=[-2, 0]
     ),
     "llava-onevision": llava_onevision,
+    "fast-vlm": fast_vlm,
     "granite4-vision": granite4_vision,
     "vipllava": vipllava,
     "internvl": internvl,
@@ -70,6 +72,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "qwen3-vl-moe": lambda folder: qwen3_vl(folder, experts=5),
     "cohere-compass": cohere_compass,
     "qwen3.5": qwen3_5,
+    "qwen3.5-moe": lambda folder: qwen3_5(folder, experts=5, seed=2),
     "glm4v": glm4v,
     "glm4v-4.6": lambda folder: glm4v(folder, kind="Glm46V", num_key_value_heads=1),
     "glm4v-ga": lambda folder: glm4v(folder, kind="Glmga", num_key_value_heads=1, seed=2),
@@ -110,6 +113,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "paligemma": paligemma,
     "paligemma2": lambda folder: paligemma(folder, text="gemma2"),
     "llama4": llama4,
+    "perception-lm": perception_lm,
     "phi4-multimodal": phi4_multimodal,
     "molmo2": molmo2,
     "aya-vision": aya_vision,

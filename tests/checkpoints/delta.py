@@ -15,11 +15,16 @@ from tests.checkpoints.parts import (
     tokenizer,
 )
 
-KINDS = ["linear_attention", "linear_attention", "full_attention", "linear_attention"]
+KINDS = ["linear_attention", "full_attention", "linear_attention"]
 
 
-def qwen3_5(folder: Path, *, seed: int = 1, tied: bool = False, **text: Any) -> Path:
-    """A Qwen3.5 whose second to last layer attends, with two value heads to each key head."""
+def qwen3_5(
+    folder: Path, *, seed: int = 1, tied: bool = False, experts: int = 0, **text: Any
+) -> Path:
+    """A Qwen3.5 whose middle layer attends, with two value heads to each key head.
+
+    With ``experts``, three of which each token takes beside the shared one.
+    """
     import transformers as hf
 
     words = tokenizer(QWEN_SPECIALS, bos=None, eos="<|im_end|>", template=CHATML)
@@ -41,7 +46,19 @@ def qwen3_5(folder: Path, *, seed: int = 1, tied: bool = False, **text: Any) -> 
         "linear_value_head_dim": 20,
         "tie_word_embeddings": tied,
     }
-    config = hf.Qwen3_5Config(
+    kind = "qwen3_5_text"
+    if experts:
+        kind = "qwen3_5_moe_text"
+        sizes |= {
+            "num_experts": experts,
+            "num_experts_per_tok": 3,
+            "moe_intermediate_size": 24,
+            "shared_expert_intermediate_size": 40,
+        }
+    text = text_config(kind, len(words), **{**sizes, **text})
+    if experts:
+        del text["intermediate_size"]
+    config = (hf.Qwen3_5MoeConfig if experts else hf.Qwen3_5Config)(
         vision_config={
             "depth": 3,
             "hidden_size": 48,
@@ -51,7 +68,7 @@ def qwen3_5(folder: Path, *, seed: int = 1, tied: bool = False, **text: Any) -> 
             "patch_size": PATCH,
             "num_position_embeddings": 25,
         },
-        text_config=text_config("qwen3_5_text", len(words), **{**sizes, **text}),
+        text_config=text,
         image_token_id=QWEN_SPECIALS.index("<|image_pad|>"),
         video_token_id=QWEN_SPECIALS.index("<|video_pad|>"),
         vision_start_token_id=QWEN_SPECIALS.index("<|vision_start|>"),
@@ -61,15 +78,20 @@ def qwen3_5(folder: Path, *, seed: int = 1, tied: bool = False, **text: Any) -> 
     images = hf.Qwen2VLImageProcessorPil(
         patch_size=PATCH, size={"shortest_edge": 4 * 14 * 14, "longest_edge": 40 * 14 * 14}
     )
-    model = slow(randomize(hf.Qwen3_5ForConditionalGeneration(config), seed))
-    return save_parts(model, images, words, folder)
+    made = hf.Qwen3_5MoeForConditionalGeneration if experts else hf.Qwen3_5ForConditionalGeneration
+    return save_parts(calm(randomize(made(config), seed)), images, words, folder)
 
 
-def slow(model: Any) -> Any:
-    """Nets that remember: from a few tokens to a few hundred, head by head."""
+def calm(model: Any) -> Any:
+    """Nets that remember, from a few tokens to a few hundred, and experts that agree more or less.
+
+    Else a rounding that turns a choice of experts is all that an answer in fewer bits tells of.
+    """
     import torch
 
     for name, parameter in model.named_parameters():
         if name.endswith("A_log"):
             parameter.data = torch.linspace(-6.0, 0.0, len(parameter))
+        elif name.endswith("experts.down_proj"):
+            parameter.data *= 0.4
     return model

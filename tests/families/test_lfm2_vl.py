@@ -29,12 +29,12 @@ def facts(config, images=IMAGES, tokenizer=None):
 
 def test_layers_that_do_not_attend_have_states():
     kinds = ["conv", "full_attention", "conv"]
-    states = (StateFacts(0, (64, 3)), StateFacts(2, (64, 3)))
+    states = (StateFacts(0, (64, 2)), StateFacts(2, (64, 2)))
     found = facts(config(layer_types=kinds))
     assert found.states == facts(config(full_attn_idxs=[1])).states == states
     assert found.memory() == (("state", 0), ("key", 1), ("value", 1), ("state", 2))
     assert facts(config()).states == ()
-    assert facts(config(conv_L_cache=5, full_attn_idxs=[0, 1])).states == (StateFacts(2, (64, 5)),)
+    assert facts(config(conv_L_cache=5, full_attn_idxs=[0, 1])).states == (StateFacts(2, (64, 4)),)
 
 
 def test_marks_are_the_tokenizers():

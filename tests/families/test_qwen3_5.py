@@ -95,3 +95,17 @@ def test_weights_are_counted_and_features_are_those_of_transformers(tmp_path, ti
         wanted = model.model.visual(patches, grid_thw=torch.tensor([[1, rows, columns]]))
         features = family.vision(model)(patches, *map(torch.from_numpy, (places, *mixed)))
     torch.testing.assert_close(features, wanted.pooler_output)
+
+
+def test_experts_are_counted(tmp_path):
+    from transformers import Qwen3_5MoeForConditionalGeneration
+
+    folder, family = qwen3_5(tmp_path, experts=5), by_model_type("qwen3_5_moe")
+    read = read_checkpoint(folder, tokenizer=False)
+    found = family.facts(read)
+    decoder = Qwen3_5MoeForConditionalGeneration.from_pretrained(folder).model.language_model
+    real = sum(p.numel() for p in decoder.parameters()) - decoder.embed_tokens.weight.numel()
+    assert found.weights is not None
+    assert found.weights.language == pytest.approx(real, rel=0.05)
+    read.config["text_config"]["intermediate_size"] = 4096  # that no layer has
+    assert family.facts(read).weights == found.weights

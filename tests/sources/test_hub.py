@@ -209,6 +209,7 @@ def test_an_unfinished_download_is_noticed_offline(hub: Hub, model: Path, tmp_pa
             "llava-onevision-0.5b",
             ["120.0 MiB"],
         ),
+        ("fastvlm-0.5b", "KamilaMila/FastVLM-0.5B", "fastvlm-0.5b", ["96.0 MiB"]),
         (
             "granite-vision-3.2-2b",
             "ibm-granite/granite-vision-3.2-2b",
@@ -260,6 +261,12 @@ def test_an_unfinished_download_is_noticed_offline(hub: Hub, model: Path, tmp_pa
             "meta-llama/Llama-4-Scout-17B-16E-Instruct",
             "llama-4-scout-17b-16e",
             ["1.5 GiB"],
+        ),
+        (
+            "perception-lm-1b",
+            "facebook/Perception-LM-1B",
+            "perception-lm-1b",
+            ["512.0 MiB"],
         ),
         ("molmo2-4b", "allenai/Molmo2-4B", "molmo2-4b", ["1.1 GiB"]),
         ("gemma-3-4b", "google/gemma-3-4b-it", "gemma-3-4b-it", ["544.0 MiB"]),

@@ -58,7 +58,7 @@ def facts(checkpoint: Checkpoint) -> ModelFacts:
         max_tiles=checkpoint.image_bounds.get("max_tiles"),
     )
     kinds = _kinds(found, text.layers)
-    width = whole(found, "conv_L_cache", 3, at=_TEXT)
+    width = max(1, whole(found, "conv_L_cache", 3, at=_TEXT) - 1)  # inputs before a token's own
     states = [at for at, kind in enumerate(kinds) if kind == "conv"]
     least: Any = images.options["min_tokens"]
     return ModelFacts(

@@ -63,7 +63,7 @@ def facts(checkpoint: Checkpoint) -> ModelFacts:
     )
     kinds = _kinds(decoder, text.layers)
     states = [layer for layer, kind in enumerate(kinds) if kind == "conv"]
-    width = whole(decoder, "conv_L_cache", 7, at=_TEXT)
+    width = max(1, whole(decoder, "conv_L_cache", 7, at=_TEXT) - 1)  # inputs before a token's own
     return replace(
         found,
         positions=PositionSpec(scheme="sequential"),

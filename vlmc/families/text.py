@@ -21,8 +21,9 @@ class TextDefaults:
 
     ``kv_heads`` None: as many as ``heads``; ``head_dim`` None: ``hidden // heads``. ``grouped``
     False: always as many as ``heads``, whatever the file says; ``trained``:
-    ``original_max_position_embeddings``; ``gated`` False: a feed-forward of two matrices;
-    ``uneven``: a width that does not divide into the heads is rounded down.
+    ``original_max_position_embeddings``; ``intermediate`` 0: experts alone; ``gated`` False: a
+    feed-forward of two matrices; ``uneven``: a width that does not divide into the heads is rounded
+    down.
     """
 
     layers: int
@@ -75,6 +76,7 @@ TEXT_DEFAULTS = {
     "qwen2_5_vl_text": TextDefaults(80, 8192, 64, 152064, 32768, 29568, 8),
     "qwen2_vl_text": TextDefaults(80, 8192, 64, 152064, 32768, 29568, 8),
     "qwen3": TextDefaults(32, 4096, 32, 151936, 32768, 22016, 32, 128),
+    "qwen3_5_moe_text": TextDefaults(40, 2048, 16, 248320, 32768, 0, 2, 256),
     "qwen3_5_text": TextDefaults(32, 4096, 16, 248320, 32768, 12288, 4, 256),
     "qwen3_vl_text": TextDefaults(32, 4096, 32, 151936, 128000, 22016, 32, 128),
     "qwen3_vl_moe_text": TextDefaults(24, 2048, 16, 151936, 128000, 5632, 16, tied=True),

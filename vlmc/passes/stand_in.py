@@ -107,8 +107,45 @@ class HdImages:
         }
 
 
+class TilesInTurn:
+    """In the place of ``PerceptionLMImageProcessor``; also where pictures differ in their tiles.
+
+    That one then makes no tensor of them; its model reads all tiles in turn, whosever they are.
+    """
+
+    model_input_names = ("pixel_values",)
+    valid_kwargs = None
+
+    def __init__(self, spec: ImageSpec) -> None:
+        self.spec = spec
+
+    def fetch_images(self, images: Any) -> Any:
+        """The pictures themselves."""
+        return images
+
+    def __call__(self, images: Any, **_: Any) -> dict[str, Any]:
+        """Tiles of all pictures as those of one, [1, tiles, 3, S, S]; by number, each one's own."""
+        made = [prepare(one, self.spec).tensors["pixel_values"] for one in _flat(images)]
+        return {"pixel_values": in_turn(made)}
+
+
+def in_turn(pictures: Sequence[Any]) -> Any:
+    """Tiles float32 [T, 3, S, S] of each picture as a tensor [1, tiles, 3, S, S].
+
+    Its ``[number]`` is one picture's, which ``PerceptionLMProcessor`` counts.
+    """
+    import torch
+
+    class InTurn(torch.Tensor):
+        def __getitem__(self, at: Any) -> Any:
+            return pictures[at] if type(at) is int else super().__getitem__(at)
+
+    tiles = torch.from_numpy(np.concatenate(pictures))[None]
+    return tiles.as_subclass(InTurn)
+
+
 # By geometry.
-STAND_INS = {"naflex": NaflexImages, "hd_crops": HdImages}
+STAND_INS = {"naflex": NaflexImages, "hd_crops": HdImages, "whole_then_tiles": TilesInTurn}
 
 
 def _flat(images: Any) -> Iterator[Any]:

@@ -30,6 +30,8 @@ def own_towers(make: Callable[[Any], Any] | None) -> Iterator[None]:
         return make(config)
 
     kept = wrapper.requires_backends, wrapper._create_timm_model_with_error_handling
+    # These towers may call the attention function that a configuration names.
+    wrapper.TimmWrapperPreTrainedModel._supports_attention_backend = True
     wrapper.requires_backends = lambda *_: None
     wrapper._create_timm_model_with_error_handling = create
     try:

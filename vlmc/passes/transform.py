@@ -116,10 +116,10 @@ def transform(
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    from vlmc.passes.delta import prepare_delta
     from vlmc.passes.experts import prepare_experts
     from vlmc.passes.language_program import LanguageProgram
     from vlmc.passes.modules import ATTENTION, neutral_linear, register_attention
+    from vlmc.passes.recurrent import prepare_recurrent
 
     register_attention()
     model: Any = build_module(folder, ATTENTION, family.own_attention, family.timm_tower)
@@ -129,7 +129,7 @@ def transform(
     adopt_buffers(model, matched)
     untie_different(model, index, matched)
     prepare_experts(model, index, matched)
-    prepare_delta(model)
+    prepare_recurrent(model)
     _fix_rotary(model, ctx_len)
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     with fake:

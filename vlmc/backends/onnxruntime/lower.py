@@ -18,6 +18,7 @@ from vlmc.backends.onnxruntime.rewrite import (
     resize_heads,
     weight_of,
 )
+from vlmc.backends.onnxruntime.short_conv import short_conv
 from vlmc.backends.spec import Product, StoredWeight
 from vlmc.errors import VlmcError
 
@@ -151,6 +152,13 @@ def _experts(low: Lowering, node: ir.Node) -> None:
     replace(node, [experts(low, node)])
 
 
+def _short_conv(low: Lowering, node: ir.Node) -> None:
+    for i, value in enumerate(node.inputs):
+        if value is not None and weight_of(low, value) is not None:
+            node.replace_input_with(i, float_weight(low, str(value.name)))
+    replace(node, [short_conv(low, node)])
+
+
 def _gated_delta(low: Lowering, node: ir.Node) -> None:
     replace(node, gated_delta(low, node))
 
@@ -259,5 +267,6 @@ _NEUTRAL: dict[str, Callable[[Lowering, Any], None]] = {
     "Experts": _experts,
     "GatedDelta": _gated_delta,
     "Linear": _linear,
+    "ShortConv": _short_conv,
     "SkipRMSNorm": _skip_rms_norm,
 }

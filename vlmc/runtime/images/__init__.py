@@ -26,6 +26,7 @@ from vlmc.runtime.images.tiles import TILES
 from vlmc.runtime.images.token_budget import TOKEN_BUDGET
 from vlmc.runtime.images.two_sizes import TWO_SIZES
 from vlmc.runtime.images.whole_patches import WHOLE_PATCHES
+from vlmc.runtime.images.whole_then_tiles import WHOLE_THEN_TILES
 from vlmc.runtime.types import PreparedImage
 from vlmc.schema import Frozen, lookup
 
@@ -53,6 +54,7 @@ GEOMETRIES: dict[str, Geometry] = {
         ANYRES,
         PAN_AND_SCAN,
         CANVAS,
+        WHOLE_THEN_TILES,
         QUARTERS,
         PATCH_ROWS,
         HD_CROPS,

@@ -1,4 +1,4 @@
-"""Gated delta nets while a model is exported: one neutral node for each layer's rule.
+"""Layers with states while a model is exported: one neutral node for a convolution, and a rule.
 
 Imports torch at its top, as ``vlmc/passes/modules.py`` does; imported inside functions only.
 """
@@ -6,17 +6,47 @@ Imports torch at its top, as ``vlmc/passes/modules.py`` does; imported inside fu
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from types import FunctionType, MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.activations import ACT2FN
 
 from vlmc.errors import VlmcError
 
 _VERSION = 1
-# What transformers' modules call the rule: for many tokens, and for one.
-_RULES = ("torch_chunk_gated_delta_rule", "torch_recurrent_gated_delta_rule")
+
+
+def short_conv(
+    hidden_states: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    activation: str | None = None,
+    **_: Any,
+) -> Tensor:
+    """Stands for a causal convolution in a module's forward: emits one ``vlmc::ShortConv``.
+
+    Args:
+        hidden_states: A step's inputs behind those before it that they need, [B, C, L].
+        weight: Each channel's, [C, K].
+        bias: [C].
+        activation: Its name in transformers' table.
+
+    Returns:
+        [B, C, L - K + 1]: of the first K - 1, whose own past is not there, none are given.
+    """
+    channels, size = weight.shape
+    out: Tensor = torch.onnx.ops.symbolic(
+        "vlmc::ShortConv",
+        [hidden_states, weight, *([] if bias is None else [bias])],
+        {"channels": channels, "kernel_size": size},
+        dtype=hidden_states.dtype,
+        shape=(*hidden_states.shape[:-1], hidden_states.shape[-1] - size + 1),
+        version=_VERSION,
+    )
+    return out if activation is None else ACT2FN[activation](out)
 
 
 def gated_delta(
@@ -66,12 +96,20 @@ def gated_delta(
     return out.reshape(value.shape), after
 
 
-def prepare_delta(model: nn.Module) -> None:
-    """Lets every layer that computes the rule emit one node; its forward is otherwise the same."""
+# What the forwards of transformers' modules call them; the rule's names are for many and for one.
+_REPLACED: dict[str, Callable[..., Any]] = {
+    "causal_conv1d_fn": short_conv,
+    "torch_chunk_gated_delta_rule": gated_delta,
+    "torch_recurrent_gated_delta_rule": gated_delta,
+}
+
+
+def prepare_recurrent(model: nn.Module) -> None:
+    """Lets every layer with states emit these nodes; its forward is otherwise the same."""
     for module in model.modules():
         forward = inspect.unwrap(type(module).forward)
-        if not set(_RULES).isdisjoint(forward.__code__.co_names):
-            names = {**forward.__globals__, **dict.fromkeys(_RULES, gated_delta)}
+        if not _REPLACED.keys().isdisjoint(forward.__code__.co_names):
+            names = {**forward.__globals__, **_REPLACED}
             copied = FunctionType(
                 forward.__code__, names, forward.__name__, forward.__defaults__, forward.__closure__
             )
