@@ -26,7 +26,8 @@ CLASSES = {**FIXED_CLASSES, **NATIVE_GRID_CLASSES, **SPLIT_CLASSES}
 def oracle(name):
     import transformers
 
-    return video_llava() if name.startswith("Video") else getattr(transformers, f"{name}Pil")
+    own = name == "VideoLlavaImageProcessor"
+    return video_llava() if own else getattr(transformers, f"{name}Pil")
 
 
 def video_llava():
