@@ -105,11 +105,11 @@ def attention(
         )
         return _heads_of(out, heads, kept), None
     past_key, past_value = (cache.past[kind, layer] for kind in ("key", "value"))
-    described = list(past_key.shape[1::2]), list(past_value.shape[1::2])
-    if described != ([kv_heads, width], [kv_heads, value.shape[3]]):
+    described, room = past_key.shape[1::2]  # a head may be filled up in the cache
+    if described != kv_heads or room < width or value.shape[3] != width:
         raise VlmcError(
             f"layer {layer} has {kv_heads} keys of {width} numbers and values of {kept}; its "
-            f"configuration says {described[0][0]} of {described[0][1]}",
+            f"configuration says {described} of {room}",
             at="config.json",
             hint="this text backbone is not supported yet",
         )
