@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vlmc.families.towers import OneSegment
+from vlmc.families.grid_towers import OneSegment
 
 
 class ResampledGridFeatures(nn.Module):

@@ -79,7 +79,7 @@ def vision(model: nn.Module) -> nn.Module:
     of positions that each takes, int64 and float ``[P, 16]``; gives features
     ``[P / merge**2, hidden]``. Mirrors ``Glm4vVisionModel.forward`` with one segment.
     """
-    from vlmc.families.towers import Glm4vImageFeatures
+    from vlmc.families.grid_towers import Glm4vImageFeatures
 
     inner: Any = model
     return Glm4vImageFeatures(inner.model.visual)

@@ -150,7 +150,7 @@ def _inner(found: Json) -> int:
 
 def vision(model: nn.Module) -> nn.Module:
     """The tower and the projector, for one image; see ``vlmc.runtime.images.naflex.prepare``."""
-    from vlmc.families.towers import NaflexImageFeatures
+    from vlmc.families.grid_towers import NaflexImageFeatures
 
     return NaflexImageFeatures(model)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from vlmc.families.towers import OneSegment
+from vlmc.families.grid_towers import OneSegment
 
 
 class RasterImageFeatures(nn.Module):

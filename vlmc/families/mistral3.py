@@ -65,7 +65,7 @@ def vision(model: nn.Module) -> nn.Module:
     order, gives features ``[P / merge**2, hidden]``. Mirrors ``Mistral3Model.get_image_features``
     with one picture.
     """
-    from vlmc.families.towers import PixtralImageFeatures
+    from vlmc.families.grid_towers import PixtralImageFeatures
 
     return PixtralImageFeatures(model)
 

@@ -69,7 +69,7 @@ def vision(model: nn.Module) -> nn.Module:
     positions that each takes, int64 and float ``[P, 4]``, all in merged-block order; gives
     features ``[P / merge**2, hidden]``. Mirrors ``PaddleOCRVLModel.get_image_features``.
     """
-    from vlmc.families.towers import PaddleImageFeatures
+    from vlmc.families.grid_towers import PaddleImageFeatures
 
     return PaddleImageFeatures(model)
 

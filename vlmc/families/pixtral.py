@@ -134,7 +134,7 @@ def vision(model: nn.Module) -> nn.Module:
     Takes patches float ``[P, 3*p*p]`` and their places int64 ``[P, 2]``, gives features
     ``[P, hidden]``. Mirrors ``LlavaModel.get_image_features`` with one picture.
     """
-    from vlmc.families.towers import PixtralImageFeatures
+    from vlmc.families.grid_towers import PixtralImageFeatures
 
     return PixtralImageFeatures(model)
 

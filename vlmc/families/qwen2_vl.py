@@ -152,7 +152,7 @@ def vision(model: nn.Module) -> nn.Module:
     ``[P / merge**2, hidden]``. Mirrors ``Qwen2VisionTransformerPretrainedModel.forward`` with one
     segment: all patches of the image see each other.
     """
-    from vlmc.families.towers import GridImageFeatures
+    from vlmc.families.grid_towers import GridImageFeatures
 
     return GridImageFeatures(model.model.visual)  # type: ignore[union-attr,arg-type]
 

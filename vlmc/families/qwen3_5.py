@@ -120,7 +120,7 @@ def vision(model: nn.Module) -> nn.Module:
     of positions that each takes, int64 and float ``[P, 4]``; gives features
     ``[P / merge**2, hidden]``. Mirrors ``Qwen3_5VisionModel.forward`` with one segment.
     """
-    from vlmc.families.towers import TableGridImageFeatures
+    from vlmc.families.grid_towers import TableGridImageFeatures
 
     return TableGridImageFeatures(model.model.visual, 0)  # type: ignore[union-attr, arg-type]
 

@@ -113,7 +113,7 @@ def vision(model: nn.Module) -> nn.Module:
     ``[P / merge**2, hidden]`` and deep-stack features ``[P / merge**2, layers, hidden]``. Mirrors
     ``Qwen3VLVisionModel.forward`` with one segment.
     """
-    from vlmc.families.towers import TableGridImageFeatures
+    from vlmc.families.grid_towers import TableGridImageFeatures
 
     inner: Any = model
     visual = inner.model.visual

@@ -66,7 +66,7 @@ def vision(model: nn.Module) -> nn.Module:
     those in its middle int64 ``[P / merge**2, 1 or 4]``; gives features ``[P / merge**2,
     hidden]``. Mirrors ``VideoLlama3Model.get_image_features`` with one segment.
     """
-    from vlmc.families.towers import CenteredImageFeatures
+    from vlmc.families.grid_towers import CenteredImageFeatures
 
     return CenteredImageFeatures(model)
 

@@ -1,0 +1,324 @@
+"""Vision wrappers families share, of pictures near their own size: patches and where they lie in, rows
+of image features out.
+
+Imported lazily, as ``towers.py`` is.
+"""
+
+from __future__ import annotations
+
+from copy import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+_WINDOWED = "windowed"
+# Scores of empty slots; far below any other, and a number in float16 too.
+_UNSEEN = -1e4
+
+
+class OneSegment:
+    """Stands for ``cu_seqlens`` of one picture: one attention segment that spans all patches.
+
+    Towers that attend per segment split their sequence by the list it gives.
+    """
+
+    def __init__(self, length: Any) -> None:
+        self.length = length
+
+    def __getitem__(self, _: slice) -> OneSegment:
+        return self
+
+    def __sub__(self, _: OneSegment) -> OneSegment:
+        return self
+
+    def tolist(self) -> list[Any]:
+        """The lengths of the segments."""
+        return [self.length]
+
+
+class GridImageFeatures(nn.Module):
+    """A native-resolution tower on one picture: flat patches and their (row, column) places."""
+
+    def __init__(self, visual: nn.Module) -> None:
+        super().__init__()
+        self.visual = visual
+
+    def forward(self, pixel_values: Tensor, patch_positions: Tensor) -> Tensor:
+        """image_features [patches / merge^2, hidden]."""
+        features: Tensor = self.visual(
+            pixel_values,
+            grid_thw=None,
+            position_ids=patch_positions,
+            cu_seqlens=OneSegment(pixel_values.shape[0]),
+            max_seqlen=None,
+        ).pooler_output
+        return features
+
+
+class TableGridImageFeatures(nn.Module):
+    """As ``GridImageFeatures``, for a tower of learned positions, with or without deep-stack.
+
+    Args:
+        visual: The tower.
+        deepstack: How many of the tower's deep-stack features are read.
+    """
+
+    def __init__(self, visual: nn.Module, deepstack: int) -> None:
+        super().__init__()
+        self.visual = visual
+        self.deepstack = deepstack
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        patch_positions: Tensor,
+        table_rows: Tensor,
+        table_weights: Tensor,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """image_features [tokens, hidden], and deepstack_features [tokens, deepstack, hidden]."""
+        out = self.visual(
+            pixel_values,
+            grid_thw=None,
+            position_ids=patch_positions,
+            interp_indices=table_rows,
+            interp_weights=table_weights,
+            cu_seqlens=OneSegment(pixel_values.shape[0]),
+            max_seqlen=None,
+        )
+        features: Tensor = out.pooler_output
+        if not self.deepstack:
+            return features
+        return features, torch.stack(out.deepstack_features[: self.deepstack], dim=1)
+
+
+class Glm4vImageFeatures(nn.Module):
+    """As ``GridImageFeatures``, for GLM-4V's tower: positions are mixed where the host says."""
+
+    def __init__(self, visual: Any) -> None:
+        super().__init__()
+        self.visual = visual
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        patch_positions: Tensor,
+        table_rows: Tensor,
+        table_weights: Tensor,
+    ) -> Tensor:
+        """image_features [patches / merge^2, hidden]."""
+        visual = self.visual
+        hidden = visual.post_conv_layernorm(visual.patch_embed(pixel_values))
+        rotation = visual.rotary_pos_emb(hidden, patch_positions)
+        # One tap at a time: all at once would take as many times the memory.
+        for tap in range(table_rows.shape[1]):
+            rows = visual.embeddings.position_embedding(table_rows[:, tap])
+            hidden = hidden + rows * table_weights[:, tap : tap + 1]
+        whole = OneSegment(pixel_values.shape[0])
+        for block in visual.blocks:
+            hidden = block(hidden, cu_seqlens=whole, max_seqlen=None, position_embeddings=rotation)
+        merge = visual.spatial_merge_size
+        blocks = visual.post_layernorm(hidden).reshape(-1, merge, merge, hidden.shape[-1])
+        features: Tensor = visual.merger(visual.downsample(blocks.permute(0, 3, 1, 2)).flatten(1))
+        return features
+
+
+class PaddleImageFeatures(nn.Module):
+    """PaddleOCR-VL's tower and projector on one picture, in flat patches of merged-block order."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        patch_positions: Tensor,
+        table_rows: Tensor,
+        table_weights: Tensor,
+    ) -> Tensor:
+        """image_features [patches / merge^2, hidden]."""
+        tower, project = self.model.model.visual.vision_model, self.model.model.projector
+        embed, size = tower.embeddings, tower.embeddings.patch_size
+        hidden = embed.patch_embedding(pixel_values.reshape(-1, 3, size, size)).flatten(1)
+        mixed = (embed.position_embedding(table_rows) * table_weights[:, :, None]).sum(1)
+        hidden = hidden + mixed
+        rotation = tower.encoder.rotary_pos_emb(hidden, patch_positions)
+        whole = OneSegment(pixel_values.shape[0])
+        for layer in tower.encoder.layers:
+            hidden = layer(hidden, cu_seqlens=whole, max_seqlen=None, position_embeddings=rotation)
+        rows = project.pre_norm(tower.post_layernorm(hidden))
+        rows = rows.reshape(-1, project.linear_1.in_features)
+        features: Tensor = project.linear_2(project.act(project.linear_1(rows)))
+        return features
+
+
+class CenteredImageFeatures(nn.Module):
+    """Video-LLaMA 3's tower and projector on one picture; the middle of a merged patch is read."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, pixel_values: Tensor, patch_positions: Tensor, center_patches: Tensor
+    ) -> Tensor:
+        """image_features [patches / merge^2, hidden]."""
+        tower = self.model.model.vision_model
+        hidden = tower.embeddings(pixel_values)
+        rotation = tower.rotary_pos_emb(hidden, patch_positions)
+        whole = OneSegment(pixel_values.shape[0])
+        for layer in tower.encoder.layers:
+            hidden = layer(hidden, cu_seqlens=whole, max_seqlen=None, position_embeddings=rotation)
+        middle = tower.post_layernorm(hidden)[center_patches].mean(1)
+        features: Tensor = self.model.model.projector(middle)
+        return features
+
+
+class NaflexImageFeatures(nn.Module):
+    """A SigLIP 2 tower on the tiles of one picture, of any number of patches each.
+
+    Mirrors ``Lfm2VlModel.get_image_features``: every tile is a row of a batch, its empty slots
+    masked.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        table_weights: Tensor,
+        tile_patches: Tensor,
+        patch_slots: Tensor,
+    ) -> Tensor:
+        """image_features [patches / merge^2, hidden]."""
+        tower, project = self.model.model.vision_tower, self.model.model.multi_modal_projector
+        embed = tower.embeddings
+        hidden = embed.patch_embedding(pixel_values)
+        hidden = hidden + table_weights @ embed.position_embedding.weight
+        unseen = torch.where(tile_patches < 0, _UNSEEN, 0.0)[:, None, None]
+        hidden = hidden[tile_patches.clamp(min=0)]
+        hidden = tower.encoder(inputs_embeds=hidden, attention_mask=unseen).last_hidden_state
+        hidden = tower.post_layernorm(hidden).flatten(0, 1)[patch_slots]
+        # A merged patch's patches are neighbours, as `pixel_unshuffle` joins them.
+        rows = hidden.reshape(-1, project.factor**2 * hidden.shape[-1])
+        if project.use_layer_norm:
+            rows = project.layer_norm(rows)
+        features: Tensor = project.linear_2(project.act(project.linear_1(rows)))
+        return features
+
+
+class PixtralImageFeatures(nn.Module):
+    """A Pixtral tower and what follows it, on one picture in flat patches of merged-block order.
+
+    Mirrors ``PixtralVisionModel.forward`` without a mask: all patches are one picture's.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: Tensor, patch_positions: Tensor) -> Tensor:
+        """image_features [patches / merge^2, hidden]."""
+        tower, project = self.model.model.vision_tower, self.model.model.multi_modal_projector
+        size = tower.patch_size
+        patches = tower.patch_conv(pixel_values.reshape(-1, 3, size, size)).flatten(1)
+        states = [tower.ln_pre(patches.unsqueeze(0))]
+        rotation = tower.patch_positional_embedding(states[0], patch_positions)
+        for layer in tower.transformer.layers:
+            states.append(layer(states[-1], None, position_embeddings=rotation))
+        chosen = self.model.config.vision_feature_layer
+        layers = [chosen] if isinstance(chosen, int) else chosen
+        rows = torch.cat([states[layer][0] for layer in layers], dim=-1)
+        merger = getattr(project, "patch_merger", None)
+        if merger is not None:
+            # As `unfold` joins a merged patch: channel by channel.
+            blocks = project.norm(rows).reshape(-1, merger.spatial_merge_size**2, rows.shape[-1])
+            rows = merger.merging_layer(blocks.transpose(1, 2).flatten(1))
+        features: Tensor = project.linear_2(project.act(project.linear_1(rows)))
+        return features
+
+
+def windowed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: None,
+    *,
+    window_patches: Tensor,
+    patch_slots: Tensor,
+    inner: str,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attention inside windows, by the attention function that is registered as ``inner``.
+
+    Every window is a row of a batch, its empty slots masked: so windows need not be equal, and
+    how many patches each has is data.
+
+    Args:
+        module: The attention module.
+        query: [1, heads, P, head_dim], already rotated.
+        key: As ``query``.
+        value: As ``query``.
+        attention_mask: None.
+        window_patches: The patches of each window, int64 [windows, slots]; -1: none.
+        patch_slots: The slot of each patch, int64 [P].
+        inner: A name in ``AttentionInterface``.
+        kwargs: For that function.
+
+    Returns:
+        [1, P, heads, head_dim], and no weights.
+    """
+    seen = torch.where(window_patches < 0, _UNSEEN, 0.0).to(query.dtype)
+    rows = window_patches.clamp(min=0)
+    query, key, value = (x[0].transpose(0, 1)[rows].transpose(1, 2) for x in (query, key, value))
+    attend = AttentionInterface().get_interface(inner, sdpa_attention_forward)
+    out, _ = attend(module, query, key, value, seen[:, None, None], **kwargs)
+    return out.flatten(0, 1)[patch_slots].unsqueeze(0), None
+
+
+class WindowedImageFeatures(nn.Module):
+    """A native-resolution tower on one picture, most of whose layers attend inside windows.
+
+    Mirrors ``Qwen2_5_VisionTransformerPretrainedModel.forward`` but for its sorting of patches by
+    window: attention and merger give the same in any order that keeps merged patches together.
+    The layers of ``visual`` are changed for good.
+    """
+
+    def __init__(self, visual: Any) -> None:
+        super().__init__()
+        self.visual = visual
+        self.inner = visual.config._attn_implementation
+        AttentionInterface.register(_WINDOWED, windowed_attention)
+        config = copy(visual.config)
+        config._attn_implementation = _WINDOWED
+        for layer, block in enumerate(visual.blocks):
+            if layer not in visual.fullatt_block_indexes:
+                block.attn.config = config
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        patch_positions: Tensor,
+        window_patches: Tensor,
+        patch_slots: Tensor,
+    ) -> Tensor:
+        """image_features [patches / merge^2, hidden]."""
+        hidden = self.visual.patch_embed(pixel_values)
+        windows = {
+            "window_patches": window_patches,
+            "patch_slots": patch_slots,
+            "inner": self.inner,
+        }
+        rotation = self.visual.rotary_pos_emb(hidden, patch_positions)
+        whole = OneSegment(pixel_values.shape[0])
+        for layer, block in enumerate(self.visual.blocks):
+            given = {} if layer in self.visual.fullatt_block_indexes else windows
+            hidden = block(hidden, cu_seqlens=whole, position_embeddings=rotation, **given)
+        features: Tensor = self.visual.merger(hidden)
+        return features
