@@ -73,7 +73,7 @@ def vision(model: nn.Module) -> nn.Module:
     features ``[P / merge**2, hidden]``. Layers with windows take memory and time in proportion to
     ``windows * slots**2``.
     """
-    from vlmc.families.grid_towers import WindowedImageFeatures
+    from vlmc.families.window_towers import WindowedImageFeatures
 
     return WindowedImageFeatures(model.model.visual)  # type: ignore[union-attr]
 

@@ -1,5 +1,4 @@
-"""Vision wrappers families share, of pictures and tiles of fixed size: one picture in, its rows of
-image features out.
+"""Vision wrappers families share: a picture or its tiles of fixed size in, image features out.
 
 Imported lazily by the families' ``vision`` functions, because it needs torch at its top.
 """
