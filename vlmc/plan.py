@@ -9,6 +9,7 @@ from vlmc.errors import VlmcError
 from vlmc.families import by_config
 from vlmc.families.spec import Checkpoint, Family, ModelFacts, WeightCounts
 from vlmc.recipe import Recipe
+from vlmc.runtime.positions import position_axes
 from vlmc.schema import CachePrecision, LanguagePrecision, VisionPrecision, lookup
 
 DEFAULT_CTX_LEN = 4096
@@ -248,14 +249,14 @@ def language_interface(
     """Inputs and outputs of the language program, for a cache length that may be a name."""
     text = facts.text
     step: Shape = ("batch", "step")
-    axes = facts.positions.scheme == "mrope"
+    axes = position_axes(facts.positions)
     cache: ElementType = "float16" if storage.kv_cache == "fp16" else "float32"
     features, *deep = _feature_specs(facts, "features")
     inputs = [
         _spec("input_ids", "int64", step),
         features,
         _spec("feature_index", "int64", step),
-        _spec("position_ids", "int64", (3, *step) if axes else step),
+        _spec("position_ids", "int64", (axes, *step) if axes else step),
         _spec("sequence_lengths", "int32", ("batch",)),
         _spec("total_length", "int32", ()),
         *deep,

@@ -63,6 +63,7 @@ def prompt_of(plan: Plan, folder: Path) -> tuple[PromptSpec, dict[str, bytes]]:
         add_special_tokens=family.special_tokens,
         extra_tokens=family.extra_tokens,
         mark_token_ids=facts.mark_token_ids,
+        beside_tokens=facts.beside_tokens,
         leading_images=family.leading_images,
         leading_text=family.leading_text,
         numbered_after=family.numbered_after,

@@ -33,6 +33,7 @@ REAL_SIZE = (
     "gemma-4-e2b-it",
     "mistral-small-3.1",
     "smolvlm-256m",
+    "granite-docling-500m",
     "ovis2-1b",
     "idefics2-8b",
     "blip2-opt-2.7b",

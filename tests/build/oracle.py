@@ -35,6 +35,7 @@ IMAGE_INPUTS = (
     "pixel_values",
     "high_res_pixel_values",
     "pixel_attention_mask",
+    "pixel_mask",
     "image_grid_thw",
     "image_merge_sizes",
     "image_sizes",
@@ -134,6 +135,13 @@ class Oracle:
             return self.processor.tokenizer(text, return_tensors="pt")
         return self.processor(text=[text], images=pictures, return_tensors="pt")
 
+    def placeholder(self) -> str:
+        """A picture in a prompt; HunYuan-VL's processor takes none without its marks."""
+        token = str(self.image_text or self.processor.image_token)
+        if type(self.processor).__name__ != "HunYuanVLProcessor":
+            return token
+        return f"{self.processor.image_start_token}{token}{self.processor.image_end_token}"
+
     def rows(self, found: Any, pictures: list[Any]) -> list[np.ndarray]:
         """The features of each picture, which transformers may give in one, or tile by tile."""
         if len(pictures) == 1:
@@ -143,7 +151,7 @@ class Oracle:
         token = getattr(config, "image_token_id", getattr(self.processor, "image_token_id", None))
         for one in pictures:
             # As often as there are pictures: among others, a picture may have fewer features.
-            text = [(self.image_text or self.processor.image_token) * shown]
+            text = [self.placeholder() * shown]
             nested = type(self.processor).__name__ != "GotOcr2Processor"
             given = [[one] * shown] if nested else [one] * shown
             alone = self.processor(text=text, images=given, return_tensors="pt")
@@ -159,8 +167,9 @@ class Oracle:
             features = []
             if pictures:
                 given = {key: inputs[key] for key in IMAGE_INPUTS if key in inputs}
-                if "image_patches" in inputs:
-                    given["pixel_values"] = inputs["image_patches"]
+                for own in ("image_patches", "pixel_values_images"):
+                    if own in inputs:
+                        given["pixel_values"] = inputs[own]
                 get = features_of(self.model)
                 made = get(**given, return_dict=True) if get else projected(self.model, inputs)
                 deep = getattr(made, "deepstack_features", None)

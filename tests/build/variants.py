@@ -22,17 +22,13 @@ from tests.build.older import (
     tied_qwen2_vl,
     without_template,
 )
+from tests.build.relatives import RELATIVES
 from tests.checkpoints.anyres import granite4_vision, llava_next, llava_onevision
 from tests.checkpoints.bidirectional import gemma3, paligemma
+from tests.checkpoints.ernie import ernie4_5_vl_moe
 from tests.checkpoints.fixed import deepseek_vl, janus, llava
+from tests.checkpoints.hunyuan import hunyuan_vl
 from tests.checkpoints.idefics2 import idefics2
-from tests.checkpoints.kin import (
-    cohere_compass,
-    exaone4_5,
-    granite_docling,
-    qianfan_ocr,
-    video_llama_3,
-)
 from tests.checkpoints.native import qwen2_5_vl
 from tests.checkpoints.ovis2 import ovis2
 from tests.checkpoints.parts import LLAVA_TEMPLATE
@@ -122,18 +118,6 @@ def hub_fuyu(folder: Path) -> Path:
     resave(folder, {**old, "model.vision_embed": "vision_embed"}, "bfloat16")
     edit(folder / "config.json", flat)
     split_processor(folder, "FuyuImageProcessor")
-    return folder
-
-
-def hub_exaone(folder: Path) -> Path:
-    """As it was released: the decoder's first name, rotary positions in every layer, tied."""
-    kinds = ["full_attention"] * 2
-    exaone4_5(folder, tied=True, num_hidden_layers=2, sliding_window=None, layer_types=kinds)
-
-    def first_name(config: Json) -> None:
-        config["text_config"]["model_type"] = "exaone4_5_text"
-
-    edit(folder / "config.json", first_name)
     return folder
 
 
@@ -229,7 +213,25 @@ VARIANTS: dict[str, Callable[[Path], Path]] = {
         num_key_value_heads=1,
     ),
     "granite4-vision-clip": lambda folder: granite4_vision(folder, tower="clip", rate="2/4"),
+    # Three axes, frequencies as they are; another table of positions.
+    "hunyuan-three-axes": lambda folder: hunyuan_vl(
+        folder,
+        rotary={"rope_type": "default", "rope_theta": 5000.0, "mrope_section": [3, 3, 2]},
+        tower={"interpolate_mode": "bicubic", "max_image_size": 70},
+        tie_word_embeddings=False,
+        num_key_value_heads=4,
+    ),
     "qwen2-vl-tied": tied_qwen2_vl,
+    # Experts of both kinds are alike, and a layer without any comes between.
+    "ernie-alike": lambda folder: ernie4_5_vl_moe(
+        folder,
+        inner=(24, 24),
+        tie_word_embeddings=False,
+        use_bias=True,
+        moe_num_shared_experts=0,
+        mlp_layer_types=["sparse", "dense", "sparse"],
+        num_key_value_heads=4,
+    ),
     "smolvlm": lambda folder: idefics3(folder, kind="smolvlm", num_key_value_heads=1),
     "smolvlm-unsplit": lambda folder: idefics3(
         folder, kind="smolvlm", split=False, tie_word_embeddings=True
@@ -321,41 +323,7 @@ VARIANTS: dict[str, Callable[[Path], Path]] = {
         feature_layer=-2,
         tower={"use_qk_norm": True, "norm_type": "rms_norm", "use_mean_pooling": False},
     ),
-    # As the larger one: no fine route; wide pages have more tiles; a router that decides nothing.
-    "granite-docling-dense": lambda folder: granite_docling(
-        folder,
-        tied=True,
-        tower={"deepstack_visual_indexes": [0, 1, 2], "scale_factor": 2},
-        images={"max_patches": 2, "dense_max_patches": 12, "dense_min_aspect": 1.2}
-        | {"dense_max_scale": 0.7, "dense_max_aspect": 9.0},
-        named={"density_router_hidden_size": 20},
-    ),
-    "hub-exaone4.5": hub_exaone,
-    "video-llama-3-merged": lambda folder: video_llama_3(
-        folder, text="llama", merge=2, tie_word_embeddings=True
-    ),
-    "video-llama-3-odd": lambda folder: video_llama_3(folder, text="qwen3", merge=3, patch=4),
-    # Positions everywhere, in parts of their own; nothing scaled; more features than layers.
-    "cohere-compass-full": lambda folder: cohere_compass(
-        folder,
-        tied=True,
-        logit_scale=None,
-        num_hidden_layers=2,
-        layer_types=["full_attention"] * 2,
-        rope_parameters={
-            "full_attention": {"rope_type": "default", "mrope_section": [2, 3, 3]}
-            | {"rope_theta": 500.0}
-        },
-        tower={"deepstack_visual_indexes": [0, 1, 2]},
-    ),
-    "qianfan-ocr-llama": lambda folder: qianfan_ocr(
-        folder,
-        text="llama",
-        head_dim=16,
-        word="<picture>",
-        tower={"use_qk_norm": True, "norm_type": "rms_norm", "use_mean_pooling": False},
-        named={"tie_word_embeddings": True, "vision_feature_layer": -2},
-    ),
+    **RELATIVES,
 }
 # Made for tests of their own.
 SPECIAL: dict[str, Callable[[Path], Path]] = {

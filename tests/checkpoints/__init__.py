@@ -6,10 +6,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.checkpoints.anyres import granite4_vision, llava_next, llava_onevision
+from tests.checkpoints.aria import aria
 from tests.checkpoints.bidirectional import gemma3, llama4, paligemma
 from tests.checkpoints.delta import qwen3_5
-from tests.checkpoints.fixed import deepseek_vl, deepseek_vl_hybrid, janus, llava, vipllava
+from tests.checkpoints.ernie import ernie4_5_vl_moe
+from tests.checkpoints.fixed import (
+    deepseek_vl,
+    deepseek_vl_hybrid,
+    janus,
+    llava,
+    video_llava,
+    vipllava,
+)
 from tests.checkpoints.glm_moe import glm4v_moe
+from tests.checkpoints.hunyuan import hunyuan_vl
 from tests.checkpoints.idefics2 import idefics2
 from tests.checkpoints.kin import (
     cohere_compass,
@@ -63,6 +73,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "fast-vlm": fast_vlm,
     "granite4-vision": granite4_vision,
     "vipllava": vipllava,
+    "video-llava": video_llava,
     "internvl": internvl,
     "qianfan-ocr": qianfan_ocr,
     "qwen2-vl": qwen2_vl,
@@ -78,6 +89,8 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "glm4v-ga": lambda folder: glm4v(folder, kind="Glmga", num_key_value_heads=1, seed=2),
     "glm4v-moe": glm4v_moe,
     "glm-ocr": glm_ocr,
+    "ernie4.5-vl": ernie4_5_vl_moe,
+    "hunyuan-vl": hunyuan_vl,
     "lfm2-vl": lfm2_vl,
     "lfm3-vl": lfm3_vl,
     "paddleocr-vl": paddleocr_vl,
@@ -91,6 +104,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     ),
     "lighton-ocr": lighton_ocr,
     "idefics3": idefics3,
+    "aria": aria,
     "granite-docling": granite_docling,
     "ovis2": ovis2,
     "gemma3": gemma3,

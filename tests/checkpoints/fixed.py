@@ -12,6 +12,7 @@ from tests.checkpoints.parts import (
     PATCH,
     randomize,
     save,
+    save_parts,
     text_config,
     tokenizer,
     tower_config,
@@ -61,6 +62,26 @@ def vipllava(folder: Path, *, tower: str = "clip", seed: int = 1, **values: Any)
     )
     model = randomize(hf.VipLlavaForConditionalGeneration(config), seed)
     return save(model, _llava_processor(words, tower, "default"), folder)
+
+
+def video_llava(folder: Path, *, seed: int = 1, **values: Any) -> Path:
+    """A Video-LLaVA, saved part by part: its processor asks for one of videos."""
+    import transformers as hf
+
+    specials = [*LLAVA_SPECIALS, "<video>"]
+    words = tokenizer(specials, bos="<s>", eos="</s>", template=LLAVA_TEMPLATE)
+    values.setdefault("vocab_size", len(words))
+    config = hf.VideoLlavaConfig(
+        vision_config=tower_config("clip"),
+        text_config=text_config("llama", **values),
+        image_token_index=specials.index("<image>"),
+        video_token_index=specials.index("<video>"),
+    )
+    size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
+    images = hf.VideoLlavaImageProcessor(size={"shortest_edge": IMAGE_SIZE}, crop_size=size)
+    model = randomize(hf.VideoLlavaForConditionalGeneration(config), seed)
+    settings = {"patch_size": PATCH, "num_additional_image_tokens": 1}
+    return save_parts(model, images, words, folder, VideoLlavaProcessor=settings)
 
 
 def _llava_processor(words: Any, tower: str, strategy: str) -> Any:

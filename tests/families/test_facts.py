@@ -61,6 +61,10 @@ CONFIGS = Path(__file__).parents[1] / "data" / "configs"
         ("got-ocr2", 256, 16, 64),
         ("ovis2-1b", 256 + 3, 2, 64),
         ("idefics2-8b", 5 * (64 + 1) + 1, 8, 128),
+        ("aria-25b", 256, 20, 128),
+        ("ernie-4.5-vl-28b", 4, 4, 128),
+        ("hunyuan-ocr", 256 + 3, 8, 128),
+        ("video-llava-7b", 256, 32, 128),
         ("blip2-opt-2.7b", 32, 32, 80),
         ("instructblip-vicuna-7b", 32, 32, 128),
         ("kosmos-2-patch14-224", 64, 32, 64),
@@ -79,9 +83,10 @@ def test_published_models(name: str, tokens: int, kv_heads: int, head_dim: int) 
         model = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(CONFIGS / name))
     counted = found.weights
     assert counted is not None
-    # SigLIP's pooling head, where a tower has one, is not run; nor is a tower of sounds, nor
-    # Granite Docling's fine route.
-    unused = (".vision_tower.head.", ".audio_tower.", ".embed_audio.", ".connector.fine.")
+    # SigLIP's pooling head, where a tower has one, is not run; nor are towers of sounds and videos,
+    # nor Granite Docling's fine route.
+    sides = (".audio_tower.", ".embed_audio.", ".video_tower.")
+    unused = (".vision_tower.head.", *sides, ".connector.fine.")
     run = {k: p for k, p in model.named_parameters() if not any(part in k for part in unused)}
     real = sum(p.numel() for p in run.values())
     assert sum(vars(counted).values()) == pytest.approx(real, rel=0.005)
@@ -129,6 +134,10 @@ def test_published_models(name: str, tokens: int, kv_heads: int, head_dim: int) 
         "janus-pro-1b",
         "ovis2-1b",
         "idefics2-8b",
+        "aria-25b",
+        "ernie-4.5-vl-28b",
+        "hunyuan-ocr",
+        "video-llava-7b",
         "fuyu-8b",
         "chameleon-7b",
     ],

@@ -85,7 +85,7 @@ def test_patches_are_placed_where_transformers_places_them(side: int) -> None:
         from transformers import Idefics2Model
 
         model = Idefics2Model(whole)
-    ends = ResampledFeatures(model).ends
+    ends = ResampledFeatures(model).tower.ends
     for rows, columns in ((side, side), (1, 71), (70, 3), (27, 54), (69, 35)):
         with torch.no_grad():
             mask = torch.ones(1, rows, columns, dtype=torch.bool)

@@ -1,4 +1,5 @@
 import json
+import math
 import random
 import warnings
 
@@ -17,6 +18,7 @@ from vlmc.families.quarters_processor import QUARTERS_CLASSES
 from vlmc.families.split_processors import SPLIT_CLASSES, split_spec
 from vlmc.families.tiles_processors import DOCLING_CLASSES, OVIS_CLASSES, TILES_CLASSES
 from vlmc.runtime.images import prepare, vision_inputs
+from vlmc.runtime.images.patches import positions
 
 CLASSES = {**FIXED_CLASSES, **NATIVE_GRID_CLASSES, **SPLIT_CLASSES}
 
@@ -24,7 +26,23 @@ CLASSES = {**FIXED_CLASSES, **NATIVE_GRID_CLASSES, **SPLIT_CLASSES}
 def oracle(name):
     import transformers
 
-    return getattr(transformers, f"{name}Pil")
+    return video_llava() if name.startswith("Video") else getattr(transformers, f"{name}Pil")
+
+
+def video_llava():
+    """Video-LLaVA's has no class attributes, and calls pixels by a name of its own."""
+    from transformers import VideoLlavaImageProcessor
+
+    class VideoLlavaImageProcessorPil(VideoLlavaImageProcessor):
+        def __call__(self, *given, **settings):
+            # By itself it takes a picture that is one or three pixels high for channels.
+            made = super().__call__(*given, input_data_format="channels_last", **settings)
+            return {"pixel_values": made["pixel_values_images"]}
+
+    for key, value in vars(VideoLlavaImageProcessor()).items():
+        setattr(VideoLlavaImageProcessorPil, key, value)
+    VideoLlavaImageProcessorPil.default_to_square = False  # it asks for that at every call
+    return VideoLlavaImageProcessorPil
 
 
 def read(settings, **options):
@@ -36,10 +54,15 @@ def read(settings, **options):
 
 
 def in_blocks(name, values, ours):
-    """PaddleOCR-VL's patches lie row by row; here all processors' lie in merged blocks."""
-    if name != "PaddleOCRVLImageProcessor":
+    """Some processors' patches lie row by row; here all processors' lie in merged blocks."""
+    if name == "HunYuanVLImageProcessor":
+        _, rows, columns = ours.grid
+        merge = math.isqrt(len(values) // (rows * columns))
+        places = positions(rows * merge, columns * merge, merge)
+    elif name == "PaddleOCRVLImageProcessor":
+        places = ours.tensors["patch_positions"]
+    else:
         return values
-    places = ours.tensors["patch_positions"]
     columns = places[:, 1].max() + 1
     return values[places[:, 0] * columns + places[:, 1]].reshape(len(values), -1)
 
@@ -183,7 +206,8 @@ def test_random_native_grids_as_saved_by_transformers(tmp_path, name):
             if rng.random() < 0.4:
                 settings[key] = rng.choice(values)
         least, most = sorted((rng.randint(1, 30_000), rng.randint(1, 30_000)))
-        kind = rng.randrange(4) if name == "Qwen2VLImageProcessor" else rng.choice([0, 3])
+        told = name in ("Qwen2VLImageProcessor", "HunYuanVLImageProcessor")
+        kind = rng.randrange(4) if told else rng.choice([0, 3])
         if kind == 0:
             settings["size"] = {"shortest_edge": least, "longest_edge": most}
         elif kind == 1:

@@ -29,6 +29,8 @@ NAMES = (
     "llama-4-scout-17b-16e",
     "ovis2-1b",
     "idefics2-8b",
+    "granite-docling-500m",
+    "video-llama-3-2b",
 )
 GONE = "gone"
 NUMBERS = (0, -1, 1, 3, 10**30, 1.5, -0.5, 1e308, float("nan"))

@@ -36,7 +36,14 @@ def make(*pieces: int | tuple[int, int]) -> Prompt:
     )
 
 
-MODELS = ("Qwen2VLModel", "Qwen2_5_VLModel", "Qwen3VLModel", "Glm4vModel", "PaddleOCRVLModel")
+MODELS = (
+    "Qwen2VLModel",
+    "Qwen2_5_VLModel",
+    "Qwen3VLModel",
+    "Glm4vModel",
+    "PaddleOCRVLModel",
+    "Ernie4_5_VLMoeModel",
+)
 
 
 def expected(prompt: Prompt, model_class: str = MODELS[0]) -> tuple[np.ndarray, int]:
@@ -45,7 +52,7 @@ def expected(prompt: Prompt, model_class: str = MODELS[0]) -> tuple[np.ndarray, 
     import transformers
 
     kind = getattr(transformers, model_class)
-    tower = SimpleNamespace(spatial_merge_size=2, tokens_per_second=4)
+    tower = SimpleNamespace(spatial_merge_size=2, tokens_per_second=4, temporal_merge_size=2)
     model = SimpleNamespace(config=SimpleNamespace(vision_config=tower))
     model.get_vision_position_ids = kind.get_vision_position_ids.__get__(model)
     ids = torch.from_numpy(prompt.token_ids)[None]

@@ -298,6 +298,15 @@ def test_an_unfinished_download_is_noticed_offline(hub: Hub, model: Path, tmp_pa
             ["768.0 MiB"],
         ),
         ("idefics2-8b", "HuggingFaceM4/idefics2-8b", "idefics2-8b", ["512.0 MiB"]),
+        ("aria-25b", "rhymes-ai/Aria", "aria-25b", ["1.1 GiB"]),
+        ("video-llava-7b", "LanguageBind/Video-LLaVA-7B-hf", "video-llava-7b", ["1.5 GiB"]),
+        (
+            "ernie-4.5-vl-28b",
+            "baidu/ERNIE-4.5-VL-28B-A3B-PT",
+            "ernie-4.5-vl-28b",
+            ["448.0 MiB"],
+        ),
+        ("hunyuan-ocr", "tencent/HunyuanOCR", "hunyuan-ocr", ["768.0 MiB"]),
         ("ovis2-1b", "thisisiron/Ovis2-1B-hf", "ovis2-1b", ["48.0 MiB"]),
         (
             "phi-4-multimodal",

@@ -158,6 +158,8 @@ class PromptSpec(Frozen):
     # Tokens that have rows among an image's features too, wherever they stand in a prompt that
     # shows one: behind its others, in this order.
     mark_token_ids: tuple[int, ...] = ()
+    # Tokens that are images' to the decoder, though they have embeddings of their own.
+    beside_token_ids: tuple[int, ...] = ()
     # An image's tokens stand before all others, the tokenizer's own too, and the text has no place
     # for it; there is no prompt without an image.
     leading_images: bool = False

@@ -1,6 +1,7 @@
 """The model families: one row each."""
 
 from vlmc.families import (
+    aria,
     aya_vision,
     blip_2,
     chameleon,
@@ -8,6 +9,7 @@ from vlmc.families import (
     cohere_compass,
     deepseek_vl,
     deepseek_vl_hybrid,
+    ernie4_5_vl_moe,
     exaone4_5,
     fast_vlm,
     fuyu,
@@ -20,6 +22,7 @@ from vlmc.families import (
     got_ocr2,
     granite4_vision,
     granite_docling,
+    hunyuan_vl,
     idefics2,
     idefics3,
     instructblip,
@@ -50,6 +53,7 @@ from vlmc.families import (
     qwen3_vl,
     qwen3_vl_moe,
     video_llama_3,
+    video_llava,
     vipllava,
 )
 from vlmc.families.configs import section
@@ -61,6 +65,7 @@ _ROWS = (
     vipllava.FAMILY,
     llava_next.FAMILY,
     llava_next_video.FAMILY,
+    video_llava.FAMILY,
     llava_onevision.FAMILY,
     fast_vlm.FAMILY,
     granite4_vision.FAMILY,
@@ -80,10 +85,13 @@ _ROWS = (
     glm4v.FAMILY,
     glm4v_moe.FAMILY,
     glm_ocr.FAMILY,
+    ernie4_5_vl_moe.FAMILY,
+    hunyuan_vl.FAMILY,
     paddleocr_vl.FAMILY,
     video_llama_3.FAMILY,
     idefics2.FAMILY,
     idefics3.FAMILY,
+    aria.FAMILY,
     granite_docling.FAMILY,
     ovis2.FAMILY,
     lfm2_vl.FAMILY,

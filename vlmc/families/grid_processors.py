@@ -21,6 +21,8 @@ from vlmc.families.image_processors import (
 from vlmc.runtime.images import check_spec
 from vlmc.schema import Json
 
+_ERNIE = "Ernie4_5_VLMoeImageProcessor"
+_HUNYUAN = "HunYuanVLImageProcessor"
 _PADDLE = "PaddleOCRVLImageProcessor"
 _GLM4V: Json = {
     **_COMMON,
@@ -61,6 +63,22 @@ NATIVE_GRID_CLASSES: dict[str, Json] = {
         "merge_size": 2,
     },
     **_GLM4V_CLASSES,
+    _HUNYUAN: {
+        **_COMMON,
+        **_CLIP_COLORS,
+        "size": {"shortest_edge": 512 * 512, "longest_edge": 2048 * 2048},
+        "patch_size": 16,
+        "temporal_patch_size": 1,
+        "merge_size": 2,
+    },
+    _ERNIE: {
+        **_COMMON,
+        **_CLIP_COLORS,
+        "size": {"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 6177},
+        "patch_size": 14,
+        "temporal_patch_size": 1,
+        "merge_size": 2,
+    },
 }
 WHOLE_PATCHES_CLASSES: dict[str, Json] = {
     "PixtralImageProcessor": {
@@ -101,6 +119,7 @@ def native_grid_spec(
     table: Json | None = None,
     centers: bool = False,
     raster: bool = False,
+    row_ends: bool = False,
 ) -> ImageSpec:
     """The ``native_grid`` geometry of the image processor of Qwen2-VL or one of its kin.
 
@@ -113,6 +132,7 @@ def native_grid_spec(
         table: The tower's learned positions (``PositionTable``), where it has them.
         centers: Whether a merged patch is read in its middle alone.
         raster: Whether the tower has to know which patch lies where.
+        row_ends: Whether the tower makes rows for the ends of rows, too.
 
     Raises:
         VlmcError: Another class, a value its class cannot use, or bounds that exclude each other.
@@ -123,7 +143,7 @@ def native_grid_spec(
             "with Pillow transformers leaves it out, with torchvision it does not",
             at=f"{at}: patch_expand_factor",
         )
-    if name in _GLM4V_CLASSES:  # they read the sizes alone
+    if name in _GLM4V_CLASSES or name == _ERNIE:  # they read the sizes alone
         values = {key: values[key] for key in values.keys() - {"min_pixels", "max_pixels"}}
     least, most = _pixel_bounds(values, at)
     least = least if min_pixels is None else min_pixels
@@ -147,6 +167,10 @@ def native_grid_spec(
     }
     if name in _GLM4V_CLASSES:
         options |= {"frames": options["temporal_patch_size"], "enlarge": "scaled"}
+    if name == _HUNYUAN:
+        if values.get("spatial_patch_size", 1) != 1:
+            raise VlmcError("the processor counts other tokens", at=f"{at}: spatial_patch_size")
+        options["resample"] = "bicubic"  # whatever the file says
     if name == _PADDLE:
         options["enlarge"] = "side"
     if window is not None:
@@ -157,6 +181,8 @@ def native_grid_spec(
         options["centers"] = True
     if raster:
         options["raster"] = True
+    if row_ends:
+        options["row_ends"] = True
     return check_spec(ImageSpec(geometry="native_grid", options=options), at=at)
 
 

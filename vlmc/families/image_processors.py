@@ -43,6 +43,7 @@ _JANUS: Json = {
     "default_to_square": True,
 }
 
+_VIDEO_LLAVA = "VideoLlavaImageProcessor"
 # The classes served by each geometry, with their attributes: the defaults for absent keys.
 FIXED_CLASSES: dict[str, Json] = {
     "BlipImageProcessor": {
@@ -64,6 +65,7 @@ FIXED_CLASSES: dict[str, Json] = {
     "Gemma3ImageProcessor": {**_SIGLIP, "resample": 2, "default_to_square": True},
     "LlavaImageProcessor": _CLIP,
     "SiglipImageProcessor": _SIGLIP,
+    _VIDEO_LLAVA: _CLIP,
     "DeepseekVLImageProcessor": _JANUS,
     "GotOcr2ImageProcessor": {
         **_COMMON,
@@ -85,6 +87,7 @@ _STEPS_LEFT_OUT = {
     "Gemma3ImageProcessor": ("do_center_crop", "do_pad"),
     "GotOcr2ImageProcessor": ("do_center_crop", "do_pad"),
     "JanusImageProcessor": ("do_center_crop",),
+    _VIDEO_LLAVA: ("do_pad",),
 }
 _SIZE_KEYS = (
     {"height", "width"},
@@ -115,6 +118,8 @@ def fixed_spec(
     name, values = _settings(image_processor_json, FIXED_CLASSES, at)
     if name == "CLIPImageProcessor" and values.get("use_square_size"):
         values["size"] = {"height": 224, "width": 224}  # an old spelling of KOSMOS-2
+    if name == _VIDEO_LLAVA:
+        values["size"] = _plain_size(values, at)
     values |= dict.fromkeys(_STEPS_LEFT_OUT.get(name, ()), False)
     padded = _flag(values, "do_pad", at)
     square = padded and name == "LlavaImageProcessor"
@@ -232,6 +237,20 @@ def _size(values: Json, key: str, at: str, *, square: bool) -> dict[str, int]:
         allowed = [" and ".join(sorted(keys)) for keys in _SIZE_KEYS]
         raise VlmcError(f"{value!r} is no size", at=at, allowed=allowed)
     return {str(name): _count(length, f"{at}.{name}") for name, length in value.items()}
+
+
+def _plain_size(values: Json, at: str) -> Json:
+    """As Video-LLaVA reads it: the shortest edge alone, whatever the longest, or both sides."""
+    size: Json = {**_size(values, "size", at, square=False)}
+    if "shortest_edge" in size:
+        return {"shortest_edge": size["shortest_edge"]}
+    if "height" not in size and _flag(values, "do_resize", at):
+        raise VlmcError(
+            f"pictures cannot be resized by {' and '.join(size)} here",
+            at=f"{at}: size",
+            allowed=("height and width", "shortest_edge"),
+        )
+    return size
 
 
 def _box(values: Json, key: str, at: str) -> Json:

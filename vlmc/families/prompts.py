@@ -37,6 +37,7 @@ def read_prompt(
     add_special_tokens: bool = True,
     extra_tokens: Sequence[str] = (),
     mark_token_ids: tuple[int, ...] = (),
+    beside_tokens: tuple[str, ...] = (),
     leading_images: bool = False,
     leading_text: str | None = None,
     numbered_after: str | None = None,
@@ -63,6 +64,7 @@ def read_prompt(
         add_special_tokens: Whether the tokenizer adds its own.
         extra_tokens: Words that the processor adds to the tokenizer where they are not.
         mark_token_ids: Tokens beside the placeholders that take rows of an image's features.
+        beside_tokens: Names of those that are images' to the decoder, and take none.
         leading_images: Whether an image's tokens stand before all others.
         leading_text: What an image is in the text then.
         numbered_after: Name of the special token behind whose id an image's tokens count up.
@@ -108,6 +110,8 @@ def read_prompt(
             for key, text in texts.model_dump(exclude_none=True).items()
         }
 
+    named_beside = [_framing(variables, name, at)[0] for name in beside_tokens]
+    beside = [id for one in named_beside if (id := loaded.tokenizer.token_to_id(one)) is not None]
     layout = None if image_layout is None else ImageLayout(**named(image_layout))
     placeholder = image_token if layout is None else layout.placeholder or image_token
     assert image_token_id is not None  # or there was no such token
@@ -115,7 +119,7 @@ def read_prompt(
         image_token=image_token,
         image_token_id=image_token_id,
         chat_template=None if template is None else TEMPLATE_PATH,
-        plain_image=plain_image.replace("{image}", placeholder),
+        plain_image=_NAME.sub(filled, plain_image.replace("{image}", placeholder)),
         special_tokens=variables,
         vocab_size=vocab_size,
         image_prefix=_framing(variables, before, at),
@@ -127,6 +131,7 @@ def read_prompt(
         closing=_NAME.sub(filled, closing),
         add_special_tokens=add_special_tokens,
         mark_token_ids=mark_token_ids,
+        beside_token_ids=tuple(beside),
         frame=None if frame is None else PromptFrame(**named(frame)),
         leading_images=leading_images,
         leading_text=leading_text,

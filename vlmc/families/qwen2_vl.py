@@ -41,6 +41,7 @@ def grid_facts(
     count: Callable[[Json, int], int],
     window: int | None = None,
     table: Json | None = None,
+    row_ends: bool = False,
     deepstack: int = 0,
     width: int = 3584,
     patch: int = 14,
@@ -57,6 +58,8 @@ def grid_facts(
         count: Numbers in the tower's weights, from its configuration and that width.
         window: The side, in patches, of the tower's attention windows, where it has them.
         table: The tower's learned positions (``PositionTable``), where it has them.
+        row_ends: Whether the tower makes a row for the end of each row of tokens, and one before
+            and one behind all.
         deepstack: Rows that the decoder's first layers add to, one each.
         width: The default of ``width_key``.
         patch: The tower's default of ``patch_size``.
@@ -89,6 +92,7 @@ def grid_facts(
         table=table,
         centers=centers,
         raster=raster,
+        row_ends=row_ends,
     )
     for key, default, option in (
         ("patch_size", patch, "patch_size"),
@@ -120,7 +124,8 @@ def _least_tokens(images: ImageSpec) -> int:
     # As text: there a list may stand for a tuple.
     options = native_grid.Options.model_validate_json(json.dumps(images.options))
     area = options.frames * (options.patch_size * options.merge_size) ** 2
-    return -(-options.min_pixels // area) if options.resize else 1
+    least = -(-options.min_pixels // area) if options.resize else 1
+    return least + (3 if options.row_ends else 0)
 
 
 def _count_vision(tower: Json, hidden: int) -> int:

@@ -90,6 +90,9 @@ class ModelFacts:
     # Tokens around an image's tiles that take rows of its features, behind the others; as many as
     # the geometry's ``marks``.
     mark_token_ids: tuple[int, ...] = ()
+    # The tokenizer's names of tokens beside an image's that are its own to the decoder
+    # (``Family.embeds``), with embeddings of their own; not among those of an answer.
+    beside_tokens: tuple[str, ...] = ()
     opening_once: bool = False  # only before those that do not begin with it
     # Ids that the embedding knows, where the head knows fewer; None: ``text.vocab``.
     token_ids: int | None = None

@@ -42,10 +42,12 @@ class TextDefaults:
 
 
 TEXT_DEFAULTS = {
+    "aria_text": TextDefaults(32, 4096, 32, 32000, 2048, 4096),
     "chameleon": TextDefaults(32, 4096, 32, 65536, 4096, 11008, 32),
     "cohere": TextDefaults(40, 8192, 64, 256000, 8192, 22528, tied=True),
     "cohere2": TextDefaults(40, 8192, 64, 256000, 8192, 22528, tied=True),
     "cohere_compass_text": TextDefaults(40, 8192, 64, 256000, 8192, 22528, tied=True),
+    "ernie4_5_vl_moe_text": TextDefaults(28, 2560, 20, 103424, 131072, 12288, 4, tied=True),
     "exaone4": TextDefaults(32, 4096, 32, 102400, 2048, 16384, 32),
     "gemma": TextDefaults(28, 3072, 16, 256000, 8192, 24576, 16, 256, tied=True),
     "gemma2": TextDefaults(26, 2304, 8, 256000, 8192, 9216, 4, 256, tied=True),
@@ -59,6 +61,7 @@ TEXT_DEFAULTS = {
     "granite": TextDefaults(32, 4096, 32, 32000, 2048, 11008),
     "granite_docling_text": TextDefaults(28, 1024, 16, 133800, 32768, 2048, 4, tied=True),
     "granite4_vision_text": TextDefaults(32, 4096, 32, 32000, 2048, 11008),
+    "hunyuan_vl_text": TextDefaults(32, 4096, 32, 290943, 2048, 11008, tied=True),
     "lfm2": TextDefaults(32, 2560, 32, 65536, 128000, 12288, 8, tied=True),
     "lfm3": TextDefaults(24, 2048, 16, 128000, 128000, 7680, 4, 128, tied=True),
     "llama": TextDefaults(32, 4096, 32, 32000, 2048, 11008),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ class TensorRef:
         begin: Offset of its first byte in ``path``.
         nbytes: Its size in bytes.
         parts: Tensors whose rows it is, one after the other; none: it lies in ``path``.
+        turned: Its rows are the columns of the matrix in ``path``.
         stacked: Of each row, the matrices that it is, one under the other; none: likewise.
     """
 
@@ -50,6 +51,7 @@ class TensorRef:
     nbytes: int
     parts: tuple[TensorRef, ...] = ()
     stacked: tuple[tuple[TensorRef, ...], ...] = ()
+    turned: bool = False
 
 
 def read_rows(ref: TensorRef, start: int, stop: int) -> NDArray[np.float32]:
@@ -99,6 +101,9 @@ def read_stored(ref: TensorRef, start: int, stop: int) -> NDArray[Any]:
     rows, *rest = ref.shape or (1,)
     if not 0 <= start <= stop <= rows:
         raise ValueError(f"no rows {start}:{stop} in '{ref.name}' of shape {list(ref.shape)}")
+    if ref.turned:
+        columns = replace(ref, shape=ref.shape[::-1], turned=False)
+        return np.ascontiguousarray(read_stored(columns, 0, ref.shape[1])[:, start:stop].T)
     if ref.parts:
         return np.concatenate(_of_parts(ref, start, stop))
     raw: NDArray[Any] = np.empty((stop - start, *rest), _STORED[ref.dtype])

@@ -31,7 +31,8 @@ def experts(
         module: The experts: ``gate_up_proj`` [E, 2I, H] and ``down_proj`` [E, H, I], or both with
             the last axes the other way round, as a checkpoint may store them.
         hidden_states: [T, H].
-        top_k_index: The experts each token chose, int64 [T, k].
+        top_k_index: The experts each token chose, int64 [T, k]; -1 for none, where the module
+            ``skips``.
         top_k_weights: Their shares, float [T, k].
 
     Returns:
@@ -43,13 +44,14 @@ def experts(
     plain = module.has_gate and not module.has_bias and not module.has_post_expert_norm
     gate = _GATES.get(type(getattr(module, "act_fn", None)).__name__)
     same = type(module)._apply_gate is _default_apply_gate
-    if not (plain and gate and same and module.is_concatenated) or module.is_transposed:
+    if not (plain and gate and same and module.is_concatenated):
         raise VlmcError(
             f"{type(module).__name__}: experts of this kind are not supported yet",
             hint="those with a gate by SiLU or GELU (tanh) and no biases are",
         )
     hidden = hidden_states.shape[-1]
     inner = module.down_proj[0].numel() // hidden
+    skips = {"skips": 1} if getattr(module, "skips", False) else {}
     out: Tensor = torch.onnx.ops.symbolic(
         "vlmc::Experts",
         [hidden_states, top_k_index, top_k_weights, module.gate_up_proj, module.down_proj],
@@ -57,7 +59,8 @@ def experts(
             "hidden": int(hidden),
             "inner": int(inner),
             "gate": gate,
-            "transposed": int(getattr(module, "stored_transposed", False)),
+            "transposed": int(getattr(module, "stored_transposed", False) != module.is_transposed),
+            **skips,
         },
         dtype=hidden_states.dtype,
         shape=hidden_states.shape,

@@ -87,7 +87,7 @@ class LanguageProgram(nn.Module):
         embeds = torch.where(is_image.unsqueeze(-1), rows, text)
         tokens = {"inputs_embeds": embeds}
         if self.begin is not None:
-            tokens = self.begin(embeds, input_ids, is_image)
+            tokens = self.begin(embeds, input_ids, feature_index != -1)
         given = iter(extras)
         added: list[Tensor] = []
         if self.deepstack:

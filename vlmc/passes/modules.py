@@ -105,11 +105,12 @@ def attention(
         )
         return _heads_of(out, heads, kept), None
     past_key, past_value = (cache.past[kind, layer] for kind in ("key", "value"))
-    described, room = past_key.shape[1::2]  # a head may be filled up in the cache
-    if described != kv_heads or room < width or value.shape[3] != width:
+    described = [(past.shape[1], past.shape[3]) for past in (past_key, past_value)]
+    # A head in the cache may be filled up with zeros, so it is only never narrower.
+    if any(count != kv_heads or held < width for count, held in described):
         raise VlmcError(
             f"layer {layer} has {kv_heads} keys of {width} numbers and values of {kept}; its "
-            f"configuration says {described} of {room}",
+            f"configuration says {described[0][0]} of {described[0][1]}",
             at="config.json",
             hint="this text backbone is not supported yet",
         )

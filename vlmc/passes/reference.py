@@ -37,6 +37,7 @@ _IMAGE_INPUTS = (
     "pixel_values",
     "high_res_pixel_values",
     "pixel_attention_mask",
+    "pixel_mask",
     "image_grid_thw",
     "image_merge_sizes",
     "image_sizes",
@@ -154,8 +155,9 @@ class Reference:
 
     def _features(self, inputs: Any, pictures: Sequence[Any]) -> list[NDArray[np.float32]]:
         given = {key: inputs[key] for key in _IMAGE_INPUTS if key in inputs}
-        if "image_patches" in inputs:
-            given["pixel_values"] = inputs["image_patches"]
+        for own in ("image_patches", "pixel_values_images"):
+            if own in inputs:
+                given["pixel_values"] = inputs[own]
         made = image_features_of(self.model)(**given, return_dict=True)
         if made.pooler_output is None and not self.deepstack:
             # Llama 4 leaves it to its caller; Fuyu has one picture, and no more to do.
@@ -183,9 +185,16 @@ def image_features_of(model: Any) -> Any:
     for holder in (model, getattr(model, "model", None)):
         found = getattr(holder, "get_image_features", None)
         if found is not None:
-            return found
+            return _of_the_layer(found, model.config)
     bare = getattr(MODEL_MAPPING[type(model.config)], "get_image_features", None)
     return bare and partial(bare, model)
+
+
+def _of_the_layer(found: Any, config: Any) -> Any:
+    """``get_image_features`` that reads the configuration's layer, which Aria's model tells it."""
+    layer = inspect.signature(found).parameters.get("vision_feature_layer")
+    fixed = layer is not None and isinstance(layer.default, int)
+    return partial(found, vision_feature_layer=config.vision_feature_layer) if fixed else found
 
 
 def _parts(made: Any, deepstack: Collection[int]) -> list[Any]:

@@ -152,7 +152,7 @@ class Engine:
         here = positions[..., None, chunk.start : chunk.stop]
         if chunk.image is not None:
             index = prompt.feature_index[chunk.start : chunk.stop]
-            local = np.where(index >= 0, index - first_rows(prompt)[chunk.image], -1)
+            local = np.where(index >= 0, index - first_rows(prompt)[chunk.image], index)
             rows = self._blank
         else:
             for image in needed_images(prompt, chunk):
@@ -214,7 +214,7 @@ class Engine:
         self, ids: Array, index: Array, positions: Array | int, ends: Array
     ) -> dict[str, Array]:
         spec = self._inputs["position_ids"]
-        shape = (3, *ids.shape) if len(spec.shape) == 3 else ids.shape
+        shape = (*spec.shape[:-2], *ids.shape)  # an axis more where positions have several
         return {
             "input_ids": np.ascontiguousarray(ids, np.int64),
             "feature_index": np.ascontiguousarray(index, np.int64),

@@ -87,11 +87,11 @@ def gather(
         blank: ``[1, W]``, returned when the chunk is text only.
 
     Returns:
-        Rows ``[F, W]`` in the order of the prompt, and int64 ``[S]``, -1 for text.
+        Rows ``[F, W]`` in the order of the prompt, and int64 ``[S]``, less than 0 for text.
     """
     index = prompt.feature_index[chunk.start : chunk.stop]
     wanted = np.unique(index[index >= 0])
-    local = np.where(index >= 0, np.searchsorted(wanted, index), -1)
+    local = np.where(index >= 0, np.searchsorted(wanted, index), index)
     if not wanted.size:
         return blank, local
     firsts = first_rows(prompt)

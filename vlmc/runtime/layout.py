@@ -44,7 +44,7 @@ def feature_index(
     spans: Sequence[ImageSpan],
     spec: PromptSpec,
 ) -> NDArray[np.int64]:
-    """The row of each token in the images' concatenated features, -1 for text.
+    """The row of each token in the images' concatenated features, -1 for text, -2 beside images.
 
     Args:
         ids: The prompt, placeholders expanded, int64 [L].
@@ -56,7 +56,7 @@ def feature_index(
     Returns:
         int64 [L]. Marks take rows of the image they stand at, those before all images the first's.
     """
-    index = np.full(len(ids), -1, dtype=np.int64)
+    index = np.where(np.isin(ids, spec.beside_token_ids), -2, np.int64(-1))
     if not images:
         return index
     ends = np.cumsum([image.rows for image in images], dtype=np.int64)

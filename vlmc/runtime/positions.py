@@ -1,11 +1,11 @@
 """Position ids: where each prompt token stands, and where the answer begins."""
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import NonNegativeInt, ValidationError
+from pydantic import Field, NonNegativeInt, ValidationError
 
 from vlmc.bundle.manifest import PositionSpec
 from vlmc.errors import VlmcError
@@ -18,6 +18,12 @@ Positions = tuple[NDArray[np.int64], int]
 
 class NoOptions(Frozen):
     """A scheme without constants."""
+
+
+class Xdrope(Frozen):
+    """``axes``: how many there are; the last three are a picture's."""
+
+    axes: Annotated[int, Field(ge=3)]
 
 
 class Sequential(Frozen):
@@ -43,7 +49,8 @@ def prompt_positions(prompt: Prompt, spec: PositionSpec) -> Positions:
         spec: The scheme, a row of ``POSITIONS``, and its options.
 
     Returns:
-        int64 ``[L]``, or ``[3, L]`` (time, height, width) for M-RoPE; and the next position.
+        int64 ``[L]``, or ``[3, L]`` (time, height, width) for M-RoPE, ``[axes, L]`` for xdrope;
+        and the next position.
 
     Raises:
         VlmcError: Unknown scheme or options, or a prompt whose images do not fit its spans.
@@ -51,6 +58,13 @@ def prompt_positions(prompt: Prompt, spec: PositionSpec) -> Positions:
     return lookup(POSITIONS, spec.scheme, kind="position scheme", at="positions.scheme")(
         prompt, spec.options
     )
+
+
+def position_axes(spec: PositionSpec) -> int:
+    """Axes of a prompt's positions; 0: they are one row of numbers."""
+    if spec.scheme == "mrope":
+        return 3
+    return _checked(Xdrope, spec.options).axes if spec.scheme == "xdrope" else 0
 
 
 def _sequential(prompt: Prompt, options: Json) -> Positions:
@@ -94,6 +108,30 @@ def _mrope(prompt: Prompt, options: Json) -> Positions:
     return positions, following
 
 
+def _xdrope(prompt: Prompt, options: Json) -> Positions:
+    """Several axes: transformers' ``HunYuanVLModel.get_rope_index``.
+
+    Tokens count on along every axis, pictures' too. But the last three are column, row and number
+    of its picture for what lies between a picture's first token and its last.
+    """
+    axes = _checked(Xdrope, options).axes
+    length = len(prompt.token_ids)
+    positions = np.tile(np.arange(length, dtype=np.int64), (axes, 1))
+    for number, span in enumerate(prompt.spans):
+        _, height, width = prompt.images[span.image].grid
+        if height * (width + 1) + 2 != span.length:
+            raise VlmcError(
+                f"an image of {height} x {width} feature rows has {span.length} tokens",
+                at="positions",
+            )
+        inside = slice(span.start + 1, span.start + span.length - 1)
+        rows, columns = np.indices((height, width + 1), dtype=np.int64).reshape(2, -1)
+        positions[-3, inside], positions[-2, inside] = columns, rows
+        positions[-1, inside] = number
+    following = int(positions.max()) + 1 if length else 0
+    return positions, following
+
+
 def _checked(schema: type[Options], options: Json) -> Options:
     try:
         return schema.model_validate(options)
@@ -108,4 +146,5 @@ def _checked(schema: type[Options], options: Json) -> Options:
 POSITIONS: dict[str, Callable[[Prompt, Json], Positions]] = {
     "sequential": _sequential,
     "mrope": _mrope,
+    "xdrope": _xdrope,
 }

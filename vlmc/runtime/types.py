@@ -54,7 +54,8 @@ class Prompt:
 
     Attributes:
         token_ids: int64 [L], placeholders expanded.
-        feature_index: int64 [L], row of the prompt's concatenated image features, -1 for text.
+        feature_index: int64 [L], row of the prompt's concatenated image features, -1 for text,
+            -2 for a token that is an image's to the decoder, and has an embedding of its own.
         spans: The images' places, in order of appearance.
         images: The prepared images, same order.
     """

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
+from vlmc.bundle.manifest import ImageSpec
 from vlmc.errors import VlmcError
 from vlmc.families.quarters_processor import quarters_spec
-from vlmc.runtime.images import image_tokens, prepare, vision_inputs
+from vlmc.runtime.images import check_spec, image_tokens, prepare, vision_inputs
 
 SHAPES = [(60, 60), (61, 41), (40, 97), (2, 3), (200, 20), (17, 230), (31, 30), (120, 119)]
 PATCH = 7
@@ -102,3 +103,11 @@ def test_no_part_is_resized_where_none_should_be(draw):
     ):
         expected, *_ = cut(values, mask)
         assert np.array_equal(ours["pixel_values"][slots[slots >= 0]], expected)
+
+
+def test_a_square_smaller_than_the_least_side():
+    options = {**spec_of(SMALL).options, "resize": {"longest": 60, "least": 70}}
+    with pytest.raises(VlmcError, match=r"images\.json"):
+        check_spec(ImageSpec(geometry="quarters", options=options), at="images.json")
+    fitting = {**options, "resize": {"longest": 60, "least": 60}}
+    check_spec(ImageSpec(geometry="quarters", options=fitting), at="images.json")

@@ -20,9 +20,10 @@ def experts(low: Lowering, node: Any) -> Any:
 
     Args:
         low: The graph.
-        node: Rows [T, H], chosen experts int64 [T, k] and their shares float [T, k]; weights
-            ``gate_up`` [E, 2I, H] and ``down`` [E, H, I], both with the last axes the other way
-            round where ``transposed``; ``gate`` is ``silu`` or ``gelu_tanh``.
+        node: Rows [T, H], chosen experts int64 [T, k] (-1: none, where it ``skips``) and their
+            shares float [T, k]; weights ``gate_up`` [E, 2I, H] and ``down`` [E, H, I], both with
+            the last axes the other way round where ``transposed``; ``gate`` is ``silu`` or
+            ``gelu_tanh``.
     """
     import onnx_ir as ir
 
@@ -40,6 +41,9 @@ def experts(low: Lowering, node: Any) -> Any:
         )
     )
     hits = low.add("Unique", [index])
+    if "skips" in node.attributes:
+        chosen = low.add("GreaterOrEqual", [hits, low.constant(np.array(0, np.int64))])
+        hits = low.add("Compress", [hits, chosen])
     trips = low.add("Squeeze", [low.add("Shape", [hits])])
     zeros = low.add("Mul", [rows, low.constant(np.float32(0))])
     body = low.inside()

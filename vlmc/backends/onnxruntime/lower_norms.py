@@ -21,12 +21,16 @@ _PRODUCTS = {
 def merge_norms(low: Lowering) -> None:
     """Merges norms into the products after them, in place; all else is lowered already."""
     for node in list(low.graph):
-        norm = node.inputs[0].producer() if node.inputs and node.inputs[0] is not None else None
-        if node.domain != DOMAIN or node.op_type not in _PRODUCTS or norm is None:
-            continue
-        if (norm.domain, norm.op_type) == _NORM and only_read_by(norm.outputs[0], node):
-            _merge(low, norm, node)
+        if node.domain == DOMAIN and node.op_type in _PRODUCTS:
+            norm = node.inputs[0].producer() if node.inputs[0] is not None else None
+            if norm is not None and (norm.domain, norm.op_type) == _NORM and _is_theirs(norm, node):
+                _merge(low, norm, node)
     low.graph.sort()  # what reads a sum may have stood before the products
+
+
+def _is_theirs(norm: ir.Node, node: ir.Node) -> bool:
+    """Whether nothing else reads the norm, and its sum is no output that has a name to keep."""
+    return only_read_by(norm.outputs[0], node) and not norm.outputs[3].is_graph_output()
 
 
 def _merge(low: Lowering, norm: ir.Node, node: ir.Node) -> None:

@@ -34,6 +34,8 @@ class Options(Frozen):
         table: The tower's learned positions, where it has them.
         centers: Say which patches are in the middle of each merged one (Video-LLaMA 3).
         raster: Say which patch lies where (LFM3-VL's convolutions).
+        row_ends: The tower makes a row for the end of each row of merged patches, and one before
+            and one behind all; it is told no places.
     """
 
     patch_size: PositiveInt
@@ -51,6 +53,7 @@ class Options(Frozen):
     table: PositionTable | None = None
     centers: bool = False
     raster: bool = False
+    row_ends: bool = False
 
     @model_validator(mode="after")
     def _ordered(self) -> "Options":
@@ -113,10 +116,22 @@ def target_size(height: int, width: int, options: Options) -> tuple[int, int]:
 
 
 def tokens(height: int, width: int, options: Options) -> int:
-    """Placeholder tokens of a picture: its merged patches."""
+    """Placeholder tokens of a picture: its merged patches, and the ends of its rows."""
     new_height, new_width = target_size(height, width, options)
     factor = options.patch_size * options.merge_size
-    return (new_height // factor) * (new_width // factor)
+    rows, columns = new_height // factor, new_width // factor
+    return rows * (columns + 1) + 2 if options.row_ends else rows * columns
+
+
+def packing(rows: int, columns: int) -> NDArray[np.int64]:
+    """Which of the tower's rows each token takes, int64 [rows * (columns + 1) + 2].
+
+    The rows of merged patches come first, then those of a row's end, of the start and of the end.
+    """
+    end = rows * columns
+    grid = np.full((rows, columns + 1), end, dtype=np.int64)
+    grid[:, :columns] = np.arange(end).reshape(rows, columns)
+    return np.concatenate([[end + 1], grid.reshape(-1), [end + 2]])
 
 
 def prepare(image: Image.Image, options: Options) -> PreparedImage:
@@ -127,7 +142,8 @@ def prepare(image: Image.Image, options: Options) -> PreparedImage:
         tower has windows ``window_patches`` and ``patch_slots``, see ``windows``; where it has
         learned positions ``table_rows`` and ``table_weights``, see ``table_rows``; on demand
         ``center_patches``, see ``center_patches``, and ``grid_patches`` int64 [rows, columns], the
-        patch at each place. The grid is in merged patches.
+        patch at each place; where it makes rows for the ends of rows ``packing``, in the place of
+        ``patch_positions``. The grid is in merged patches.
 
     Raises:
         VlmcError: The picture's size is refused, see ``target_size``.
@@ -147,8 +163,9 @@ def prepare(image: Image.Image, options: Options) -> PreparedImage:
             options.temporal_patch_size,
             options.values,
         ),
-        "patch_positions": places,
     }
+    if not options.row_ends:
+        tensors["patch_positions"] = places
     if options.window is not None:
         tensors["window_patches"], tensors["patch_slots"] = windows(places, options.window)
     if options.table is not None:
@@ -159,11 +176,9 @@ def prepare(image: Image.Image, options: Options) -> PreparedImage:
     if options.raster:
         tensors["grid_patches"] = np.empty((rows, columns), dtype=np.int64)
         tensors["grid_patches"][places[:, 0], places[:, 1]] = np.arange(len(places))
-    return PreparedImage(
-        tensors=tensors,
-        tokens=grid[1] * grid[2],
-        grid=grid,
-    )
+    if options.row_ends:
+        tensors["packing"] = packing(*grid[1:])
+    return PreparedImage(tensors, tokens(image.height, image.width, options), grid)
 
 
 def center_patches(tokens: int, merge: int) -> NDArray[np.int64]:
@@ -182,8 +197,9 @@ def inputs(options: Options) -> tuple[TensorSpec, ...]:
     row = 3 * options.temporal_patch_size * options.patch_size**2
     found = [
         TensorSpec(name="pixel_values", dtype="float32", shape=("patches", row)),
-        TensorSpec(name="patch_positions", dtype="int64", shape=("patches", 2)),
     ]
+    if not options.row_ends:
+        found.append(TensorSpec(name="patch_positions", dtype="int64", shape=("patches", 2)))
     if options.window is not None:
         shape = ("windows", options.window**2)
         found.append(TensorSpec(name="window_patches", dtype="int64", shape=shape))
@@ -197,6 +213,8 @@ def inputs(options: Options) -> tuple[TensorSpec, ...]:
         found.append(TensorSpec(name="center_patches", dtype="int64", shape=middle))
     if options.raster:
         found.append(TensorSpec(name="grid_patches", dtype="int64", shape=("rows", "columns")))
+    if options.row_ends:
+        found.append(TensorSpec(name="packing", dtype="int64", shape=("image_tokens",)))
     return tuple(found)
 
 

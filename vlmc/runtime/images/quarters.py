@@ -1,9 +1,11 @@
-"""``quarters``: a picture near its own size, behind its four quarters or alone (Idefics2)."""
+"""``quarters``: a picture near its own size, behind its four quarters or alone (Idefics2, Aria)."""
+
+import math
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import PositiveInt
+from pydantic import PositiveInt, model_validator
 
 from vlmc.bundle.manifest import TensorSpec
 from vlmc.errors import VlmcError
@@ -28,8 +30,24 @@ class Edges(Frozen):
     longest: PositiveInt
 
 
+class Filled(Frozen):
+    """The longer side becomes ``longest``, the other no shorter than ``least``.
+
+    The rest of a square of ``longest`` is black; patches without any of the picture are none.
+    """
+
+    longest: PositiveInt
+    least: PositiveInt
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Filled":
+        if self.least > self.longest:
+            raise ValueError(f"no side of {self.least} fits into {self.longest} pixels")
+        return self
+
+
 class Options(Frozen):
-    """Constants of ``Idefics2ImageProcessor`` and of the tower it feeds.
+    """Constants of ``Idefics2ImageProcessor`` or ``AriaImageProcessor``, and of the tower.
 
     Attributes:
         patch_size: Of the tower, in pixels.
@@ -44,7 +62,7 @@ class Options(Frozen):
     patch_size: PositiveInt
     tokens: PositiveInt
     split: bool
-    resize: Edges | Exact | None
+    resize: Edges | Exact | Filled | None
     resample: Resample
     on_white: bool
     values: Values
@@ -67,11 +85,20 @@ def _boxes(height: int, width: int, options: Options) -> list[Box]:
 
 
 def _target(height: int, width: int, options: Options) -> tuple[int, int]:
-    """The size a part gets; mirrors ``get_resize_output_image_size`` of Idefics2's processor."""
+    """The size a part gets.
+
+    Mirrors ``get_resize_output_image_size`` of Idefics2's processor, and Aria's ``_preprocess``.
+    """
     if options.resize is None:
         return height, width
     if isinstance(options.resize, Exact):
         return options.resize.height, options.resize.width
+    if isinstance(options.resize, Filled):
+        side, least = options.resize.longest, options.resize.least
+        scale = side / max(height, width)
+        if width >= height:
+            return max(int(height * scale), least), side
+        return side, max(int(width * scale), least)
     shortest, longest = options.resize.shortest, options.resize.longest
     ratio = width / height
     if width >= height and width > longest:
@@ -109,9 +136,9 @@ def tokens(height: int, width: int, options: Options) -> int:
 def prepare(image: Image.Image, options: Options) -> PreparedImage:
     """One picture for the vision program.
 
-    Pixels equal ``Idefics2ImageProcessorPil`` bit for bit. That one fills the parts of all
-    pictures up to one size, and masks what it added; here are the patches that no mask hides,
-    which neither reads the other's filling.
+    Pixels equal ``Idefics2ImageProcessorPil`` and ``AriaImageProcessorPil`` bit for bit. Those
+    fill the parts of all pictures up to one size, and mask what they added; here are the patches
+    that no mask hides, which neither reads the other's filling.
 
     Returns:
         ``pixel_values`` float32 [P, 3*ps*ps], the patches of the quarters, if any, and of the
@@ -129,8 +156,8 @@ def prepare(image: Image.Image, options: Options) -> PreparedImage:
         part = picture if len(found) == 1 else picture.crop(box)
         if options.resize is not None:
             part = pixels.resized(part, height, width, options.resample)
-        rows, columns = height // side, width // side
-        levels = np.asarray(part)[: rows * side, : columns * side]
+        rows, columns = _grid(height, width, options)
+        levels = _whole_patches(np.asarray(part), rows * side, columns * side)
         patches.append(patchify(levels, side, 1, 1, options.values))
         places.append(_places(rows, columns))
     counts = np.array([len(one) for one in patches])
@@ -144,6 +171,22 @@ def prepare(image: Image.Image, options: Options) -> PreparedImage:
     }
     tiles = (2, 2) if options.split else (0, 0)
     return PreparedImage(tensors, made, (len(found), 1, options.tokens), tiles=tiles)
+
+
+def _grid(height: int, width: int, options: Options) -> tuple[int, int]:
+    """Rows and columns of patches of a part: those that are whole, or have any of the picture."""
+    side = options.patch_size
+    if isinstance(options.resize, Filled):
+        most = options.resize.longest // side
+        return min(math.ceil(height / side), most), min(math.ceil(width / side), most)
+    return height // side, width // side
+
+
+def _whole_patches(levels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """Pixels [H, W, 3] cut to a size, or filled up to it with black."""
+    levels = levels[:height, :width]
+    below, beside = height - levels.shape[0], width - levels.shape[1]
+    return np.pad(levels, ((0, below), (0, beside), (0, 0)))
 
 
 def _places(rows: int, columns: int) -> NDArray[np.float32]:

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <new>
 #include <thread>
 #include <type_traits>
 
@@ -37,8 +38,8 @@ class Member {
  public:
   const size_t number;  // less than team_size
 
-  Member(size_t number, size_t threads, Stage* stages)
-      : number(number), threads_(threads), next_(stages) {}
+  Member(size_t number, size_t threads, Stage* stages, const std::atomic<bool>& failed)
+      : number(number), threads_(threads), next_(stages), failed_(failed) {}
 
   // body(first, last) for parts of 0 .. count, count < 2^31, each number once, by whichever thread
   // is free. Parts have at least `least` numbers where there are as many.
@@ -61,9 +62,10 @@ class Member {
   }
 
   // Waits until all of the stage is done: for what running threads have taken, and no other, so that
-  // one thread alone gets through.
+  // one thread alone gets through. Nor is a stage waited for that a thread had no memory for.
   void join() const {
     for (size_t turns = 0; stage_->done.load(std::memory_order_acquire) < count_; ++turns) {
+      if (failed_.load(std::memory_order_relaxed)) return;
       if (turns < kTurns)
         _mm_pause();
       else
@@ -105,18 +107,21 @@ class Member {
   size_t threads_;
   Stage *stage_ = nullptr, *next_;
   size_t count_ = 0;
+  const std::atomic<bool>& failed_;
 };
 
 inline size_t team_size(const Parallel& parallel) {
   return std::min(kTeam, std::max<size_t>(1, parallel.threads));
 }
 
-// body(member) on every thread, for bodies of up to Stages stages that throw nothing.
+// body(member) on every thread, for bodies of up to Stages stages. What one lacks of memory is thrown
+// here, once all have ended.
 template <size_t Stages, typename F>
 void together(const Parallel& parallel, F&& body) {
   struct Work {
     std::remove_reference_t<F>& body;
     size_t threads;
+    std::atomic<bool> failed{false};
     Stage stages[Stages];
 
     Work(std::remove_reference_t<F>& body, size_t threads) : body(body), threads(threads) {
@@ -125,10 +130,17 @@ void together(const Parallel& parallel, F&& body) {
   } work(body, team_size(parallel));
   const auto run = [](void* data, size_t number) {
     Work& work = *static_cast<Work*>(data);
-    work.body(Member(number, work.threads, work.stages));
+    try {
+      work.body(Member(number, work.threads, work.stages, work.failed));
+    } catch (const std::bad_alloc&) {
+      work.failed = true;
+    }
   };
-  if (work.threads == 1) return run(&work, 0);
-  parallel.run(parallel.self, run, work.threads, &work);
+  if (work.threads == 1)
+    run(&work, 0);
+  else
+    parallel.run(parallel.self, run, work.threads, &work);
+  if (work.failed) throw std::bad_alloc();
 }
 
 }  // namespace vlmc

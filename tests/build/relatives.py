@@ -1,0 +1,76 @@
+"""Other checkpoints of models that are near relatives of another family's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.build.edits import Json, edit
+from tests.checkpoints.kin import (
+    cohere_compass,
+    exaone4_5,
+    granite_docling,
+    lfm3_vl,
+    qianfan_ocr,
+    video_llama_3,
+)
+
+
+def hub_exaone(folder: Path) -> Path:
+    """As it was released: the decoder's first name, rotary positions in every layer, tied."""
+    kinds = ["full_attention"] * 2
+    exaone4_5(folder, tied=True, num_hidden_layers=2, sliding_window=None, layer_types=kinds)
+
+    def first_name(config: Json) -> None:
+        config["text_config"]["model_type"] = "exaone4_5_text"
+
+    edit(folder / "config.json", first_name)
+    return folder
+
+
+ROTARY = {"rope_type": "default", "rope_theta": 500.0, "mrope_section": [2, 3, 3]}
+RELATIVES: dict[str, Callable[[Path], Path]] = {
+    # As the larger one: no fine route; wide pages have more tiles; a router that decides nothing.
+    "granite-docling-dense": lambda folder: granite_docling(
+        folder,
+        tied=True,
+        tower={"deepstack_visual_indexes": [0, 1, 2], "scale_factor": 2},
+        images={"max_patches": 2, "dense_max_patches": 12, "dense_min_aspect": 1.2}
+        | {"dense_max_scale": 0.7, "dense_max_aspect": 9.0},
+        named={"density_router_hidden_size": 20},
+    ),
+    "hub-exaone4.5": hub_exaone,
+    "video-llama-3-merged": lambda folder: video_llama_3(
+        folder, text="llama", merge=2, tie_word_embeddings=True
+    ),
+    "video-llama-3-odd": lambda folder: video_llama_3(folder, text="qwen3", merge=3, patch=4),
+    # Positions everywhere, in parts of their own; nothing scaled; more features than layers.
+    "cohere-compass-full": lambda folder: cohere_compass(
+        folder,
+        tied=True,
+        logit_scale=None,
+        num_hidden_layers=2,
+        layer_types=["full_attention"] * 2,
+        rope_parameters={"full_attention": ROTARY},
+        tower={"deepstack_visual_indexes": [0, 1, 2]},
+    ),
+    "lfm3-vl-plain": lambda folder: lfm3_vl(
+        folder,
+        tied=True,
+        kernel=5,
+        num_hidden_layers=3,
+        layer_types=["conv", "full_attention", "conv"],
+        conv_L_cache=3,
+        conv_bias=True,
+        use_sandwich_norm=False,
+        use_attention_gate=False,
+    ),
+    "qianfan-ocr-llama": lambda folder: qianfan_ocr(
+        folder,
+        text="llama",
+        head_dim=16,
+        word="<picture>",
+        tower={"use_qk_norm": True, "norm_type": "rms_norm", "use_mean_pooling": False},
+        named={"tie_word_embeddings": True, "vision_feature_layer": -2},
+    ),
+}
