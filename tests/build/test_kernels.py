@@ -209,7 +209,7 @@ def test_a_bundle_too_large_to_be_asked_twice_is_opened_with_kernels_too(
     replay.replay(folder, questions, tmp_path)
     file = folder / f"programs/{program}.kernels.onnx"
     graph = file.read_bytes()
-    operator = b"Attention" if program == "vision" else b"CachedAttention"
+    operator = b"Attention" if program == "vision" else b"RotaryAttention"
     for old, new in ((b"num_heads", b"num_hands"), (operator, b"T" * len(operator))):
         assert old in graph
         file.write_bytes(graph.replace(old, new))

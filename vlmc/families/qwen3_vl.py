@@ -44,7 +44,8 @@ def deepstack_facts(
         VlmcError: As ``facts``.
     """
     tower = section(checkpoint.config, "vision_config", at="config.json")
-    return table_facts(checkpoint, text_type, deepstack=len(_deepstack(tower)))
+    chosen = len(_deepstack(tower))
+    return table_facts(checkpoint, text_type, deepstack=chosen, image_token=image_token)
 
 
 def table_facts(

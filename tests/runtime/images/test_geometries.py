@@ -20,6 +20,7 @@ from vlmc.families.split_processors import split_spec
 from vlmc.families.tiles_processors import tiles_spec
 from vlmc.families.token_budget_processor import token_budget_spec
 from vlmc.families.two_sizes_processor import two_sizes_spec
+from vlmc.families.whole_then_tiles_processor import whole_then_tiles_spec
 from vlmc.runtime.images import GEOMETRIES, image_tokens, prepare, vision_inputs
 
 TILED = {"image_processor_type": "LlavaNextImageProcessor"} | {
@@ -111,6 +112,16 @@ SPECS = {
     ),
     "overlap": overlap_spec(
         {"image_processor_type": "Molmo2ImageProcessor"}, image_size=378, patch=14
+    ),
+    "whole_then_tiles": whole_then_tiles_spec(
+        {
+            "image_processor_type": "PerceptionLMImageProcessor",
+            "tile_size": 56,
+            "image_mean": [0.48145466, 0.4578275, 0.40821073],
+            "image_std": [0.26862954, 0.26130258, 0.27577711],
+        },
+        4,
+        image_size=(56, 56),
     ),
     "tiles": tiles_spec({"image_processor_type": "GotOcr2ImageProcessor"}, 5),
 }
