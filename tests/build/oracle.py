@@ -30,6 +30,8 @@ TORCH_IMAGES = {
     "Molmo2ImageProcessor": Molmo2Images,
     "PerceptionLMImageProcessor": PerceptionLMImages,
 }
+# They take one list of pictures, and none for a text alone.
+FLAT = ("GotOcr2Processor", "PPChart2TableProcessor")
 ONE_PICTURE = ("Blip2Processor", "InstructBlipProcessor", "Kosmos2Processor")
 IMAGE_INPUTS = (
     "pixel_values",
@@ -125,9 +127,9 @@ class Oracle:
         return self.continue_(self.inputs(filled, pictures), pictures, torch)
 
     def inputs(self, messages: list[dict[str, Any]], pictures: list[Any]) -> Any:
-        """What the processor makes; GOT-OCR 2's takes texts with pictures alone, one list."""
+        """What the processor makes."""
         render = self.processor.apply_chat_template
-        if type(self.processor).__name__ != "GotOcr2Processor":
+        if type(self.processor).__name__ not in FLAT:
             asked = {"add_generation_prompt": True, "return_dict": True, "return_tensors": "pt"}
             return render(messages, tokenize=True, **asked)
         text = render(messages, add_generation_prompt=True)
@@ -137,6 +139,8 @@ class Oracle:
 
     def placeholder(self) -> str:
         """A picture in a prompt; HunYuan-VL's processor takes none without its marks."""
+        if type(self.processor).__name__ == "PPChart2TableProcessor":  # which expands nothing
+            return "<imgpad>" * int(self.model.config.image_seq_length)
         token = str(self.image_text or self.processor.image_token)
         if type(self.processor).__name__ != "HunYuanVLProcessor":
             return token
@@ -152,8 +156,8 @@ class Oracle:
         for one in pictures:
             # As often as there are pictures: among others, a picture may have fewer features.
             text = [self.placeholder() * shown]
-            nested = type(self.processor).__name__ != "GotOcr2Processor"
-            given = [[one] * shown] if nested else [one] * shown
+            flat = type(self.processor).__name__ in FLAT
+            given = [one] * shown if flat else [[one] * shown]
             alone = self.processor(text=text, images=given, return_tensors="pt")
             counts.append(alone["input_ids"][0].tolist().count(token) // shown)
         together = np.concatenate([part.numpy() for part in found])

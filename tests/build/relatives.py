@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.build.edits import Json, edit
+from tests.build.edits import Json, edit, resave
+from tests.checkpoints.hyperclova import hyperclovax_vision_v2
 from tests.checkpoints.kin import (
     cohere_compass,
     exaone4_5,
@@ -14,6 +15,24 @@ from tests.checkpoints.kin import (
     qianfan_ocr,
     video_llama_3,
 )
+from tests.checkpoints.ocr import pp_chart2table
+
+
+def hub_hyperclova(folder: Path) -> Path:
+    """As it was released: the kind of the whole model that the tower is from; tied."""
+    hyperclovax_vision_v2(folder, tied=True, use_post_norm=False, num_key_value_heads=4)
+    resave(
+        folder,
+        {"model.projector": "model.vision_projector"},
+        "bfloat16",
+    )
+
+    def first_name(config: Json) -> None:
+        config["vision_config"]["model_type"] = "qwen2_5_vl"
+        del config["text_config"]["attention_multiplier"]
+
+    edit(folder / "config.json", first_name)
+    return folder
 
 
 def hub_exaone(folder: Path) -> Path:
@@ -40,6 +59,10 @@ RELATIVES: dict[str, Callable[[Path], Path]] = {
         named={"density_router_hidden_size": 20},
     ),
     "hub-exaone4.5": hub_exaone,
+    "hub-hyperclova": hub_hyperclova,
+    "pp-chart2table-tied": lambda folder: pp_chart2table(
+        folder, tied=True, images={"resample": 2, "do_convert_rgb": None}, num_key_value_heads=1
+    ),
     "video-llama-3-merged": lambda folder: video_llama_3(
         folder, text="llama", merge=2, tie_word_embeddings=True
     ),

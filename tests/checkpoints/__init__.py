@@ -20,6 +20,7 @@ from tests.checkpoints.fixed import (
 )
 from tests.checkpoints.glm_moe import glm4v_moe
 from tests.checkpoints.hunyuan import hunyuan_vl
+from tests.checkpoints.hyperclova import hyperclovax_vision_v2
 from tests.checkpoints.idefics2 import idefics2
 from tests.checkpoints.kin import (
     cohere_compass,
@@ -39,7 +40,7 @@ from tests.checkpoints.native import (
     qwen2_vl,
     qwen3_vl,
 )
-from tests.checkpoints.ocr import lighton_ocr
+from tests.checkpoints.ocr import lighton_ocr, pp_chart2table
 from tests.checkpoints.ovis2 import ovis2
 from tests.checkpoints.phi import phi4_multimodal
 from tests.checkpoints.pooled import gemma4, molmo2
@@ -79,6 +80,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "qwen2-vl": qwen2_vl,
     "qwen2.5-vl": qwen2_5_vl,
     "exaone4.5": exaone4_5,
+    "hyperclovax-vision-v2": hyperclovax_vision_v2,
     "qwen3-vl": qwen3_vl,
     "qwen3-vl-moe": lambda folder: qwen3_vl(folder, experts=5),
     "cohere-compass": cohere_compass,
@@ -135,6 +137,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "deepseek-vl": deepseek_vl,
     "deepseek-vl-hybrid": deepseek_vl_hybrid,
     "got-ocr2": got_ocr2,
+    "pp-chart2table": pp_chart2table,
     "janus": janus,
     "blip-2": blip_2,
     "instructblip": instructblip,

@@ -324,6 +324,12 @@ def test_an_unfinished_download_is_noticed_offline(hub: Hub, model: Path, tmp_pa
         ("lighton-ocr-1b", "lightonai/LightOnOCR-1B-1025", "lighton-ocr-1b", ["672.0 MiB"]),
         ("glm-ocr", "zai-org/GLM-OCR", "glm-ocr", ["512.0 MiB"]),
         ("got-ocr2", "stepfun-ai/GOT-OCR-2.0-hf", "got-ocr2", ["384.0 MiB"]),
+        (
+            "pp-chart2table",
+            "PaddlePaddle/PP-Chart2Table_safetensors",
+            "pp-chart2table",
+            ["384.0 MiB"],
+        ),
         ("blip2-opt-2.7b", "Salesforce/blip2-opt-2.7b", "blip2-opt-2.7b", ["320.0 MiB"]),
         (
             "instructblip-vicuna-7b",

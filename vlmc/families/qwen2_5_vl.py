@@ -30,7 +30,7 @@ def facts(checkpoint: Checkpoint) -> ModelFacts:
         checkpoint,
         "qwen2_5_vl_text",
         width_key="out_hidden_size",
-        count=_count_vision,
+        count=count_vision,
         window=window_side(tower),
     )
 
@@ -54,7 +54,8 @@ def window_side(tower: Json) -> int:
     return merged * merge
 
 
-def _count_vision(tower: Json, hidden: int) -> int:
+def count_vision(tower: Json, hidden: int) -> int:
+    """Numbers in the tower's weights, its features ``hidden`` wide."""
     depth = whole(tower, "depth", 32, at=_VISION, most=MAX_LAYERS)
     width = whole(tower, "hidden_size", 3584, at=_VISION)
     inner = whole(tower, "intermediate_size", 3420, at=_VISION)

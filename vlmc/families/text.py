@@ -62,6 +62,7 @@ TEXT_DEFAULTS = {
     "granite_docling_text": TextDefaults(28, 1024, 16, 133800, 32768, 2048, 4, tied=True),
     "granite4_vision_text": TextDefaults(32, 4096, 32, 32000, 2048, 11008),
     "hunyuan_vl_text": TextDefaults(32, 4096, 32, 290943, 2048, 11008, tied=True),
+    "hyperclovax": TextDefaults(32, 4096, 32, 32000, 2048, 11008),
     "lfm2": TextDefaults(32, 2560, 32, 65536, 128000, 12288, 8, tied=True),
     "lfm3": TextDefaults(24, 2048, 16, 128000, 128000, 7680, 4, 128, tied=True),
     "llama": TextDefaults(32, 4096, 32, 32000, 2048, 11008),
