@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from tests.build.budget_images import Gemma4UnifiedImages
 from tests.build.phi_images import Phi4Images, projected
 from tests.build.torch_images import (
     Cohere2VisionImages,
@@ -25,6 +26,7 @@ from vlmc.passes.timm_towers import own_towers
 TOKENS = 24
 TORCH_IMAGES = {
     "Cohere2VisionImageProcessor": Cohere2VisionImages,
+    "Gemma4UnifiedImageProcessor": Gemma4UnifiedImages,
     "Llama4ImageProcessor": Llama4Images,
     "Phi4MultimodalImageProcessor": Phi4Images,
     "Molmo2ImageProcessor": Molmo2Images,

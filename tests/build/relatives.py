@@ -16,6 +16,7 @@ from tests.checkpoints.kin import (
     video_llama_3,
 )
 from tests.checkpoints.ocr import pp_chart2table
+from tests.checkpoints.unified import gemma4_unified
 
 
 def hub_hyperclova(folder: Path) -> Path:
@@ -60,6 +61,19 @@ RELATIVES: dict[str, Callable[[Path], Path]] = {
     ),
     "hub-exaone4.5": hub_exaone,
     "hub-hyperclova": hub_hyperclova,
+    # A causal mask alone, the last layers reading others' keys; a head of its own, and sounds.
+    "gemma4-unified-shared": lambda folder: gemma4_unified(
+        folder,
+        sounds=True,
+        num_hidden_layers=4,
+        layer_types=["sliding_attention", "full_attention"] * 2,
+        num_kv_shared_layers=2,
+        use_double_wide_mlp=True,
+        use_bidirectional_attention=None,
+        attention_k_eq_v=False,
+        final_logit_softcapping=None,
+        tie_word_embeddings=False,
+    ),
     "pp-chart2table-tied": lambda folder: pp_chart2table(
         folder, tied=True, images={"resample": 2, "do_convert_rgb": None}, num_key_value_heads=1
     ),

@@ -49,6 +49,7 @@ from tests.checkpoints.streams import gemma3n
 from tests.checkpoints.tiles import aya_vision, cohere2_vision, got_ocr2, idefics3, internvl
 from tests.checkpoints.timm_towers import fast_vlm, perception_lm
 from tests.checkpoints.towerless import chameleon, fuyu
+from tests.checkpoints.unified import gemma4_unified
 
 # Queries grow past every sixteenth token.
 SCALED = {
@@ -126,6 +127,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
         num_hidden_layers=2,
         layer_types=["sliding_attention", "full_attention"],
     ),
+    "gemma4-unified": gemma4_unified,
     "paligemma": paligemma,
     "paligemma2": lambda folder: paligemma(folder, text="gemma2"),
     "llama4": llama4,

@@ -189,6 +189,8 @@ class Family:
         embeds: What the decoder is given for a step's tokens, where it is more than embeddings
             and features: ``(model, embeds [B, S, H], ids [B, S], is_image [B, S]) -> the
             decoder's arguments``, ``inputs_embeds`` among them; None: those alone.
+        create_masks: What ``generate`` masks with, where the model's ``create_masks_for_generate``
+            makes other masks: its arguments, ``mm_token_type_ids`` int64 ``[1, L]`` among them.
         own_attention: Parts of the configuration whose modules have attention of their own, which
             is exported as it is written.
         timm_tower: Makes the tower where transformers would ask timm for it: ``(vision
@@ -222,6 +224,7 @@ class Family:
     folders: tuple[str, ...] = ()
     logits: Callable[[Any, Any], Any] | None = None
     embeds: Callable[[Any, Any, Any, Any], dict[str, Any]] | None = None
+    create_masks: Callable[..., dict[str, Any]] | None = None
     own_attention: tuple[str, ...] = ()
     timm_tower: Callable[[Any], nn.Module] | None = None
     reference: Callable[[Any], None] | None = None

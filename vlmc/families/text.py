@@ -51,6 +51,7 @@ TEXT_DEFAULTS = {
     "exaone4": TextDefaults(32, 4096, 32, 102400, 2048, 16384, 32),
     "gemma": TextDefaults(28, 3072, 16, 256000, 8192, 24576, 16, 256, tied=True),
     "gemma2": TextDefaults(26, 2304, 8, 256000, 8192, 9216, 4, 256, tied=True),
+    "gemma4_unified_text": TextDefaults(30, 2304, 8, 262144, 262144, 9216, 4, 256, tied=True),
     "glm4v_text": TextDefaults(40, 4096, 32, 151552, 32768, 13696, 2),
     "glm4v_moe_text": TextDefaults(46, 4096, 96, 151424, 65536, 10944, 8, uneven=True),
     "glm_ocr_text": TextDefaults(16, 1024, 16, 59392, 131072, 4096, 8),

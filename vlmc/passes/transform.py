@@ -124,7 +124,7 @@ def transform(
     register_attention()
     model: Any = build_module(folder, ATTENTION, family.own_attention, family.timm_tower)
     if facts.masks:
-        prove_masks(model, facts.masks)
+        prove_masks(model, facts.masks, family.create_masks)
     matched = match_names(model, index)
     adopt_buffers(model, matched)
     untie_different(model, index, matched)
