@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from tests.build.budget_images import Gemma4UnifiedImages
+from tests.build.padded_images import KimiImages
 from tests.build.phi_images import Phi4Images, projected
 from tests.build.torch_images import (
     Cohere2VisionImages,
@@ -27,6 +28,7 @@ TOKENS = 24
 TORCH_IMAGES = {
     "Cohere2VisionImageProcessor": Cohere2VisionImages,
     "Gemma4UnifiedImageProcessor": Gemma4UnifiedImages,
+    "Kimi_K25ImageProcessor": KimiImages,
     "Llama4ImageProcessor": Llama4Images,
     "Phi4MultimodalImageProcessor": Phi4Images,
     "Molmo2ImageProcessor": Molmo2Images,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tests.build.edits import Json, edit, resave
 from tests.checkpoints.hyperclova import hyperclovax_vision_v2
+from tests.checkpoints.kimi import kimi_k25
 from tests.checkpoints.kin import (
     cohere_compass,
     exaone4_5,
@@ -61,6 +62,16 @@ RELATIVES: dict[str, Callable[[Path], Path]] = {
     ),
     "hub-exaone4.5": hub_exaone,
     "hub-hyperclova": hub_hyperclova,
+    # transformers saves its queries, keys and values as it does the tower's.
+    "kimi-llama": lambda folder: kimi_k25(
+        folder,
+        text="llama",
+        heads=2,
+        num_key_value_heads=4,
+        merge=3,
+        tie_word_embeddings=True,
+        images={"max_patches": 100, "resample": 2, "image_mean": [0.4, 0.5, 0.6]},
+    ),
     # A causal mask alone, the last layers reading others' keys; a head of its own, and sounds.
     "gemma4-unified-shared": lambda folder: gemma4_unified(
         folder,

@@ -22,6 +22,7 @@ from tests.checkpoints.glm_moe import glm4v_moe
 from tests.checkpoints.hunyuan import hunyuan_vl
 from tests.checkpoints.hyperclova import hyperclovax_vision_v2
 from tests.checkpoints.idefics2 import idefics2
+from tests.checkpoints.kimi import kimi_k25
 from tests.checkpoints.kin import (
     cohere_compass,
     exaone4_5,
@@ -98,6 +99,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "lfm3-vl": lfm3_vl,
     "paddleocr-vl": paddleocr_vl,
     "video-llama-3": video_llama_3,
+    "kimi-k2.5": kimi_k25,
     "pixtral": pixtral,
     # transformers fails on a picture of a single merged patch.
     "mistral3": lambda folder: pixtral(folder, merge=2, patch=2),

@@ -115,6 +115,9 @@ class ModelFacts:
     # The vision program reads weights of the language program: rows of the token embedding, say.
     looks_up_tokens: bool = False
 
+    # Attention heads of the tower, where ``Family.tensors`` takes its tensors apart by them.
+    tower_heads: int = 1
+
     def memory(self) -> tuple[tuple[str, int], ...]:
         """Kind and layer of each tensor that the language program hands from step to step."""
         states: dict[int, list[str]] = {}

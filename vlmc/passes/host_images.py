@@ -70,6 +70,8 @@ class HostImages:
 
         flat = make_flat_list_of_images(images)
         made = [prepare(image, self.images) for image in flat]
+        if self.images.geometry == "padded_grid":
+            return _gridded(made, self.images)
         if self.images.geometry == "token_budget":
             return _budgeted(made)
         tensors = [one.tensors["pixel_values"] for one in made]
@@ -80,6 +82,26 @@ class HostImages:
             grids = [one.tiles if any(one.tiles) else (1, 1) for one in made]
             return {"pixel_values": values, "aspect_ratios": grids}
         return {"pixel_values": values, "num_patches": [len(one) for one in tensors]}
+
+
+def _gridded(made: Sequence[PreparedImage], spec: ImageSpec) -> Json:
+    """What Kimi K2.5 takes: patches float32 [P, 3, ps, ps] line by line, and the grids."""
+    import torch
+
+    merge: Any = spec.options["merge_size"]
+    size: Any = spec.options["patch_size"]
+    patches, grids = [], []
+    for one in made:
+        rows, columns = one.grid[1] * merge, one.grid[2] * merge
+        places = one.tensors["patch_positions"]
+        lines = np.empty_like(one.tensors["pixel_values"])
+        lines[places[:, 0] * columns + places[:, 1]] = one.tensors["pixel_values"]
+        patches.append(lines.reshape(-1, 3, size, size))
+        grids.append([1, rows, columns])
+    return {
+        "pixel_values": torch.from_numpy(np.concatenate(patches)),
+        "image_grid_thw": torch.tensor(grids),
+    }
 
 
 def _budgeted(made: Sequence[PreparedImage]) -> Json:

@@ -17,6 +17,7 @@ from vlmc.runtime.images.hd_crops import HD_CROPS
 from vlmc.runtime.images.naflex import NAFLEX
 from vlmc.runtime.images.native_grid import NATIVE_GRID
 from vlmc.runtime.images.overlap import OVERLAP
+from vlmc.runtime.images.padded_grid import PADDED_GRID
 from vlmc.runtime.images.pan_and_scan import PAN_AND_SCAN
 from vlmc.runtime.images.patch_rows import PATCH_ROWS
 from vlmc.runtime.images.quarters import QUARTERS
@@ -45,6 +46,7 @@ GEOMETRIES: dict[str, Geometry] = {
     for row in (
         FIXED,
         NATIVE_GRID,
+        PADDED_GRID,
         WHOLE_PATCHES,
         TOKEN_BUDGET,
         EDGED_PATCHES,
