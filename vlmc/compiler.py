@@ -73,7 +73,7 @@ def build(
         index = plan.family.tensors(index, plan.facts)
     calibration = calibration_questions(plan, sum(ref.nbytes for ref in index.values()))
     shards = [name for name in source.files if name.endswith(".safetensors")]
-    # Long work for one core, and so is the export: its answer is asked for after that.
+    # Long work, and so is the export for one core: its answer is asked for after that.
     beside = ThreadPoolExecutor(1)
     hashing = beside.submit(digests, source, shards, cache=cache)
     beside.shutdown(wait=False)

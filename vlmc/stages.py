@@ -17,6 +17,7 @@ from vlmc.passes.calibration import digests as question_digests
 from vlmc.passes.check import Gates, check
 from vlmc.passes.compile import compile_programs
 from vlmc.passes.export import export
+from vlmc.passes.garbage import seldom_collected
 from vlmc.passes.load import load
 from vlmc.passes.quantize import Formats, quantize
 from vlmc.passes.questions import answer_length
@@ -84,6 +85,7 @@ def load_files(job: Job) -> Artifact:
     return loaded
 
 
+@seldom_collected()
 def lower(job: Job) -> Graphs:
     """The modules of transformers as neutral graphs, without weights."""
     plan, workspace = job.plan, job.workspace

@@ -137,9 +137,7 @@ def both(
 
 
 # Each exports a model twice: one of them is enough at every commit.
-EACH = [
-    pytest.param(name, marks=[] if name == "vipllava" else pytest.mark.build) for name in CASES
-]
+EACH = [pytest.param(name, marks=[] if name == "vipllava" else pytest.mark.build) for name in CASES]
 
 
 @pytest.mark.parametrize("name", EACH)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from vlmc.bundle.store import hash_file
 from vlmc.errors import VlmcError
 from vlmc.passes import weight_stream
 from vlmc.passes.checkpoint_index import read_index
@@ -46,7 +47,9 @@ def stored_array(folder, stored):
 
 
 def write(folder, *jobs, name="weights.bin", **options):
-    return write_weights(jobs, read_index(folder), folder / name, **options)
+    tensors, file = write_weights(jobs, read_index(folder), folder / name, **options)
+    assert file == hash_file(folder / name)
+    return tensors
 
 
 @pytest.mark.parametrize("name", QUANTIZERS)

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 import vlmc
+from vlmc.bundle.store import hash_file, hash_files
 from vlmc.errors import VlmcError
-from vlmc.workspace import Artifact, Event, Record, Workspace, cache_dir
+from vlmc.workspace import Artifact, Event, Record, Workspace, cache_dir, store
 
 SOURCE = str(Path(vlmc.__file__).parents[1])
 
@@ -41,6 +42,10 @@ class Passes:
         return [event.message for event in self.events if event.kind == "notice"]
 
 
+def write(path, text):
+    path.write_text(text)
+
+
 @pytest.fixture
 def passes(tmp_path):
     return Passes(tmp_path / "cache")
@@ -55,6 +60,25 @@ def test_a_result_is_made_once_and_then_found(passes):
     assert (first.folder / "programs" / "a.onnx").read_text() == "graph"
     assert [event.kind for event in passes.events] == ["started", "finished", "finished"]
     assert sorted(first.files) == ["b.bin", "programs/a.onnx"]
+
+
+def test_what_a_pass_hashed_is_not_read_again(passes, monkeypatch):
+    whole = hash_file(passes().folder / "b.bin")
+    read = []
+
+    def spy(paths):
+        read.extend(path.name for path in paths)
+        return hash_files(paths)
+
+    def fn(folder):
+        (folder / "a.bin").write_bytes(b"others")
+        (folder / "b.bin").write_bytes(bytes(range(256)) * 16)
+        return {"b.bin": whole}
+
+    monkeypatch.setattr(store, "hash_files", spy)
+    made = passes.workspace.step("weights", fn, options={}, code=1)
+    assert read == ["a.bin"]
+    assert made.files == {"a.bin": hash_file(made.folder / "a.bin"), "b.bin": whole}
 
 
 def test_another_process_finds_it(passes, tmp_path):
@@ -255,7 +279,7 @@ def test_a_lazy_value_is_only_made_for_a_pass_that_misses(tmp_path):
         for name in ("vision", "language"):
             workspace.step(
                 name,
-                lambda folder: (folder / "x").write_text(module.value()),
+                lambda folder: write(folder / "x", module.value()),
                 inputs=(module,),
                 options={},
                 code=1,
@@ -283,7 +307,7 @@ def test_the_time_of_a_lazy_value_is_its_own(tmp_path):
     )
     artifact = workspace.step(
         "export",
-        lambda folder: (folder / "x").write_text(outer.value()),
+        lambda folder: write(folder / "x", outer.value()),
         inputs=(outer,),
         options={},
         code=1,

@@ -4,11 +4,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vlmc.bundle.manifest import FileEntry
 from vlmc.errors import VlmcError
 from vlmc.passes.checkpoint import TensorRef, read_rows
 from vlmc.passes.checkpoint_index import find_tensor
@@ -75,6 +76,13 @@ class StoredTensor:
     max_error: float = 0.0
 
 
+class Written(NamedTuple):
+    """What was written: initializers by name, and their file."""
+
+    tensors: dict[str, StoredTensor]
+    file: FileEntry
+
+
 def write_weights(
     jobs: Sequence[WeightJob],
     index: Mapping[str, TensorRef],
@@ -83,7 +91,7 @@ def write_weights(
     block_bytes: int = 32 << 20,
     threads: int = 2,
     progress: Progress | None = None,
-) -> dict[str, StoredTensor]:
+) -> Written:
     """Writes all jobs into one file, in their order, and says where each initializer lies.
 
     A weight is never whole in memory: per thread, one piece of rows and, for parts that lie
@@ -99,7 +107,7 @@ def write_weights(
         progress: Called with bytes done and bytes in all, after each unit.
 
     Returns:
-        Every initializer, parts included, by name.
+        Every initializer, parts included, by name; the file's digest and size.
 
     Raises:
         VlmcError: The checkpoint lacks a tensor or holds it in the wrong shape, a value does
@@ -117,9 +125,9 @@ def write_weights(
         if key not in shared:
             shared[key] = len(weights)
             weights.append(_place(job, index, end))
-            end = weights[-1].offsets[-1] + part_bytes(weights[-1].parts[-1])
+            end = weights[-1].end
         owners[job.name] = shared[key]
-    losses = stream_weights(
+    losses, entry = stream_weights(
         weights, out_path, end, block_bytes=block_bytes, threads=threads, progress=progress
     )
     table: dict[str, StoredTensor] = {}
@@ -137,7 +145,7 @@ def write_weights(
                     max_error=_figure(loss.largest),
                 )
             table[job.name + part.suffix] = stored
-    return table
+    return Written(table, entry)
 
 
 def _figure(value: float) -> float:

@@ -6,7 +6,7 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -22,6 +22,8 @@ from vlmc.workspace.store import DamagedError, Result, Store, filling
 from vlmc.workspace.values import Artifact, Event, Input, Lazy, Record
 
 T = TypeVar("T")
+# What a pass may return: files that it hashed while it wrote them, by path in its folder.
+Made = Mapping[str, FileEntry] | None
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class _Pass:
     key: str
     made_from: Json
     inputs: tuple[Input, ...]
-    fn: Callable[[Path], object]
+    fn: Callable[[Path], Made]
 
 
 class Workspace:
@@ -75,7 +77,7 @@ class Workspace:
     def step(
         self,
         name: str,
-        fn: Callable[[Path], object],
+        fn: Callable[[Path], Made],
         *,
         inputs: Sequence[Input] = (),
         options: Json,
@@ -86,7 +88,8 @@ class Workspace:
 
         Args:
             name: The pass.
-            fn: Writes the result's files into the empty folder it is given.
+            fn: Writes the result's files into the empty folder it is given; may return those
+                that it has hashed, by path.
             inputs: Digests of all it reads, or the artifacts and lazy values themselves.
             options: All that steers it, as JSON.
             libraries: Distributions whose version changes its result.
@@ -199,8 +202,8 @@ class Workspace:
         folder = self._store.start(this.key)
         try:
             with self._clock(whole=False) as seconds, filling(folder):
-                this.fn(folder)
-            return self._store.finish(this.key, this.made_from, seconds[0])
+                hashed = this.fn(folder) or {}
+            return self._store.finish(this.key, this.made_from, seconds[0], hashed)
         finally:
             self._store.abandon(this.key)  # nothing is there any more once it is finished
 
