@@ -209,9 +209,20 @@ def compile_graphs(job: Job, graphs: Graphs, weights: Weights) -> Artifact:
 
 
 def prove(
-    job: Job, loaded: Artifact, weights: Weights, compiled: Artifact
+    job: Job,
+    loaded: Artifact,
+    weights: Weights,
+    compiled: Artifact,
+    beside: Callable[[], None],
 ) -> tuple[Draft, Artifact]:
     """The bundle run on golden questions, and held to transformers' answers; its manifest's fields.
+
+    Args:
+        job: The build.
+        loaded: What the model is asked with.
+        weights: Its weights.
+        compiled: Its programs.
+        beside: Begins what may go on while the bundle runs; not called if it need not run.
 
     Raises:
         VlmcError: A gate is missed.
@@ -242,6 +253,7 @@ def prove(
     gates = Gates(checks.max_logit_error, checks.max_feature_error, checks.min_token_agreement)
 
     def run_check(folder: Path) -> None:
+        beside()
         trial = folder / "trial"
         trial.mkdir()
         lay_trial(trial, parts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -84,6 +85,9 @@ def quantize(
         )
     sizes = {name: (index[key].shape or (1,))[0] for name, key in parameters["sources"].items()}
     moved = scalings(read_folds(folds), sizes) if folds is not None else {}
+    # Of a checkpoint that fills the memory, what is read gives way to what is written, which the
+    # next passes read.
+    crowding = sum(ref.nbytes for ref in index.values()) > _memory() / 2
     (out / FOLDER).mkdir()
     described: dict[str, Any] = {}
     files: dict[str, FileEntry] = {}
@@ -114,7 +118,9 @@ def quantize(
             scaling = moved.get(weight)
             jobs.append(WeightJob(weight, (source,), form, formats.block, scaling=scaling))
         file = f"{FOLDER}/{name}.bin"
-        stored, files[file] = write_weights(jobs, index, out / file, progress=progress)
+        stored, files[file] = write_weights(
+            jobs, index, out / file, progress=progress, once=crowding
+        )
         for job in jobs:
             shape = index[job.sources[0]].shape
             rows, columns = (shape[0], math.prod(shape[1:])) if shape else (1, 1)
@@ -160,6 +166,12 @@ def read_weights(folder: Path) -> dict[str, StoredWeight]:
         )
         for name, weight in described.items()
     }
+
+
+def _memory() -> float:
+    """The machine's memory in bytes; without end where it is not known."""
+    known = hasattr(os, "sysconf") and {"SC_PHYS_PAGES", "SC_PAGE_SIZE"} <= os.sysconf_names.keys()
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if known else math.inf
 
 
 def _tables_of(graph: Any) -> set[str]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from vlmc.bundle.manifest import FileEntry
 from vlmc.errors import VlmcError
+from vlmc.passes.checkpoint import TensorRef, let_go
 from vlmc.quantizers import Loss, Part, Quantizer
 
 Array = NDArray[Any]
@@ -38,6 +39,7 @@ class PlacedWeight:
         block: Columns per block.
         parts: What is stored.
         offsets: Where, one per part.
+        passing: Tensors that the system need not remember once they are read.
     """
 
     label: str
@@ -48,6 +50,7 @@ class PlacedWeight:
     block: int
     parts: tuple[Part, ...]
     offsets: tuple[int, ...]
+    passing: tuple[TensorRef, ...] = ()
 
     @property
     def end(self) -> int:
@@ -106,6 +109,8 @@ def stream_weights(
                         if progress:
                             progress(done, total)
                         if stop == weights[number].rows:
+                            for ref in weights[number].passing:
+                                let_go(ref)
                             hashing.advance(weights[number].end)
                     hashing.advance(size)
                 except BaseException:

@@ -91,6 +91,7 @@ def write_weights(
     block_bytes: int = 32 << 20,
     threads: int = 2,
     progress: Progress | None = None,
+    once: bool = False,
 ) -> Written:
     """Writes all jobs into one file, in their order, and says where each initializer lies.
 
@@ -105,6 +106,7 @@ def write_weights(
         block_bytes: Bytes of weights per unit of work.
         threads: Units worked on at a time.
         progress: Called with bytes done and bytes in all, after each unit.
+        once: The system need not remember what was read.
 
     Returns:
         Every initializer, parts included, by name; the file's digest and size.
@@ -124,7 +126,7 @@ def write_weights(
         key = (job.sources, job.format, job.block, job.transpose) if shares else job.name
         if key not in shared:
             shared[key] = len(weights)
-            weights.append(_place(job, index, end))
+            weights.append(_place(job, index, end, once=once))
             end = weights[-1].end
         owners[job.name] = shared[key]
     losses, entry = stream_weights(
@@ -153,7 +155,7 @@ def _figure(value: float) -> float:
     return float(f"{value:.6g}")
 
 
-def _place(job: WeightJob, index: Mapping[str, TensorRef], end: int) -> PlacedWeight:
+def _place(job: WeightJob, index: Mapping[str, TensorRef], end: int, *, once: bool) -> PlacedWeight:
     """The job's weight, placed behind ``end``."""
     shape, read = _source(job, index)
     if job.scaling is not None:
@@ -177,7 +179,10 @@ def _place(job: WeightJob, index: Mapping[str, TensorRef], end: int) -> PlacedWe
         offsets.append(math.ceil(end / align) * align)
         end = offsets[-1] + part_bytes(part)
     label = job.sources[0] if len(job.sources) == 1 else job.name
-    return PlacedWeight(label, rows, columns, read, quantizer, job.block, parts, tuple(offsets))
+    passing = tuple(find_tensor(index, name) for name in job.sources) if once else ()
+    return PlacedWeight(
+        label, rows, columns, read, quantizer, job.block, parts, tuple(offsets), passing
+    )
 
 
 def _transposed(plain: Quantizer) -> Quantizer:

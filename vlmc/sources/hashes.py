@@ -3,19 +3,18 @@
 import hashlib
 import json
 import os
-import sys
 import tempfile
-import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from vlmc.backends.threads import step_back
 from vlmc.errors import VlmcError
 from vlmc.sources.folder import SourceFolder
 
-# Large, as a thread that hashes beside busy ones waits for its turn after each.
-_BLOCK = 4 << 20
+# Large, as a thread that hashes beside a busy one waits for the interpreter after each.
+_BLOCK = 16 << 20
 # A file changed within the clock's grain of being hashed may look unchanged afterwards.
 _SETTLED_SECONDS = 2
 
@@ -35,17 +34,9 @@ def digests(
     """
     names = source.files if names is None else names
     # A core cannot keep up with the disk. What runs beside this goes first.
-    with ThreadPoolExecutor(2, initializer=_step_back) as pool:
+    with ThreadPoolExecutor(2, initializer=step_back) as pool:
         found = pool.map(lambda name: _digest(source.folder / name, cache), names)
         return dict(zip(names, found, strict=True))
-
-
-def _step_back() -> None:
-    """Lowers this thread's priority, where threads have one of their own."""
-    if sys.platform == "linux":
-        thread = threading.get_native_id()
-        nice = min(19, os.getpriority(os.PRIO_PROCESS, thread) + 10)
-        os.setpriority(os.PRIO_PROCESS, thread, nice)
 
 
 def _digest(path: Path, cache: Path | None) -> str:
