@@ -23,11 +23,7 @@ from tests.checkpoints.unified import gemma4_unified
 def hub_hyperclova(folder: Path) -> Path:
     """As it was released: the kind of the whole model that the tower is from; tied."""
     hyperclovax_vision_v2(folder, tied=True, use_post_norm=False, num_key_value_heads=4)
-    resave(
-        folder,
-        {"model.projector": "model.vision_projector"},
-        "bfloat16",
-    )
+    resave(folder, {}, "bfloat16")
 
     def first_name(config: Json) -> None:
         config["vision_config"]["model_type"] = "qwen2_5_vl"
