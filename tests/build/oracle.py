@@ -48,6 +48,7 @@ IMAGE_INPUTS = (
     "image_attention_mask",
     "image_token_pooling",
     "image_grids",
+    "target_sizes",
 )
 
 
@@ -275,10 +276,15 @@ def make_processor(folder: Path) -> Any:
     else:
         images = make_images(folder, AutoImageProcessor)
     named = inspect.signature(known).parameters
+    others: dict[str, Any] = dict.fromkeys(
+        {"video_processor", "feature_extractor", "audio_processor"} & named.keys()
+    )
+    if known.__name__.startswith("MiniCPM"):
+        others["video_processor"] = images  # it has the settings that are read of that one
     return WithoutVideo(
         image_processor=images,
         tokenizer=words,
-        **dict.fromkeys({"video_processor", "feature_extractor", "audio_processor"} & named.keys()),
+        **others,
         chat_template=template.read_text("utf-8") if template.is_file() else words.chat_template,
         **{key: settings[key] for key in named if key in settings and key != "chat_template"},
     )

@@ -29,6 +29,7 @@ from tests.checkpoints.kin import (
     qianfan_ocr,
     video_llama_3,
 )
+from tests.checkpoints.minicpm import minicpmv
 from tests.checkpoints.native import (
     glm4v,
     glm_ocr,
@@ -93,6 +94,8 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "hunyuan-vl": hunyuan_vl,
     "lfm2-vl": lfm2_vl,
     "lfm3-vl": lfm3_vl,
+    "minicpm-v4.6": lambda folder: minicpmv(folder, seed=4),
+    "minicpm-v4.6-4x": lambda folder: minicpmv(folder, mode="4x", tie_word_embeddings=True),
     "paddleocr-vl": paddleocr_vl,
     "video-llama-3": video_llama_3,
     "pixtral": pixtral,
