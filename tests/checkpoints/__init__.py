@@ -29,7 +29,7 @@ from tests.checkpoints.kin import (
     qianfan_ocr,
     video_llama_3,
 )
-from tests.checkpoints.minicpm import minicpmv
+from tests.checkpoints.minicpm import minicpmv, minicpmv4_7
 from tests.checkpoints.native import (
     glm4v,
     glm_ocr,
@@ -96,6 +96,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "lfm3-vl": lfm3_vl,
     "minicpm-v4.6": lambda folder: minicpmv(folder, seed=4),
     "minicpm-v4.6-4x": lambda folder: minicpmv(folder, mode="4x", tie_word_embeddings=True),
+    "minicpm-v4.7": minicpmv4_7,
     "paddleocr-vl": paddleocr_vl,
     "video-llama-3": video_llama_3,
     "pixtral": pixtral,

@@ -90,3 +90,12 @@ def minicpmv(
     model = getattr(hf, f"MiniCPM{kind}ForConditionalGeneration")(made)
     model = calm(randomize(model, seed))
     return save_parts(model, images, words, folder, **{f"MiniCPM{kind}Processor": {}})
+
+
+def minicpmv4_7(folder: Path) -> Path:
+    """A MiniCPM-V 4.7, which has places for the marks around slices too."""
+    marks = ("image_start", "image_end", "slice_start", "slice_end")
+    ids = {f"{mark}_id": SPECIALS.index(NAMED[f"{mark}_token"]) for mark in marks}
+    words = tokenizer(SPECIALS, bos=None, eos="<|im_end|>", template=TEMPLATE)
+    newline = words.encode("\n")[0]
+    return minicpmv(folder, kind="V4_7", newline_id=newline, seed=3, **ids)

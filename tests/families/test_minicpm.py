@@ -135,3 +135,19 @@ def test_slices_do_not_see_each_other(drawn: tuple[int, int]) -> None:
         given = prepare(picture, spec).tensors.values()
         found = FAMILIES["minicpm-v4.6"].vision(model)(*map(torch.from_numpy, given)).numpy()
     np.testing.assert_allclose(found, wanted, atol=1e-4 * np.ptp(wanted))
+
+
+def test_marks_have_places_where_the_configuration_knows_them() -> None:
+    found = facts({"image_start_id": 3, "newline_id": 0}, family="minicpm-v4.7").positions
+    assert found.scheme == "canvas"
+    assert found.options == {
+        "image_start": 3,
+        "image_end": None,
+        "slice_start": None,
+        "slice_end": None,
+        "newline": 0,
+    }
+    with pytest.raises(VlmcError, match="'llama' takes no positions on three axes"):
+        facts({"text_config": {"model_type": "llama"}}, family="minicpm-v4.7")
+    with pytest.raises(VlmcError, match="'slice_end_id' is '</slice>'"):
+        facts({"slice_end_id": "</slice>"}, family="minicpm-v4.7")
