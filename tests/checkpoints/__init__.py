@@ -41,6 +41,7 @@ from tests.checkpoints.native import (
     qwen3_vl,
 )
 from tests.checkpoints.ocr import lighton_ocr
+from tests.checkpoints.omni import qwen2_5_omni_thinker
 from tests.checkpoints.ovis2 import ovis2
 from tests.checkpoints.phi import phi4_multimodal
 from tests.checkpoints.pooled import gemma4, molmo2
@@ -79,6 +80,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "qianfan-ocr": qianfan_ocr,
     "qwen2-vl": qwen2_vl,
     "qwen2.5-vl": qwen2_5_vl,
+    "qwen2.5-omni": qwen2_5_omni_thinker,
     "exaone4.5": exaone4_5,
     "qwen3-vl": qwen3_vl,
     "qwen3-vl-moe": lambda folder: qwen3_vl(folder, experts=5),
