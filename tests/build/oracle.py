@@ -72,8 +72,13 @@ class Oracle:
 
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         # Phi-4's tower answers otherwise with eager attention than by default.
-        attention = {} if "phi4" in config.model_type else {"attn_implementation": "eager"}
-        make = by_config(config.to_dict()).timm_tower
+        attention: dict[str, Any] = (
+            {} if "phi4" in config.model_type else {"attn_implementation": "eager"}
+        )
+        family = by_config(config.to_dict())
+        make = family.timm_tower
+        if family.part is not None:  # Qwen2.5-Omni's thinker
+            config = attention["config"] = getattr(config, family.part, config)
         if getattr(config, "vision_config", None) and "timm" in config.vision_config.model_type:
             from vlmc.families.timm_modules import stored_tower
 

@@ -14,6 +14,7 @@ from tests.checkpoints.kin import (
     qianfan_ocr,
     video_llama_3,
 )
+from tests.checkpoints.omni import qwen2_5_omni
 
 
 def hub_exaone(folder: Path) -> Path:
@@ -40,6 +41,7 @@ RELATIVES: dict[str, Callable[[Path], Path]] = {
         named={"density_router_hidden_size": 20},
     ),
     "hub-exaone4.5": hub_exaone,
+    "hub-qwen2.5-omni": qwen2_5_omni,
     "video-llama-3-merged": lambda folder: video_llama_3(
         folder, text="llama", merge=2, tie_word_embeddings=True
     ),

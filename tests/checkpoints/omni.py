@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from tests.checkpoints.parts import CHATML, PATCH, randomize, save_parts, text_config, tokenizer
@@ -68,3 +69,19 @@ def qwen2_5_omni_thinker(folder: Path, *, seed: int = 1) -> Path:
     model = randomize(hf.Qwen2_5OmniThinkerForConditionalGeneration(config), seed)
     model.generation_config.eos_token_id = 2
     return save_parts(model, images, words, folder, Qwen2_5OmniProcessor={})
+
+
+def qwen2_5_omni(folder: Path) -> Path:
+    """As on the hub: the thinker is a part; transformers saves its tensors by their first names."""
+    from safetensors.torch import load_file, save_file
+
+    qwen2_5_omni_thinker(folder, seed=2)
+    path = folder / "config.json"
+    whole = {"model_type": "qwen2_5_omni", "thinker_config": json.loads(path.read_text("utf-8"))}
+    path.write_text(json.dumps(whole), encoding="utf-8")
+    (folder / "generation_config.json").unlink()
+    weights = folder / "model.safetensors"
+    held = {f"thinker.{name}": value for name, value in load_file(weights).items()}
+    held["talker.codec_head.weight"] = held["thinker.lm_head.weight"].clone()
+    save_file(held, weights, metadata={"format": "pt"})
+    return folder

@@ -64,6 +64,22 @@ def test_sounds_and_films_are_refused(kind: str) -> None:
         normalize_messages([asked])
 
 
+def test_the_whole_model_is_its_thinker() -> None:
+    inner: Json = {"vision_start_token_id": 6, "text_config": {"num_hidden_layers": 3}}
+    given: Json = {"model_type": "qwen2_5_omni", "thinker_config": inner}
+    read = Checkpoint(given, {}, IMAGES, {"eos_token_id": 9}, {})
+    found = FAMILY.facts(read)
+    assert (found.text.layers, found.image_token_id, found.ends) == (3, 151655, ())
+    inner["text_config"]["eos_token_id"] = 5
+    assert FAMILY.facts(read).ends == (5,)
+    inner["eos_token_id"] = [4, 3]
+    assert FAMILY.facts(read).ends == (4, 3)
+    assert facts(eos_token_id=5).ends is None
+    inner["eos_token_id"] = "<|im_end|>"
+    with pytest.raises(VlmcError, match="'eos_token_id' is '<|im_end|>'".replace("|", r"\|")):
+        FAMILY.facts(read)
+
+
 def test_the_processor_is_the_whole_models_where_no_file_names_one(tmp_path: Path) -> None:
     from transformers import Qwen2_5OmniThinkerConfig
 

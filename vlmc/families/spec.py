@@ -189,6 +189,8 @@ class Family:
         embeds: What the decoder is given for a step's tokens, where it is more than embeddings
             and features: ``(model, embeds [B, S, H], ids [B, S], is_image [B, S]) -> the
             decoder's arguments``, ``inputs_embeds`` among them; None: those alone.
+        part: The part of the configuration that is the model, where there is one: what speaks, say,
+            beside what writes.
         own_attention: Parts of the configuration whose modules have attention of their own, which
             is exported as it is written.
         timm_tower: Makes the tower where transformers would ask timm for it: ``(vision
@@ -222,6 +224,7 @@ class Family:
     folders: tuple[str, ...] = ()
     logits: Callable[[Any, Any], Any] | None = None
     embeds: Callable[[Any, Any, Any, Any], dict[str, Any]] | None = None
+    part: str | None = None
     own_attention: tuple[str, ...] = ()
     timm_tower: Callable[[Any], nn.Module] | None = None
     reference: Callable[[Any], None] | None = None

@@ -71,6 +71,7 @@ class Reference:
         template: str | None = None,
         deepstack: Collection[int] = (),
         timm_tower: Callable[[Any], Any] | None = None,
+        part: str | None = None,
     ) -> None:
         """Builds model and processor.
 
@@ -79,7 +80,7 @@ class Reference:
         """
         from vlmc.passes.streamed import stream_weights
 
-        model: Any = build_module(folder, attention="eager", timm_tower=timm_tower)
+        model: Any = build_module(folder, "eager", timm_tower=timm_tower, part=part)
         matched = match_names(model, index)
         adopt_buffers(model, matched)
         untie_different(model, index, matched)
