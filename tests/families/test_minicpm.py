@@ -50,8 +50,10 @@ def test_another_decoder_has_no_states() -> None:
     [
         ({}, {}, True),
         ({}, {"use_image_id": False}, False),
-        ({"use_image_id": True}, {"use_image_id": False}, True),
-        ({"use_image_id": False}, {}, False),
+        ({}, {"use_image_id": None}, True),
+        # The processor's class takes no such setting.
+        ({"use_image_id": True}, {"use_image_id": False}, False),
+        ({"use_image_id": False}, {}, True),
     ],
 )
 def test_pictures_are_numbered_where_the_processor_says_so(
@@ -74,6 +76,7 @@ def test_pictures_are_numbered_where_the_processor_says_so(
         ({}, {"downsample_mode": "4x"}, "a token for 2 patches along each side"),
         ({"merge_kernel_size": [1, 4]}, {}, r"\[1, 4\] is not \[2, 2\]"),
         ({"vision_config": {"window_kernel_size": [4, 1]}}, {}, r"\[4, 1\] is not \[2, 2\]"),
+        ({}, {"use_image_id": "no"}, "'no' is neither true nor false"),
         ({"merger_times": 2}, {}, "tokens of one merger"),
         ({"insert_layer_id": -1}, {}, "none is number -1"),
         ({"vision_config": {"num_hidden_layers": 6}}, {}, "the tower has 6 layers"),

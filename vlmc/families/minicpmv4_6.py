@@ -53,7 +53,7 @@ def facts(checkpoint: Checkpoint) -> ModelFacts:
         merge,
         max_tiles=checkpoint.image_bounds.get("max_tiles"),
     )
-    ids = has_image_ids(checkpoint.processor, checkpoint.image_processor)
+    ids = has_image_ids(checkpoint.image_processor)
     states: tuple[StateFacts, ...] = ()
     more = 0
     if text.model_type in NETS:

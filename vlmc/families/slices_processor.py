@@ -84,13 +84,13 @@ def merge_size(mode: object) -> int:
     return 2 if mode == "4x" else 4
 
 
-def has_image_ids(processor: Json, images: Json) -> bool:
-    """Whether the processor writes each picture's number before it.
+def has_image_ids(image_processor_json: Json, *, at: str = _AT) -> bool:
+    """Whether each picture's number is written before it.
+
+    That is said of the image processor: the processor's own file has no word for it.
 
     Raises:
-        VlmcError: What says so is neither true nor false.
+        VlmcError: What is said is neither true nor false.
     """
-    for found, at in ((processor, "processor_config.json"), (images, _AT)):
-        if found.get("use_image_id") is not None:
-            return _flag(found, "use_image_id", at)
-    return True
+    said = image_processor_json.get("use_image_id")
+    return said is None or _flag(image_processor_json, "use_image_id", at)
