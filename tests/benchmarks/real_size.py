@@ -27,6 +27,7 @@ REAL_SIZE = (
     "granite-vision-3.2-2b",
     "granite-vision-4.1-4b",
     "qwen2.5-vl-3b",
+    "qwen2.5-omni-7b",
     "internvl3-1b",
     "gemma-3-4b-it",
     "gemma-3n-e2b-it",
