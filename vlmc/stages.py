@@ -288,6 +288,7 @@ def _transformers(job: Job) -> Reference:
         family.template,
         facts.deepstack,
         family.timm_tower,
+        family.part,
     )
     if family.reference is not None:
         family.reference(made.model)
@@ -308,4 +309,5 @@ def _asked_alike(job: Job) -> Json:
         "plain-image": job.prompt.plain_image,
         "template": family.template,
         "deepstack": list(facts.deepstack),
+        "part": family.part,
     }

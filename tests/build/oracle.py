@@ -54,6 +54,7 @@ IMAGE_INPUTS = (
     "image_attention_mask",
     "image_token_pooling",
     "image_grids",
+    "target_sizes",
 )
 
 
@@ -77,8 +78,13 @@ class Oracle:
 
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         # Phi-4's tower answers otherwise with eager attention than by default.
-        attention = {} if "phi4" in config.model_type else {"attn_implementation": "eager"}
-        make = by_config(config.to_dict()).timm_tower
+        attention: dict[str, Any] = (
+            {} if "phi4" in config.model_type else {"attn_implementation": "eager"}
+        )
+        family = by_config(config.to_dict())
+        make = family.timm_tower
+        if family.part is not None:  # Qwen2.5-Omni's thinker
+            config = attention["config"] = getattr(config, family.part, config)
         if getattr(config, "vision_config", None) and "timm" in config.vision_config.model_type:
             from vlmc.families.timm_modules import stored_tower
 
@@ -283,10 +289,15 @@ def make_processor(folder: Path) -> Any:
     else:
         images = make_images(folder, AutoImageProcessor)
     named = inspect.signature(known).parameters
+    others: dict[str, Any] = dict.fromkeys(
+        {"video_processor", "feature_extractor", "audio_processor"} & named.keys()
+    )
+    if known.__name__.startswith("MiniCPM"):
+        others["video_processor"] = images  # it has the settings that are read of that one
     return WithoutVideo(
         image_processor=images,
         tokenizer=words,
-        **dict.fromkeys({"video_processor", "feature_extractor", "audio_processor"} & named.keys()),
+        **others,
         chat_template=template.read_text("utf-8") if template.is_file() else words.chat_template,
         **{key: settings[key] for key in named if key in settings and key != "chat_template"},
     )

@@ -17,6 +17,7 @@ from tests.checkpoints.kin import (
     video_llama_3,
 )
 from tests.checkpoints.ocr import pp_chart2table
+from tests.checkpoints.omni import qwen2_5_omni
 from tests.checkpoints.unified import gemma4_unified
 
 
@@ -84,6 +85,7 @@ RELATIVES: dict[str, Callable[[Path], Path]] = {
     "pp-chart2table-tied": lambda folder: pp_chart2table(
         folder, tied=True, images={"resample": 2, "do_convert_rgb": None}, num_key_value_heads=1
     ),
+    "hub-qwen2.5-omni": qwen2_5_omni,
     "video-llama-3-merged": lambda folder: video_llama_3(
         folder, text="llama", merge=2, tie_word_embeddings=True
     ),

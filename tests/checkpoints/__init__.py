@@ -31,6 +31,7 @@ from tests.checkpoints.kin import (
     qianfan_ocr,
     video_llama_3,
 )
+from tests.checkpoints.minicpm import minicpmv, minicpmv4_7
 from tests.checkpoints.native import (
     glm4v,
     glm_ocr,
@@ -42,6 +43,7 @@ from tests.checkpoints.native import (
     qwen3_vl,
 )
 from tests.checkpoints.ocr import lighton_ocr, pp_chart2table
+from tests.checkpoints.omni import qwen2_5_omni_thinker
 from tests.checkpoints.ovis2 import ovis2
 from tests.checkpoints.phi import phi4_multimodal
 from tests.checkpoints.pooled import gemma4, molmo2
@@ -81,6 +83,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "qianfan-ocr": qianfan_ocr,
     "qwen2-vl": qwen2_vl,
     "qwen2.5-vl": qwen2_5_vl,
+    "qwen2.5-omni": qwen2_5_omni_thinker,
     "exaone4.5": exaone4_5,
     "hyperclovax-vision-v2": hyperclovax_vision_v2,
     "qwen3-vl": qwen3_vl,
@@ -97,6 +100,9 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "hunyuan-vl": hunyuan_vl,
     "lfm2-vl": lfm2_vl,
     "lfm3-vl": lfm3_vl,
+    "minicpm-v4.6": lambda folder: minicpmv(folder, seed=4),
+    "minicpm-v4.6-4x": lambda folder: minicpmv(folder, mode="4x", tie_word_embeddings=True),
+    "minicpm-v4.7": minicpmv4_7,
     "paddleocr-vl": paddleocr_vl,
     "video-llama-3": video_llama_3,
     "kimi-k2.5": kimi_k25,

@@ -25,10 +25,23 @@ def facts(checkpoint: Checkpoint) -> ModelFacts:
     Raises:
         VlmcError: As for Qwen2-VL; or a window holds no patch, or a layer is named that is none.
     """
+    return window_facts(checkpoint, "qwen2_5_vl_text")
+
+
+def window_facts(checkpoint: Checkpoint, text_type: str) -> ModelFacts:
+    """What a plan needs of a model with Qwen2.5-VL's tower.
+
+    Args:
+        checkpoint: Its JSON files.
+        text_type: The decoder's kind.
+
+    Raises:
+        VlmcError: As ``facts``.
+    """
     tower = section(checkpoint.config, "vision_config", at="config.json")
     return grid_facts(
         checkpoint,
-        "qwen2_5_vl_text",
+        text_type,
         width_key="out_hidden_size",
         count=count_vision,
         window=window_side(tower),

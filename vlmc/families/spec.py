@@ -194,6 +194,8 @@ class Family:
             decoder's arguments``, ``inputs_embeds`` among them; None: those alone.
         create_masks: What ``generate`` masks with, where the model's ``create_masks_for_generate``
             makes other masks: its arguments, ``mm_token_type_ids`` int64 ``[1, L]`` among them.
+        part: The part of the configuration that is the model, where there is one: what speaks, say,
+            beside what writes.
         own_attention: Parts of the configuration whose modules have attention of their own, which
             is exported as it is written.
         timm_tower: Makes the tower where transformers would ask timm for it: ``(vision
@@ -228,6 +230,7 @@ class Family:
     logits: Callable[[Any, Any], Any] | None = None
     embeds: Callable[[Any, Any, Any, Any], dict[str, Any]] | None = None
     create_masks: Callable[..., dict[str, Any]] | None = None
+    part: str | None = None
     own_attention: tuple[str, ...] = ()
     timm_tower: Callable[[Any], nn.Module] | None = None
     reference: Callable[[Any], None] | None = None

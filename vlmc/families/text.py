@@ -78,6 +78,7 @@ TEXT_DEFAULTS = {
     "phi3": TextDefaults(32, 3072, 32, 32064, 4096, 8192, trained=4096),
     "phi4_multimodal": TextDefaults(32, 3072, 32, 200064, 131072, 8192, 8, trained=4096),
     "qwen2": TextDefaults(32, 4096, 32, 151936, 32768, 22016, 32),
+    "qwen2_5_omni_text": TextDefaults(28, 3584, 28, 152064, 32768, 18944, 4, tied=True),
     "qwen2_5_vl_text": TextDefaults(80, 8192, 64, 152064, 32768, 29568, 8),
     "qwen2_vl_text": TextDefaults(80, 8192, 64, 152064, 32768, 29568, 8),
     "qwen3": TextDefaults(32, 4096, 32, 151936, 32768, 22016, 32, 128),

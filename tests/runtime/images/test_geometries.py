@@ -17,6 +17,7 @@ from vlmc.families.padded_grid_processor import padded_grid_spec
 from vlmc.families.pan_and_scan_processor import pan_and_scan_spec
 from vlmc.families.patch_rows_processor import patch_rows_spec
 from vlmc.families.quarters_processor import quarters_spec
+from vlmc.families.slices_processor import slices_spec
 from vlmc.families.split_processors import split_spec
 from vlmc.families.tiles_processors import tiles_spec
 from vlmc.families.token_budget_processor import token_budget_spec
@@ -133,6 +134,16 @@ SPECS = {
         },
         4,
         image_size=(56, 56),
+    ),
+    "slices": slices_spec(
+        {
+            "image_processor_type": "MiniCPMV4_6ImageProcessor",
+            "scale_resolution": 112,
+            "image_mean": [0.48145466, 0.4578275, 0.40821073],
+            "image_std": [0.26862954, 0.26130258, 0.27577711],
+        },
+        14,
+        4,
     ),
     "tiles": tiles_spec({"image_processor_type": "GotOcr2ImageProcessor"}, 5),
 }

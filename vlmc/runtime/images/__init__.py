@@ -21,6 +21,7 @@ from vlmc.runtime.images.padded_grid import PADDED_GRID
 from vlmc.runtime.images.pan_and_scan import PAN_AND_SCAN
 from vlmc.runtime.images.patch_rows import PATCH_ROWS
 from vlmc.runtime.images.quarters import QUARTERS
+from vlmc.runtime.images.slices import SLICES
 from vlmc.runtime.images.spec import Geometry
 from vlmc.runtime.images.split import SPLIT
 from vlmc.runtime.images.tiles import TILES
@@ -62,6 +63,7 @@ GEOMETRIES: dict[str, Geometry] = {
         HD_CROPS,
         TWO_SIZES,
         OVERLAP,
+        SLICES,
     )
 }
 
