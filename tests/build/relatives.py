@@ -18,6 +18,7 @@ from tests.checkpoints.kin import (
 )
 from tests.checkpoints.ocr import pp_chart2table
 from tests.checkpoints.omni import qwen2_5_omni
+from tests.checkpoints.omni3 import qwen3_omni_moe
 from tests.checkpoints.unified import gemma4_unified
 
 
@@ -86,6 +87,7 @@ RELATIVES: dict[str, Callable[[Path], Path]] = {
         folder, tied=True, images={"resample": 2, "do_convert_rgb": None}, num_key_value_heads=1
     ),
     "hub-qwen2.5-omni": qwen2_5_omni,
+    "hub-qwen3-omni": qwen3_omni_moe,
     "video-llama-3-merged": lambda folder: video_llama_3(
         folder, text="llama", merge=2, tie_word_embeddings=True
     ),

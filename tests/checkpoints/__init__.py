@@ -44,6 +44,7 @@ from tests.checkpoints.native import (
 )
 from tests.checkpoints.ocr import lighton_ocr, pp_chart2table
 from tests.checkpoints.omni import qwen2_5_omni_thinker
+from tests.checkpoints.omni3 import qwen3_omni_moe_thinker
 from tests.checkpoints.ovis2 import ovis2
 from tests.checkpoints.phi import phi4_multimodal
 from tests.checkpoints.pooled import gemma4, molmo2
@@ -88,6 +89,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "hyperclovax-vision-v2": hyperclovax_vision_v2,
     "qwen3-vl": qwen3_vl,
     "qwen3-vl-moe": lambda folder: qwen3_vl(folder, experts=5),
+    "qwen3-omni": qwen3_omni_moe_thinker,
     "cohere-compass": cohere_compass,
     "qwen3.5": qwen3_5,
     "qwen3.5-moe": lambda folder: qwen3_5(folder, experts=5, seed=2),

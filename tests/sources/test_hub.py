@@ -360,6 +360,12 @@ def test_an_unfinished_download_is_noticed_offline(hub: Hub, model: Path, tmp_pa
             ["224.0 MiB"],
         ),
         ("qwen2.5-omni-7b", "Qwen/Qwen2.5-Omni-7B", "qwen2.5-omni-7b", ["224.0 MiB"]),
+        (
+            "qwen3-omni-30b-a3b",
+            "Qwen/Qwen3-Omni-30B-A3B-Instruct",
+            "qwen3-omni-30b-a3b",
+            ["384.0 MiB"],
+        ),
         ("qwen3.5-4b", "Qwen/Qwen3.5-4B", "qwen3.5-4b", ["178.2 MiB"]),
         ("minicpm-v-4.6", "openbmb/MiniCPM-V-4.6", "minicpm-v-4.6", ["67.3 MiB"]),
     ],

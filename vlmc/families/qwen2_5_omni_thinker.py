@@ -6,6 +6,7 @@ pictures.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from vlmc.families.configs import section, whole
@@ -15,30 +16,53 @@ from vlmc.families.spec import Checkpoint, Family, ModelFacts
 from vlmc.schema import Json
 
 _AT = "config.json"
-_PART = "thinker_config"
+PART = "thinker_config"
 
 
 def facts(checkpoint: Checkpoint) -> ModelFacts:
     """What a plan needs of a Qwen2.5-Omni, or of its thinker alone, the part that writes.
 
     Raises:
-        VlmcError: As for Qwen2.5-VL; or the configuration does not name the token that opens a
-            picture, by which transformers knows one from the text.
+        VlmcError: As for Qwen2.5-VL; or as ``thinker_facts``.
     """
-    inner = checkpoint.config.get("model_type") == "qwen2_5_omni"
-    config = section(checkpoint.config, _PART, at=_AT) if inner else checkpoint.config
+    return thinker_facts(checkpoint, "qwen2_5_omni", _window_facts)
+
+
+def thinker_facts(
+    checkpoint: Checkpoint,
+    whole_type: str,
+    read: Callable[[Checkpoint], ModelFacts],
+    *,
+    ends: tuple[int, ...] = (),
+) -> ModelFacts:
+    """What a plan needs of an Omni, or of its thinker alone.
+
+    Args:
+        checkpoint: Its JSON files.
+        whole_type: The kind of the model whose part the thinker is.
+        read: Facts of a checkpoint whose configuration is the thinker's.
+        ends: End tokens of the whole's thinker where its configuration names none.
+
+    Raises:
+        VlmcError: As ``read``; or the configuration does not name the token that opens a picture,
+            by which transformers knows one from the text.
+    """
+    inner = checkpoint.config.get("model_type") == whole_type
+    config = section(checkpoint.config, PART, at=_AT) if inner else checkpoint.config
     whole(config, "vision_start_token_id", at=_AT, least=0)
-    shown = "image_token_index" if config.get("image_token_id") is None else "image_token_id"
     text = section(config, "text_config", at=_AT)
-    as_vl: Json = {
-        **config,
-        "image_token_id": whole(config, shown, 151655, at=_AT, least=0),
-        # Whether the tables are one is said once, and not by the decoder.
-        "text_config": {**text, "tie_word_embeddings": config.get("tie_word_embeddings") is True},
-    }
-    found = window_facts(replace(checkpoint, config=as_vl), "qwen2_5_omni_text")
+    # Whether the tables are one is said once, and not by the decoder.
+    tied = {"tie_word_embeddings": config.get("tie_word_embeddings") is True}
+    found = read(replace(checkpoint, config={**config, "text_config": {**text, **tied}}))
     # A generation configuration beside the whole is none of the thinker's.
-    return replace(found, ends=_ends(config, text)) if inner else found
+    return replace(found, ends=_ends(config, text) or ends) if inner else found
+
+
+def _window_facts(checkpoint: Checkpoint) -> ModelFacts:
+    config = checkpoint.config
+    shown = "image_token_index" if config.get("image_token_id") is None else "image_token_id"
+    named = {"image_token_id": whole(config, shown, 151655, at=_AT, least=0)}
+    return window_facts(replace(checkpoint, config={**config, **named}), "qwen2_5_omni_text")
 
 
 def _ends(config: Json, text: Json) -> tuple[int, ...]:
@@ -57,5 +81,5 @@ FAMILY = Family(
     decoder=decoder,
     example={"patches": 96, "windows": 11},
     plain_image="<|vision_bos|><|IMAGE|><|vision_eos|>",
-    part=_PART,
+    part=PART,
 )

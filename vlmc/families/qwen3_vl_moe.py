@@ -26,21 +26,40 @@ def facts(checkpoint: Checkpoint) -> ModelFacts:
     found = deepstack_facts(checkpoint, "qwen3_vl_moe_text")
     assert found.weights is not None
     decoder_config = section(checkpoint.config, "text_config", at="config.json")
-    extra = _expert_weights(decoder_config, found.text.layers, found.text.hidden)
+    extra = expert_weights(decoder_config, found.text.layers, found.text.hidden)
     language = found.weights.language + extra
     return replace(found, weights=replace(found.weights, language=language))
 
 
-def _expert_weights(config: Json, layers: int, hidden: int) -> int:
-    """Numbers in the experts, less those of the feed-forwards in whose place they are."""
+def expert_weights(
+    config: Json,
+    layers: int,
+    hidden: int,
+    *,
+    key: str | None = None,
+    sizes: tuple[int, int, int] = (60, 1408, 5632),
+) -> int:
+    """Numbers in the experts, less those of the feed-forwards in whose place they are.
+
+    Args:
+        config: The decoder's configuration.
+        layers: How many layers it has.
+        hidden: The width of a token.
+        key: What it calls the number of experts; None: either name.
+        sizes: The defaults of that number, of an expert's width, and of a feed-forward's.
+
+    Raises:
+        VlmcError: The layers without experts are not a list of numbers, or a size makes no sense.
+    """
     dense = config.get("mlp_only_layers") or []
     if not isinstance(dense, list) or not all(type(layer) is int for layer in dense):
         raise VlmcError(f"{dense!r} is not a list of layers", at=f"{_AT}: mlp_only_layers")
-    key = "num_local_experts" if "num_local_experts" in config else "num_experts"
-    experts = whole(config, key, 60, at=_AT, least=0)
+    if key is None:
+        key = "num_local_experts" if "num_local_experts" in config else "num_experts"
+    experts = whole(config, key, sizes[0], at=_AT, least=0)
     step = whole(config, "decoder_sparse_step", 1, at=_AT)
-    inner = whole(config, "moe_intermediate_size", 1408, at=_AT)
-    whole_inner = whole(config, "intermediate_size", 5632, at=_AT)
+    inner = whole(config, "moe_intermediate_size", sizes[1], at=_AT)
+    whole_inner = whole(config, "intermediate_size", sizes[2], at=_AT)
     mixed = [n for n in range(layers) if n not in dense and (n + 1) % step == 0 and experts]
     return len(mixed) * hidden * (3 * (experts * inner - whole_inner) + experts)
 

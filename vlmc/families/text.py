@@ -84,6 +84,7 @@ TEXT_DEFAULTS = {
     "qwen3": TextDefaults(32, 4096, 32, 151936, 32768, 22016, 32, 128),
     "qwen3_5_moe_text": TextDefaults(40, 2048, 16, 248320, 32768, 0, 2, 256),
     "qwen3_5_text": TextDefaults(32, 4096, 16, 248320, 32768, 12288, 4, 256),
+    "qwen3_omni_moe_text": TextDefaults(28, 2048, 28, 3584, 32768, 18944, 4, uneven=True),
     "qwen3_vl_text": TextDefaults(32, 4096, 32, 151936, 128000, 22016, 32, 128),
     "qwen3_vl_moe_text": TextDefaults(24, 2048, 16, 151936, 128000, 5632, 16, tied=True),
     "smollm3": TextDefaults(36, 2048, 16, 128256, 32768, 11008, 4, tied=True),
