@@ -17,7 +17,7 @@ from vlmc.errors import VlmcError
 from vlmc.passes.answers import Expected
 from vlmc.passes.checkpoint import TensorRef
 from vlmc.passes.feature_counts import tell_counts
-from vlmc.passes.host_images import load_images, read_settings
+from vlmc.passes.host_images import load_images
 from vlmc.passes.parameters import adopt_buffers, match_names, untie_different
 from vlmc.passes.processor_class import processor_class
 from vlmc.passes.quiet import quiet
@@ -272,16 +272,14 @@ def _without_video(folder: Path, images: ImageSpec, here: Mapping[str, Any]) -> 
         def check_argument_for_proper_class(self, name: str, argument: Any) -> type:
             return type(argument)
 
-    settings = read_settings(folder / "processor_config.json")
+    # Its own file, and a template wherever checkpoints of any age have one.
+    settings, _ = known.get_processor_dict(folder, **here)
     takes = inspect.signature(known.__init__).parameters.keys()
-    template = folder / "chat_template.jinja"
     tokenizer = AutoTokenizer.from_pretrained(folder, **here)
     return ImageTextProcessor(
         image_processor=load_images(folder, images, here),
         tokenizer=tokenizer,
-        chat_template=(
-            template.read_text("utf-8") if template.is_file() else tokenizer.chat_template
-        ),
+        chat_template=settings.get("chat_template") or tokenizer.chat_template,
         **{name: None for name in _OTHER_PARTS if name in takes},
         **{key: value for key, value in settings.items() if key in takes - _PARTS},
     )
