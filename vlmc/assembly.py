@@ -23,7 +23,7 @@ from vlmc.plan import Plan
 from vlmc.recipe import Budgets, recorded
 from vlmc.schema import Frozen, Json
 from vlmc.sources import SourceFolder
-from vlmc.workspace import Artifact, Workspace
+from vlmc.workspace import Artifact, Copies, Workspace, begin_copies
 
 REPORT = "report/build.json"
 # Files of the passes that only later passes read.
@@ -114,10 +114,20 @@ def contents(parts: Sequence[Artifact]) -> dict[str, FileEntry]:
     }
 
 
-def lay(folder: Path, parts: Sequence[Artifact], workspace: Workspace) -> None:
-    """Copies what belongs into a bundle out of the passes' results."""
+def lay(
+    folder: Path, parts: Sequence[Artifact], workspace: Workspace, begun: Sequence[Copies]
+) -> None:
+    """Copies what belongs into a bundle out of the passes' results.
+
+    Args:
+        folder: The bundle's folder.
+        parts: The results.
+        workspace: Where they lie.
+        begun: Those that are being copied there already.
+    """
+    there = {copies.artifact.key: copies for copies in begun}
     for part in parts:
-        workspace.materialize(part, folder)
+        workspace.materialize(there.get(part.key) or begin_copies(part, folder))
     for path in _NOT_BUNDLED:
         (folder / path).unlink(missing_ok=True)
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
 from vlmc.assembly import REPORT, contents, hold_budgets, lay, report_of
 from vlmc.bundle.manifest import FileEntry
-from vlmc.bundle.publish import Draft, find_published, write_bundle
+from vlmc.bundle.publish import begin, find_published, publish
 from vlmc.bundle.store import canonical_json
 from vlmc.errors import need
 from vlmc.job import PASSES, Job, Pass, Stopped
@@ -23,7 +25,7 @@ from vlmc.scope import calibration_questions, prompt_of
 from vlmc.sources import check_weights, digests, read_checkpoint
 from vlmc.sources import resolve as resolve_source
 from vlmc.stages import compile_graphs, load_files, lower, prove, store_weights
-from vlmc.workspace import Event, Record, Workspace
+from vlmc.workspace import Copies, Event, Record, Workspace, begin_copies
 
 __all__ = ["PASSES", "Build", "Pass", "build"]
 
@@ -73,7 +75,7 @@ def build(
         index = plan.family.tensors(index, plan.facts)
     calibration = calibration_questions(plan, sum(ref.nbytes for ref in index.values()))
     shards = [name for name in source.files if name.endswith(".safetensors")]
-    # Long work for one core, and so is the export: its answer is asked for after that.
+    # Long work, and so is the export for one core: its answer is asked for after that.
     beside = ThreadPoolExecutor(1)
     hashing = beside.submit(digests, source, shards, cache=cache)
     beside.shutdown(wait=False)
@@ -102,46 +104,52 @@ def build(
         workspace=workspace,
         until=until,
     )
-    try:
-        loaded = load_files(job)
-        graphs = lower(job)
-        weights = store_weights(job, graphs, bytes_done)
-        compiled = compile_graphs(job, graphs, weights)
-        draft, checked = prove(job, loaded, weights, compiled)
-    except Stopped:
-        return Build(None, None, workspace.records)
+    with ExitStack() as held:
+        # Nothing is made where bundles are before there is something to lay.
+        folder = functools.cache(lambda: held.enter_context(begin(out, recipe.name)))
+        begun: list[Copies] = []
 
-    bundled = (loaded, weights.quantized, compiled, checked)
-    made = {
-        "load": loaded,
-        "export": graphs.exported,
-        "simplify": graphs.simplified,
-        "quantize": weights.quantized,
-        "compile": compiled,
-        "check": checked,
-    }
-    report = canonical_json(report_of(made, weights.folds))
-    listed = {
-        **contents(bundled),
-        REPORT: FileEntry(sha256=sha256(report).hexdigest(), size=len(report)),
-    }
-    hold_budgets(
-        recipe.budgets,
-        size=sum(entry.size for entry in listed.values()),
-        peak=max(record.peak for record in workspace.records),
-        seconds=time.perf_counter() - started,
-    )
+        def lay_weights() -> None:
+            begun.append(begin_copies(weights.quantized, folder()))
+            held.callback(begun[-1].stop)
 
-    def fill(folder: Path) -> Draft:
-        lay(folder, bundled, workspace)
-        place = folder / REPORT
-        place.parent.mkdir()
-        place.write_bytes(report)
-        return draft
+        try:
+            loaded = load_files(job)
+            graphs = lower(job)
+            weights = store_weights(job, graphs, bytes_done)
+            compiled = compile_graphs(job, graphs, weights)
+            draft, checked = prove(job, loaded, weights, compiled, lay_weights)
+        except Stopped:
+            return Build(None, None, workspace.records)
 
-    there = find_published(out, recipe.name, draft, listed)
-    bundle = there or write_bundle(out, recipe.name, fill, listed)
-    return Build(bundle.folder, bundle.manifest.version, workspace.records)
+        bundled = (loaded, weights.quantized, compiled, checked)
+        made = {
+            "load": loaded,
+            "export": graphs.exported,
+            "simplify": graphs.simplified,
+            "quantize": weights.quantized,
+            "compile": compiled,
+            "check": checked,
+        }
+        report = canonical_json(report_of(made, weights.folds))
+        listed = {
+            **contents(bundled),
+            REPORT: FileEntry(sha256=sha256(report).hexdigest(), size=len(report)),
+        }
+        hold_budgets(
+            recipe.budgets,
+            size=sum(entry.size for entry in listed.values()),
+            peak=max(record.peak for record in workspace.records),
+            seconds=time.perf_counter() - started,
+        )
+        bundle = find_published(out, recipe.name, draft, listed)
+        if bundle is None:
+            lay(folder(), bundled, workspace, begun)
+            place = folder() / REPORT
+            place.parent.mkdir()
+            place.write_bytes(report)
+            bundle = publish(folder(), draft, listed)
+        return Build(bundle.folder, bundle.manifest.version, workspace.records)
 
 
 def _need_build_extra() -> None:

@@ -17,6 +17,7 @@ from vlmc.passes.calibration import digests as question_digests
 from vlmc.passes.check import Gates, check
 from vlmc.passes.compile import compile_programs
 from vlmc.passes.export import export
+from vlmc.passes.garbage import seldom_collected
 from vlmc.passes.load import load
 from vlmc.passes.quantize import Formats, quantize
 from vlmc.passes.questions import answer_length
@@ -84,6 +85,7 @@ def load_files(job: Job) -> Artifact:
     return loaded
 
 
+@seldom_collected()
 def lower(job: Job) -> Graphs:
     """The modules of transformers as neutral graphs, without weights."""
     plan, workspace = job.plan, job.workspace
@@ -207,9 +209,20 @@ def compile_graphs(job: Job, graphs: Graphs, weights: Weights) -> Artifact:
 
 
 def prove(
-    job: Job, loaded: Artifact, weights: Weights, compiled: Artifact
+    job: Job,
+    loaded: Artifact,
+    weights: Weights,
+    compiled: Artifact,
+    beside: Callable[[], None],
 ) -> tuple[Draft, Artifact]:
     """The bundle run on golden questions, and held to transformers' answers; its manifest's fields.
+
+    Args:
+        job: The build.
+        loaded: What the model is asked with.
+        weights: Its weights.
+        compiled: Its programs.
+        beside: Begins what may go on while the bundle runs; not called if it need not run.
 
     Raises:
         VlmcError: A gate is missed.
@@ -240,6 +253,7 @@ def prove(
     gates = Gates(checks.max_logit_error, checks.max_feature_error, checks.min_token_agreement)
 
     def run_check(folder: Path) -> None:
+        beside()
         trial = folder / "trial"
         trial.mkdir()
         lay_trial(trial, parts)

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from tests.backends.kernels import call, with_kernels
-from vlmc.quantizers import QUANTIZERS, Loss, compiled, int4_block
+from vlmc.quantizers import QUANTIZERS, Loss, compiled
+
+MADE = {"int4_block": compiled.int4_block, "int8_block": compiled.int8_block}
 
 KINDS = {
     "gaussian": lambda rng, shape: rng.standard_normal(shape) * 0.02,
@@ -18,8 +20,8 @@ KINDS = {
 }
 
 
-def lost(weight, arrays, block) -> Loss:
-    wrong = int4_block.restore(arrays, weight.shape[1], block) - weight
+def lost(name, weight, arrays, block) -> Loss:
+    wrong = QUANTIZERS[name].restore(arrays, weight.shape[1], block) - weight
     squares = [float(np.square(v, dtype=np.float64).sum()) for v in (wrong, weight)]
     return Loss(*squares, float(np.abs(wrong).max()))
 
@@ -27,16 +29,17 @@ def lost(weight, arrays, block) -> Loss:
 @with_kernels
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("block", [16, 32, 64, 128, 256])
-def test_they_make_numpys_bytes(kind, block):
+@pytest.mark.parametrize("name", MADE)
+def test_they_make_numpys_bytes(name, kind, block):
     rng = np.random.default_rng([block, len(kind)])
     for rows, columns in ((1, 1), (3, block), (2, block + 1), (5, 3 * block), (4, 700)):
         weight = KINDS[kind](rng, (rows, columns)).astype(np.float32)
-        expected = int4_block.quantize(weight, block)
-        found, loss = compiled.int4_block(weight, block)
+        expected = QUANTIZERS[name].quantize(weight, block)
+        found, loss = MADE[name](weight, block)
         for there, here in zip(expected, found, strict=True):
             assert (there.dtype, there.shape) == (here.dtype, here.shape)
             assert np.ascontiguousarray(there).tobytes() == here.tobytes()
-        known = lost(weight, expected, block)
+        known = lost(name, weight, expected, block)
         assert loss.largest == known.largest
         np.testing.assert_allclose(
             (loss.error, loss.weight), (known.error, known.weight), rtol=1e-12
@@ -52,17 +55,22 @@ def test_nothing_is_read_or_written_beyond_the_arrays(columns):
         blocks = -(-columns // block)
         arrays = [np.zeros((3, blocks, block // 2), np.uint8), np.zeros((3, blocks), np.float32)]
         arrays.append(np.zeros((3, -(-blocks // 2)), np.uint8))
-        loss = np.zeros(3)
-        call("vlmc_quantize_blocks4", weight, *weight.shape, block, *arrays, loss)
-        assert loss[1] == pytest.approx(np.square(weight, dtype=np.float64).sum())
+        wide = [np.zeros((3, blocks, block), np.uint8), arrays[1].copy(), None]
+        for each in (arrays, wide):
+            loss = np.zeros(3)
+            call("vlmc_quantize_blocks", weight, *weight.shape, block, *each, loss)
+            assert loss[1] == pytest.approx(np.square(weight, dtype=np.float64).sum())
 
 
-def test_without_kernels_numpy_does_it(monkeypatch):
+@pytest.mark.parametrize("name", MADE)
+def test_without_kernels_numpy_does_it(monkeypatch, name):
     monkeypatch.setenv("VLMC_KERNELS", "off")
-    assert compiled.int4_block(np.ones((2, 32), np.float32), 32) is None
+    assert MADE[name](np.ones((2, 32), np.float32), 32) is None
 
 
 @with_kernels
-def test_blocks_they_do_not_know_are_numpys():
-    assert QUANTIZERS["int4_block"].measured is not None
-    assert QUANTIZERS["int4_block"].measured(np.ones((2, 512), np.float32), 512) is None
+@pytest.mark.parametrize("name", MADE)
+def test_blocks_they_do_not_know_are_numpys(name):
+    measured = QUANTIZERS[name].measured
+    assert measured is MADE[name]
+    assert measured(np.ones((2, 512), np.float32), 512) is None

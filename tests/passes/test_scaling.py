@@ -68,7 +68,7 @@ def test_weights_are_scaled_before_they_are_stored(tmp_path, name):
     save_file({"w": weight}, tmp_path / "model.safetensors")
     scaling = Scaling(np.arange(24) % 5 - 2, np.arange(64) % 7 - 3)
     jobs = [WeightJob("plain", ("w",), name), WeightJob("moved", ("w",), name, scaling=scaling)]
-    table = write_weights(jobs, read_index(tmp_path), tmp_path / "w.bin", block_bytes=1000)
+    table, _ = write_weights(jobs, read_index(tmp_path), tmp_path / "w.bin", block_bytes=1000)
     quantizer = QUANTIZERS[name]
     expected = quantizer.quantize(scaling.apply(weight, 0), 32)
     data = (tmp_path / "w.bin").read_bytes()

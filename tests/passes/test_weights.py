@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from vlmc.bundle.store import hash_file
 from vlmc.errors import VlmcError
 from vlmc.passes import weight_stream
 from vlmc.passes.checkpoint_index import read_index
@@ -46,7 +47,9 @@ def stored_array(folder, stored):
 
 
 def write(folder, *jobs, name="weights.bin", **options):
-    return write_weights(jobs, read_index(folder), folder / name, **options)
+    tensors, file = write_weights(jobs, read_index(folder), folder / name, **options)
+    assert file == hash_file(folder / name)
+    return tensors
 
 
 @pytest.mark.parametrize("name", QUANTIZERS)
@@ -369,3 +372,19 @@ def test_memory_is_bounded_by_a_few_blocks(large_checkpoint, name):
     assert done.returncode == 0, done.stderr
     (large_checkpoint / f"{name}.bin").unlink()
     assert int(done.stdout) * 1024 < 100 << 20
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="this system takes no advice")
+def test_what_is_read_once_is_let_go_when_it_is_read(checkpoint, monkeypatch):
+    index = read_index(checkpoint)
+    plain = write(checkpoint, WeightJob("w", ("q", "k")), WeightJob("n", ("norm",)))
+    told, read = [], []
+    monkeypatch.setattr(os, "posix_fadvise", lambda file, begin, size, _: told.append(begin))
+    real = os.preadv
+    monkeypatch.setattr(
+        os, "preadv", lambda file, to, at: (read.append((at, list(told))), real(file, to, at))[1]
+    )
+    again = write(checkpoint, WeightJob("w", ("q", "k")), WeightJob("n", ("norm",)), once=True)
+    assert again == plain
+    assert sorted(told) == sorted(index[name].begin for name in ("q", "k", "norm"))
+    assert all(at not in before for at, before in read)

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 import vlmc
+from vlmc.bundle.store import hash_file, hash_files
 from vlmc.errors import VlmcError
-from vlmc.workspace import Artifact, Event, Record, Workspace, cache_dir
+from vlmc.workspace import Artifact, Event, Record, Workspace, begin_copies, cache_dir, store
 
 SOURCE = str(Path(vlmc.__file__).parents[1])
 
@@ -41,6 +42,10 @@ class Passes:
         return [event.message for event in self.events if event.kind == "notice"]
 
 
+def write(path, text):
+    path.write_text(text)
+
+
 @pytest.fixture
 def passes(tmp_path):
     return Passes(tmp_path / "cache")
@@ -55,6 +60,25 @@ def test_a_result_is_made_once_and_then_found(passes):
     assert (first.folder / "programs" / "a.onnx").read_text() == "graph"
     assert [event.kind for event in passes.events] == ["started", "finished", "finished"]
     assert sorted(first.files) == ["b.bin", "programs/a.onnx"]
+
+
+def test_what_a_pass_hashed_is_not_read_again(passes, monkeypatch):
+    whole = hash_file(passes().folder / "b.bin")
+    read = []
+
+    def spy(paths):
+        read.extend(path.name for path in paths)
+        return hash_files(paths)
+
+    def fn(folder):
+        (folder / "a.bin").write_bytes(b"others")
+        (folder / "b.bin").write_bytes(bytes(range(256)) * 16)
+        return {"b.bin": whole}
+
+    monkeypatch.setattr(store, "hash_files", spy)
+    made = passes.workspace.step("weights", fn, options={}, code=1)
+    assert read == ["a.bin"]
+    assert made.files == {"a.bin": hash_file(made.folder / "a.bin"), "b.bin": whole}
 
 
 def test_another_process_finds_it(passes, tmp_path):
@@ -255,7 +279,7 @@ def test_a_lazy_value_is_only_made_for_a_pass_that_misses(tmp_path):
         for name in ("vision", "language"):
             workspace.step(
                 name,
-                lambda folder: (folder / "x").write_text(module.value()),
+                lambda folder: write(folder / "x", module.value()),
                 inputs=(module,),
                 options={},
                 code=1,
@@ -283,7 +307,7 @@ def test_the_time_of_a_lazy_value_is_its_own(tmp_path):
     )
     artifact = workspace.step(
         "export",
-        lambda folder: (folder / "x").write_text(outer.value()),
+        lambda folder: write(folder / "x", outer.value()),
         inputs=(outer,),
         options={},
         code=1,
@@ -309,7 +333,7 @@ def test_a_lazy_value_passes_its_own_inputs_on(tmp_path):
 def test_materialize_copies_checks_and_lists(passes, tmp_path):
     artifact = passes()
     target = tmp_path / "bundle" / "programs"
-    listed = passes.workspace.materialize(artifact, target)
+    listed = passes.workspace.materialize(begin_copies(artifact, target))
     assert listed == artifact.files
     assert (target / "programs" / "a.onnx").read_text() == "graph"
     # What a user does to the bundle does not reach the cache.
@@ -334,7 +358,7 @@ def test_materialize_ships_no_altered_byte(passes, tmp_path):
     again = Passes(tmp_path / "cache")
     artifact = again(kilobytes=2048)
     alter(artifact)
-    listed = again.workspace.materialize(artifact, tmp_path / "bundle")
+    listed = again.workspace.materialize(begin_copies(artifact, tmp_path / "bundle"))
     assert (tmp_path / "bundle" / "b.bin").read_bytes() == content
     assert listed == artifact.files
     assert again.runs == 1
@@ -382,30 +406,30 @@ def test_a_pass_made_again_must_give_the_same_bytes(tmp_path):
     assert artifact.hit
     alter(artifact)
     with pytest.raises(VlmcError, match="'random' does not give the same bytes twice"):
-        workspace.materialize(artifact, tmp_path / "bundle")
+        workspace.materialize(begin_copies(artifact, tmp_path / "bundle"))
 
 
 def test_a_cache_emptied_during_the_build_is_filled_again(passes, tmp_path):
     artifact = passes()
     shutil.rmtree(artifact.folder)
-    passes.workspace.materialize(artifact, tmp_path / "bundle")
+    passes.workspace.materialize(begin_copies(artifact, tmp_path / "bundle"))
     assert (tmp_path / "bundle" / "b.bin").stat().st_size == 4096
     shutil.rmtree(artifact.folder.parent)
-    passes.workspace.materialize(artifact, tmp_path / "again")
+    passes.workspace.materialize(begin_copies(artifact, tmp_path / "again"))
     assert (tmp_path / "again" / "b.bin").stat().st_size == 4096
 
 
 def test_materialize_says_where_it_cannot_write(passes, tmp_path):
     (tmp_path / "bundle").write_text("a file")
     with pytest.raises(VlmcError, match=r"bundle/b\.bin: cannot write"):
-        passes.workspace.materialize(passes(), tmp_path / "bundle")
+        passes.workspace.materialize(begin_copies(passes(), tmp_path / "bundle"))
 
 
 def test_a_disk_that_lies_is_told(passes, tmp_path, monkeypatch):
     artifact = passes()
     monkeypatch.setattr(os, "copy_file_range", lambda read, write, left: 0)
     with pytest.raises(VlmcError, match="other bytes than were written"):
-        passes.workspace.materialize(artifact, tmp_path / "bundle")
+        passes.workspace.materialize(begin_copies(artifact, tmp_path / "bundle"))
 
 
 def test_materialize_copies_where_the_kernel_will_not(passes, tmp_path, monkeypatch):
@@ -414,7 +438,7 @@ def test_materialize_copies_where_the_kernel_will_not(passes, tmp_path, monkeypa
 
     monkeypatch.setattr(os, "copy_file_range", refused)
     artifact = passes()
-    passes.workspace.materialize(artifact, tmp_path / "bundle")
+    passes.workspace.materialize(begin_copies(artifact, tmp_path / "bundle"))
     assert (tmp_path / "bundle" / "b.bin").read_bytes() == (artifact.folder / "b.bin").read_bytes()
 
 
@@ -558,3 +582,24 @@ def test_a_record_is_a_value():
     record = Record("export", 1.0, False, 3, 4, "k")
     with pytest.raises(AttributeError):
         record.hit = True
+
+
+def test_copies_that_are_not_wanted_any_more_end(passes, tmp_path, monkeypatch):
+    copying, going_on = threading.Event(), threading.Event()
+    real = os.copy_file_range
+
+    def slow(read, write, left):
+        copying.set()
+        going_on.wait()
+        return real(read, write, 1000)
+
+    monkeypatch.setattr(os, "copy_file_range", slow)
+    copies = begin_copies(passes(), tmp_path / "bundle")
+    copying.wait()
+    stopping = threading.Thread(target=copies.stop)
+    stopping.start()
+    while not copies.stopping.is_set():
+        time.sleep(0.01)
+    going_on.set()
+    stopping.join()
+    assert [path for path in (tmp_path / "bundle").rglob("*") if path.is_file()] == []

@@ -1,8 +1,10 @@
-"""How many threads are worth using: physical cores this process may run on."""
+"""How many threads are worth using: physical cores this process may run on. And which go first."""
 
 import math
 import os
 import platform
+import sys
+import threading
 from pathlib import Path
 
 _SIBLINGS = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
@@ -36,6 +38,14 @@ def busy(threads: int) -> bool:
         return False
     running = int(words[3].partition("/")[0]) - 1  # this thread runs
     return running + threads > (os.cpu_count() or 1)
+
+
+def step_back() -> None:
+    """Lowers this thread's priority, where threads have one of their own."""
+    if sys.platform == "linux":
+        thread = threading.get_native_id()
+        nice = min(19, os.getpriority(os.PRIO_PROCESS, thread) + 10)
+        os.setpriority(os.PRIO_PROCESS, thread, nice)
 
 
 def _siblings(cpu: int) -> str:

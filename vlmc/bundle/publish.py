@@ -33,11 +33,7 @@ def write_bundle(
     fill: Callable[[Path], Draft],
     known: Mapping[str, FileEntry] | None = None,
 ) -> Bundle:
-    """Publishes ``out/NAME/VERSION/`` and points ``out/NAME/latest`` to it.
-
-    Until the one rename nothing but a hidden partial folder exists; a partial folder left by a
-    killed build is removed by the next one. A version that is there already is kept when its
-    bytes are right, and replaced when they are not.
+    """Fills a folder and publishes it: see ``begin`` and ``publish``, whose errors it raises.
 
     Args:
         out: The artifacts folder; made when absent.
@@ -45,10 +41,24 @@ def write_bundle(
         fill: Lays the bundle's files in the folder it is given, and returns the fields of
             ``Manifest`` but ``files``, ``digest`` and ``version``.
         known: See ``seal``.
+    """
+    with begin(out, name) as folder:
+        return publish(folder, fill(folder), known)
+
+
+@contextmanager
+def begin(out: Path, name: str) -> Iterator[Path]:
+    """A hidden folder beside the place of a bundle; gone afterwards unless it was published.
+
+    What a killed build left there is removed by the next one.
+
+    Args:
+        out: The artifacts folder; made when absent.
+        name: The recipe's name: one path component.
 
     Raises:
         VlmcError: ``name`` is no file name, or ``latest`` is something other than a symlink.
-        OSError: The disk is full or not writable; the target is left as it was.
+        OSError: Nothing can be written there.
     """
     if not name or name != Path(name).name or name.startswith(".") or name == LATEST:
         raise VlmcError(f"'{name}' cannot be the name of a bundle", at="name")
@@ -60,14 +70,33 @@ def write_bundle(
     with _locked(home):
         _sweep(home)
     with _partial(home) as folder:
-        manifest = seal(folder, fill(folder), known)
-        _sync(folder)
-        target = home / manifest.version
-        with _locked(home):
-            _move(folder, target, manifest)
-            _point(latest, manifest.version)
-            _sync_folder(home)
-            _sweep(home)
+        yield folder
+
+
+def publish(folder: Path, draft: Draft, known: Mapping[str, FileEntry] | None = None) -> Bundle:
+    """Makes a folder that ``begin`` gave ``out/NAME/VERSION/``, and points ``latest`` to it.
+
+    A version that is there already is kept when its bytes are right, and replaced when they are
+    not.
+
+    Args:
+        folder: The folder, filled.
+        draft: See ``seal``.
+        known: See ``seal``.
+
+    Raises:
+        VlmcError: A file's name or kind has no place in a bundle.
+        OSError: The disk is full or not writable; the target is left as it was.
+    """
+    home = folder.parent
+    manifest = seal(folder, draft, known)
+    _sync(folder)
+    target = home / manifest.version
+    with _locked(home):
+        _move(folder, target, manifest)
+        _point(home / LATEST, manifest.version)
+        _sync_folder(home)
+        _sweep(home)
     return read_bundle(target)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -144,6 +146,24 @@ def _read_into(ref: TensorRef, buffer: memoryview, first: int) -> None:
         raise VlmcError(
             f"cannot read tensor '{ref.name}': {error.strerror}", at=str(ref.path)
         ) from error
+
+
+def let_go(ref: TensorRef) -> None:
+    """Tells the system that a tensor will not be read again soon: its memory is of use elsewhere.
+
+    Where the system cannot be told, nothing happens.
+    """
+    pieces = (*ref.parts, *itertools.chain.from_iterable(ref.stacked))
+    for piece in pieces:
+        let_go(piece)
+    if pieces or not hasattr(os, "posix_fadvise"):  # Linux only
+        return
+    with suppress(OSError):  # advice
+        file = os.open(ref.path, os.O_RDONLY)
+        try:
+            os.posix_fadvise(file, ref.begin, ref.nbytes, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(file)
 
 
 def truncated(path: Path, where: str) -> VlmcError:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from vlmc.backends.spec import StoredPart, StoredWeight
+from vlmc.bundle.manifest import FileEntry
 from vlmc.errors import VlmcError
 from vlmc.passes.checkpoint import TensorRef
 from vlmc.passes.export import PARAMETERS
@@ -52,7 +54,7 @@ def quantize(
     out: Path,
     progress: Callable[[int, int], None] | None = None,
     folds: Path | None = None,
-) -> None:
+) -> dict[str, FileEntry]:
     """Writes ``weights/NAME.bin`` for each graph and ``weights.json``, which says what is where.
 
     Args:
@@ -63,6 +65,9 @@ def quantize(
         out: The folder to write to.
         progress: Called with bytes done and in all.
         folds: What the calibration found to move between weights, if there was one.
+
+    Returns:
+        The weights files, by path below ``out``.
 
     Raises:
         VlmcError: A weight cannot be read, or does not fit its format; two formats for one table.
@@ -80,8 +85,12 @@ def quantize(
         )
     sizes = {name: (index[key].shape or (1,))[0] for name, key in parameters["sources"].items()}
     moved = scalings(read_folds(folds), sizes) if folds is not None else {}
+    # Of a checkpoint that fills the memory, what is read gives way to what is written, which the
+    # next passes read.
+    crowding = sum(ref.nbytes for ref in index.values()) > _memory() / 2
     (out / FOLDER).mkdir()
     described: dict[str, Any] = {}
+    files: dict[str, FileEntry] = {}
     for name, path in graphs.items():
         graph = ir.load(path).graph
         matrices, experts = _weights_of(graph, "Linear", 1), _weights_of(graph, "Experts", 3)
@@ -108,7 +117,10 @@ def quantize(
                 form = "fp32"
             scaling = moved.get(weight)
             jobs.append(WeightJob(weight, (source,), form, formats.block, scaling=scaling))
-        stored = write_weights(jobs, index, out / FOLDER / f"{name}.bin", progress=progress)
+        file = f"{FOLDER}/{name}.bin"
+        stored, files[file] = write_weights(
+            jobs, index, out / file, progress=progress, once=crowding
+        )
         for job in jobs:
             shape = index[job.sources[0]].shape
             rows, columns = (shape[0], math.prod(shape[1:])) if shape else (1, 1)
@@ -128,6 +140,7 @@ def quantize(
             }
     text = json.dumps(described, indent=1, sort_keys=True)
     (out / WEIGHTS).write_text(text, encoding="utf-8")
+    return files
 
 
 def read_weights(folder: Path) -> dict[str, StoredWeight]:
@@ -153,6 +166,12 @@ def read_weights(folder: Path) -> dict[str, StoredWeight]:
         )
         for name, weight in described.items()
     }
+
+
+def _memory() -> float:
+    """The machine's memory in bytes; without end where it is not known."""
+    known = hasattr(os, "sysconf") and {"SC_PHYS_PAGES", "SC_PAGE_SIZE"} <= os.sysconf_names.keys()
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if known else math.inf
 
 
 def _tables_of(graph: Any) -> set[str]:

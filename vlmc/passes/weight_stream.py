@@ -1,6 +1,7 @@
 """Rows of weights on their way to disk: read, quantized, measured and written, piece by piece."""
 
 import errno
+import hashlib
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -12,7 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vlmc.bundle.manifest import FileEntry
 from vlmc.errors import VlmcError
+from vlmc.passes.checkpoint import TensorRef, let_go
 from vlmc.quantizers import Loss, Part, Quantizer
 
 Array = NDArray[Any]
@@ -20,6 +23,7 @@ Progress = Callable[[int, int], None]
 
 # Work proceeds in pieces that stay in a core's cache: a quantizer passes over them many times.
 _PIECE_BYTES = 1 << 20
+_HASHED_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +39,7 @@ class PlacedWeight:
         block: Columns per block.
         parts: What is stored.
         offsets: Where, one per part.
+        passing: Tensors that the system need not remember once they are read.
     """
 
     label: str
@@ -45,6 +50,12 @@ class PlacedWeight:
     block: int
     parts: tuple[Part, ...]
     offsets: tuple[int, ...]
+    passing: tuple[TensorRef, ...] = ()
+
+    @property
+    def end(self) -> int:
+        """Behind its last part, whose place is behind the others'."""
+        return self.offsets[-1] + part_bytes(self.parts[-1])
 
 
 def part_bytes(part: Part) -> int:
@@ -60,13 +71,13 @@ def stream_weights(
     block_bytes: int,
     threads: int,
     progress: Progress | None,
-) -> list[Loss]:
+) -> tuple[list[Loss], FileEntry]:
     """Writes every weight at its place in a new file of ``size`` bytes.
 
     What lies between weights is zeros. The file appears under its name once it is complete.
 
     Returns:
-        The loss of each weight, in order.
+        The loss of each weight, in order; the file's digest and size.
 
     Raises:
         VlmcError: A file cannot be read or written, or a value does not fit its format.
@@ -85,6 +96,7 @@ def stream_weights(
         file = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
         try:
             _reserve(file, size)
+            hashing = _Hashing(file)
             # Rows go to places known beforehand, so units may end in any order; their losses
             # are added in order, for sums to be the same each time.
             with ThreadPoolExecutor(threads) as pool:
@@ -96,6 +108,11 @@ def stream_weights(
                         done += sizes[number] * (stop - start)
                         if progress:
                             progress(done, total)
+                        if stop == weights[number].rows:
+                            for ref in weights[number].passing:
+                                let_go(ref)
+                            hashing.advance(weights[number].end)
+                    hashing.advance(size)
                 except BaseException:
                     pool.shutdown(cancel_futures=True)  # an interrupt, or the first error
                     raise
@@ -110,7 +127,24 @@ def stream_weights(
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-    return losses
+    return losses, FileEntry(sha256=hashing.sha256.hexdigest(), size=size)
+
+
+class _Hashing:
+    """sha256 of a file that is being written, as far as it is finished and still in memory."""
+
+    def __init__(self, file: int) -> None:
+        self.sha256 = hashlib.sha256()
+        self._file, self._done = file, 0
+
+    def advance(self, end: int) -> None:
+        """What lies before ``end`` will not be written again."""
+        while self._done < end:
+            block = os.pread(self._file, min(_HASHED_BYTES, end - self._done), self._done)
+            if not block:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))  # somebody cut it short
+            self.sha256.update(block)
+            self._done += len(block)
 
 
 def keep_freed_memory() -> None:

@@ -4,11 +4,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vlmc.bundle.manifest import FileEntry
 from vlmc.errors import VlmcError
 from vlmc.passes.checkpoint import TensorRef, read_rows
 from vlmc.passes.checkpoint_index import find_tensor
@@ -75,6 +76,13 @@ class StoredTensor:
     max_error: float = 0.0
 
 
+class Written(NamedTuple):
+    """What was written: initializers by name, and their file."""
+
+    tensors: dict[str, StoredTensor]
+    file: FileEntry
+
+
 def write_weights(
     jobs: Sequence[WeightJob],
     index: Mapping[str, TensorRef],
@@ -83,7 +91,8 @@ def write_weights(
     block_bytes: int = 32 << 20,
     threads: int = 2,
     progress: Progress | None = None,
-) -> dict[str, StoredTensor]:
+    once: bool = False,
+) -> Written:
     """Writes all jobs into one file, in their order, and says where each initializer lies.
 
     A weight is never whole in memory: per thread, one piece of rows and, for parts that lie
@@ -97,9 +106,10 @@ def write_weights(
         block_bytes: Bytes of weights per unit of work.
         threads: Units worked on at a time.
         progress: Called with bytes done and bytes in all, after each unit.
+        once: The system need not remember what was read.
 
     Returns:
-        Every initializer, parts included, by name.
+        Every initializer, parts included, by name; the file's digest and size.
 
     Raises:
         VlmcError: The checkpoint lacks a tensor or holds it in the wrong shape, a value does
@@ -116,10 +126,10 @@ def write_weights(
         key = (job.sources, job.format, job.block, job.transpose) if shares else job.name
         if key not in shared:
             shared[key] = len(weights)
-            weights.append(_place(job, index, end))
-            end = weights[-1].offsets[-1] + part_bytes(weights[-1].parts[-1])
+            weights.append(_place(job, index, end, once=once))
+            end = weights[-1].end
         owners[job.name] = shared[key]
-    losses = stream_weights(
+    losses, entry = stream_weights(
         weights, out_path, end, block_bytes=block_bytes, threads=threads, progress=progress
     )
     table: dict[str, StoredTensor] = {}
@@ -137,7 +147,7 @@ def write_weights(
                     max_error=_figure(loss.largest),
                 )
             table[job.name + part.suffix] = stored
-    return table
+    return Written(table, entry)
 
 
 def _figure(value: float) -> float:
@@ -145,7 +155,7 @@ def _figure(value: float) -> float:
     return float(f"{value:.6g}")
 
 
-def _place(job: WeightJob, index: Mapping[str, TensorRef], end: int) -> PlacedWeight:
+def _place(job: WeightJob, index: Mapping[str, TensorRef], end: int, *, once: bool) -> PlacedWeight:
     """The job's weight, placed behind ``end``."""
     shape, read = _source(job, index)
     if job.scaling is not None:
@@ -169,7 +179,10 @@ def _place(job: WeightJob, index: Mapping[str, TensorRef], end: int) -> PlacedWe
         offsets.append(math.ceil(end / align) * align)
         end = offsets[-1] + part_bytes(part)
     label = job.sources[0] if len(job.sources) == 1 else job.name
-    return PlacedWeight(label, rows, columns, read, quantizer, job.block, parts, tuple(offsets))
+    passing = tuple(find_tensor(index, name) for name in job.sources) if once else ()
+    return PlacedWeight(
+        label, rows, columns, read, quantizer, job.block, parts, tuple(offsets), passing
+    )
 
 
 def _transposed(plain: Quantizer) -> Quantizer:

@@ -26,27 +26,41 @@ def int4_block(weight: Array, block: int) -> tuple[tuple[Array, ...], Loss] | No
     Returns:
         None where this machine cannot.
     """
+    rows, blocks = len(weight), math.ceil(weight.shape[1] / block)
+    codes = np.empty((rows, blocks, block // 2), np.uint8)
+    zero_points = np.empty((rows, math.ceil(blocks / 2)), np.uint8)
+    found = _quantized(weight, block, codes, zero_points)
+    return found and ((codes, found[0], zero_points), found[1])
+
+
+def int8_block(weight: Array, block: int) -> tuple[tuple[Array, ...], Loss] | None:
+    """The same of ``QUANTIZERS["int8_block"]``."""
+    codes = np.empty((len(weight), math.ceil(weight.shape[1] / block), block), np.uint8)
+    found = _quantized(weight, block, codes, None)
+    return found and ((codes, found[0]), found[1])
+
+
+def _quantized(
+    weight: Array, block: int, codes: Array, zero_points: Array | None
+) -> tuple[Array, Loss] | None:
+    """Fills codes and zero points; the scales, and what was lost."""
     file = native.library()
     if file is None or block > _MOST_BLOCK:
         return None
-    rows, columns = weight.shape
-    blocks = math.ceil(columns / block)
-    parts = (
-        np.empty((rows, blocks, block // 2), np.uint8),
-        np.empty((rows, blocks), np.float32),
-        np.empty((rows, math.ceil(blocks / 2)), np.uint8),
-    )
     weight = np.ascontiguousarray(weight, np.float32)
-    loss = np.empty(3, np.float64)
-    sizes = [ctypes.c_size_t(size) for size in (rows, columns, block)]
-    arrays = [ctypes.c_void_p(array.ctypes.data) for array in (weight, *parts, loss)]
+    scales, loss = np.empty(codes.shape[:2], np.float32), np.empty(3, np.float64)
+    sizes = [ctypes.c_size_t(size) for size in (*weight.shape, block)]
+    arrays = [
+        ctypes.c_void_p(None if array is None else array.ctypes.data)
+        for array in (weight, codes, scales, zero_points, loss)
+    ]
     _function(file)(arrays[0], *sizes, *arrays[1:])
-    return parts, Loss(*loss.tolist())
+    return scales, Loss(*loss.tolist())
 
 
 @cache
 def _function(file: Path) -> Any:
-    """``vlmc_quantize_blocks4``; other threads run while it works."""
-    function = ctypes.CDLL(str(file)).vlmc_quantize_blocks4
+    """``vlmc_quantize_blocks``; other threads run while it works."""
+    function = ctypes.CDLL(str(file)).vlmc_quantize_blocks
     function.restype = None
     return function

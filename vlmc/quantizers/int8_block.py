@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from vlmc.quantizers import compiled
 from vlmc.quantizers.blocks import count, join, split, usable
 from vlmc.quantizers.spec import Array, Part, Quantizer
 
@@ -37,4 +38,11 @@ def restore(stored: tuple[Array, ...], columns: int, block: int) -> Array:
     return join(values, columns)
 
 
-QUANTIZER = Quantizer(name="int8_block", bits=8, parts=parts, quantize=quantize, restore=restore)
+QUANTIZER = Quantizer(
+    name="int8_block",
+    bits=8,
+    parts=parts,
+    quantize=quantize,
+    restore=restore,
+    measured=compiled.int8_block,
+)

@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from vlmc.backends.threads import step_back
 from vlmc.errors import VlmcError
 from vlmc.sources.folder import SourceFolder
 
-# Large, as a thread that hashes beside busy ones waits for its turn after each.
-_BLOCK = 4 << 20
+# Large, as a thread that hashes beside a busy one waits for the interpreter after each.
+_BLOCK = 16 << 20
 # A file changed within the clock's grain of being hashed may look unchanged afterwards.
 _SETTLED_SECONDS = 2
 
@@ -32,8 +33,8 @@ def digests(
         VlmcError: A file cannot be read.
     """
     names = source.files if names is None else names
-    # A core cannot keep up with the disk; one stays free for what runs beside this.
-    with ThreadPoolExecutor(max(1, min(2, (os.cpu_count() or 1) - 1))) as pool:
+    # A core cannot keep up with the disk. What runs beside this goes first.
+    with ThreadPoolExecutor(2, initializer=step_back) as pool:
         found = pool.map(lambda name: _digest(source.folder / name, cache), names)
         return dict(zip(names, found, strict=True))
 

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from vlmc.workspace.copies import Copies, begin_copies
 from vlmc.workspace.runner import Workspace
 from vlmc.workspace.values import Artifact, Event, Input, Lazy, Record
 
@@ -16,4 +17,14 @@ def cache_dir() -> Path:
     return (Path(caches) if os.path.isabs(caches) else Path.home() / ".cache") / "vlmc"
 
 
-__all__ = ["Artifact", "Event", "Input", "Lazy", "Record", "Workspace", "cache_dir"]
+__all__ = [
+    "Artifact",
+    "Copies",
+    "Event",
+    "Input",
+    "Lazy",
+    "Record",
+    "Workspace",
+    "begin_copies",
+    "cache_dir",
+]

@@ -1,27 +1,25 @@
 """The runner around the passes: it times, digests, caches, resumes and reports; passes do not."""
 
-import errno
-import os
 import resource
-import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from vlmc.bundle.manifest import FileEntry
-from vlmc.bundle.store import hash_file
 from vlmc.errors import VlmcError
 from vlmc.schema import Json
+from vlmc.workspace.copies import Copies, copied
 from vlmc.workspace.digests import code_digest, json_digest, library_versions
 from vlmc.workspace.store import DamagedError, Result, Store, filling
 from vlmc.workspace.values import Artifact, Event, Input, Lazy, Record
 
 T = TypeVar("T")
+# What a pass may return: files that it hashed while it wrote them, by path in its folder.
+Made = Mapping[str, FileEntry] | None
 
 
 @dataclass(frozen=True)
@@ -33,7 +31,7 @@ class _Pass:
     key: str
     made_from: Json
     inputs: tuple[Input, ...]
-    fn: Callable[[Path], object]
+    fn: Callable[[Path], Made]
 
 
 class Workspace:
@@ -75,7 +73,7 @@ class Workspace:
     def step(
         self,
         name: str,
-        fn: Callable[[Path], object],
+        fn: Callable[[Path], Made],
         *,
         inputs: Sequence[Input] = (),
         options: Json,
@@ -86,7 +84,8 @@ class Workspace:
 
         Args:
             name: The pass.
-            fn: Writes the result's files into the empty folder it is given.
+            fn: Writes the result's files into the empty folder it is given; may return those
+                that it has hashed, by path.
             inputs: Digests of all it reads, or the artifacts and lazy values themselves.
             options: All that steers it, as JSON.
             libraries: Distributions whose version changes its result.
@@ -136,28 +135,22 @@ class Workspace:
 
         return Lazy(key, timed)
 
-    def materialize(self, artifact: Artifact, target: Path) -> dict[str, FileEntry]:
-        """Copies an artifact's files below ``target``, checks every byte, and lists them.
-
-        Never hard links: whoever edits the bundle would edit the cache, and so every later
-        bundle. The copy is made by the kernel, which shares the blocks until one side is
-        written where the file system can (btrfs, xfs), so large weights cost nothing there.
+    def materialize(self, copies: Copies) -> dict[str, FileEntry]:
+        """Waits until an artifact is copied, mends what did not arrive, and lists its files.
 
         Raises:
             VlmcError: The disk is full, or does not give back what was written to it.
         """
-
-        def copied(path: str) -> bool:
-            return _copied(artifact.folder / path, target / path, artifact.files[path])
-
-        with ThreadPoolExecutor(2) as pool:  # one is hashed while the other is copied
-            right = list(pool.map(copied, artifact.files))
+        artifact, target = copies.artifact, copies.target
+        right = [copy.result() for copy in copies.right]
         if not all(right):
             self._sound.discard(artifact.key)
             self._ensure(artifact)
             wrong = [path for path, good in zip(artifact.files, right, strict=True) if not good]
-            if not all(copied(path) for path in wrong):
-                raise VlmcError("the disk gives back other bytes than were written to it")
+            for path in wrong:
+                entry = artifact.files[path]
+                if not copied(artifact.folder / path, target / path, entry, copies.stopping):
+                    raise VlmcError("the disk gives back other bytes than were written to it")
         return artifact.files
 
     def _run(self, this: _Pass, *, thorough: bool = False) -> Result:
@@ -199,8 +192,8 @@ class Workspace:
         folder = self._store.start(this.key)
         try:
             with self._clock(whole=False) as seconds, filling(folder):
-                this.fn(folder)
-            return self._store.finish(this.key, this.made_from, seconds[0])
+                hashed = this.fn(folder) or {}
+            return self._store.finish(this.key, this.made_from, seconds[0], hashed)
         finally:
             self._store.abandon(this.key)  # nothing is there any more once it is finished
 
@@ -259,37 +252,6 @@ def _made_from(
         "libraries": library_versions(libraries),
         "code": code if isinstance(code, int) else code_digest(code),
     }
-
-
-def _copied(source: Path, target: Path, expected: FileEntry) -> bool:
-    """Copies a file; false, and no copy, if it is not what it should be."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _copy(source, target)
-    except OSError as error:
-        if source.is_file():
-            raise VlmcError(f"cannot write: {error.strerror}", at=str(target)) from error
-    else:
-        if hash_file(target) == expected:
-            return True
-    target.unlink(missing_ok=True)
-    return False
-
-
-def _copy(source: Path, target: Path) -> None:
-    """Copies a file inside the kernel, sharing blocks where the file system can."""
-    with source.open("rb") as read, target.open("wb") as write:
-        if not hasattr(os, "copy_file_range"):  # Linux only
-            shutil.copyfileobj(read, write, 1 << 20)
-            return
-        left = os.fstat(read.fileno()).st_size
-        try:
-            while left and (done := os.copy_file_range(read.fileno(), write.fileno(), left)):
-                left -= done
-        except OSError as error:
-            if error.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
-                raise
-            shutil.copyfileobj(read, write, 1 << 20)
 
 
 def _peak() -> int:

@@ -4,7 +4,7 @@ import errno
 import fcntl
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Literal
@@ -130,13 +130,24 @@ class Store:
             (partial / "files").mkdir(parents=True)
         return partial / "files"
 
-    def finish(self, key: str, made_from: Json, seconds: float) -> Result:
-        """Makes what was built the key's entry, once it is safely on disk."""
+    def finish(
+        self, key: str, made_from: Json, seconds: float, hashed: Mapping[str, FileEntry]
+    ) -> Result:
+        """Makes what was built the key's entry, once it is safely on disk.
+
+        Args:
+            key: The pass's key.
+            made_from: All that decides its result.
+            seconds: What it took.
+            hashed: Files whose digests are known, by path.
+        """
         partial, entry = self._partial / key, self._entries / key
         with writing(partial):
             listed = _listing(partial / "files")
-            entries = hash_files([partial / "files" / path for path in listed])
-            files = dict(zip(listed, entries, strict=True))
+            unknown = [path for path in listed if path not in hashed]
+            entries = hash_files([partial / "files" / path for path in unknown])
+            known = {**hashed, **dict(zip(unknown, entries, strict=True))}
+            files = {path: known[path] for path in listed}
             result = Result(
                 key=key,
                 made_from=made_from,

@@ -98,8 +98,9 @@ void tower_attention(const AttentionShape& shape, size_t batch, size_t step, siz
 
 // Weights w[rows, columns], all finite, to codes[rows, blocks, block / 2], scales[rows, blocks] and
 // zero_points[rows, ceil(blocks / 2)], as linear_blocks reads them; block is 16, 32, ... 256.
+// Without zero_points to 8 bits: codes[rows, blocks, block] around 128.
 // loss[3]: the sums of squared errors and of squared weights, and the largest error.
-void quantize_blocks4(const float* w, size_t rows, size_t columns, size_t block, uint8_t* codes,
-                      float* scales, uint8_t* zero_points, double* loss);
+void quantize_blocks(const float* w, size_t rows, size_t columns, size_t block, uint8_t* codes,
+                     float* scales, uint8_t* zero_points, double* loss);
 
 }  // namespace vlmc

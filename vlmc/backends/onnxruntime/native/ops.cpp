@@ -57,10 +57,10 @@ VLMC_EXPORT int vlmc_kernels_interface() { return vlmc::kInterface; }
 VLMC_EXPORT int vlmc_kernels_supported() { return vlmc::supported(); }
 
 // For the build, where nothing is called but this.
-VLMC_EXPORT void vlmc_quantize_blocks4(const float* w, size_t rows, size_t columns, size_t block,
-                                       uint8_t* codes, float* scales, uint8_t* zero_points,
-                                       double* loss) {
-  vlmc::quantize_blocks4(w, rows, columns, block, codes, scales, zero_points, loss);
+VLMC_EXPORT void vlmc_quantize_blocks(const float* w, size_t rows, size_t columns, size_t block,
+                                      uint8_t* codes, float* scales, uint8_t* zero_points,
+                                      double* loss) {
+  vlmc::quantize_blocks(w, rows, columns, block, codes, scales, zero_points, loss);
 }
 
 VLMC_EXPORT void vlmc_linear8(const float* x, size_t m, size_t k, size_t n, const int8_t* w,

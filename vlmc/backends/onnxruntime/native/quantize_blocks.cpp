@@ -1,5 +1,6 @@
-// Weights to 4-bit blocks as vlmc/quantizers/int4_block.py makes them, to the last bit: the same
-// operations on float32 in the same order. The intrinsics that name a rounding are never fused.
+// Weights to blocks as vlmc/quantizers/int4_block.py and int8_block.py make them, to the last bit:
+// the same operations on float32 in the same order. The intrinsics that name a rounding are never
+// fused.
 #include <algorithm>
 #include <cstring>
 #include <numeric>
@@ -59,9 +60,16 @@ AVX512_INLINE __m512d squares(__m512 x, __m512d sum) {
   return _mm512_fmadd_pd(high, high, _mm512_fmadd_pd(low, low, sum));
 }
 
+AVX512_INLINE void count_loss(__m512 restored, __m512 weight, Sums* sums) {
+  const __m512 wrong = sub(restored, weight);
+  sums->error = squares(wrong, sums->error);
+  sums->weight = squares(weight, sums->weight);
+  sums->largest = _mm512_max_ps(sums->largest, _mm512_abs_ps(wrong));
+}
+
 // One block; its zero point is returned.
 template <size_t vectors>
-AVX512_INLINE uint8_t quantize_block(const float* w, uint8_t* codes, float* scale, Sums* sums) {
+AVX512_INLINE uint8_t quantize_block4(const float* w, uint8_t* codes, float* scale, Sums* sums) {
   __m512 v[vectors], q[vectors], product[vectors];
   __m512 down = _mm512_setzero_ps(), up = down;  // how far the block reaches below 0 and above
   for (size_t i = 0; i < vectors; ++i) {
@@ -92,10 +100,7 @@ AVX512_INLINE uint8_t quantize_block(const float* w, uint8_t* codes, float* scal
   }
   const __m512 by = _mm512_set1_ps(step);
   for (size_t i = 0; i < vectors; ++i) {
-    const __m512 wrong = sub(mul(q[i], by), v[i]);
-    sums->error = squares(wrong, sums->error);
-    sums->weight = squares(v[i], sums->weight);
-    sums->largest = _mm512_max_ps(sums->largest, _mm512_abs_ps(wrong));
+    count_loss(mul(q[i], by), v[i], sums);
     const __m512i whole = _mm512_cvtps_epi32(add(q[i], zero));
     // Of each pair of lanes the second one's code goes above the first one's.
     const __m512i pairs = _mm512_or_si512(whole, _mm512_srli_epi64(whole, 28));
@@ -105,13 +110,32 @@ AVX512_INLINE uint8_t quantize_block(const float* w, uint8_t* codes, float* scal
   return (uint8_t)first(zero);
 }
 
+template <size_t vectors>
+AVX512_INLINE void quantize_block8(const float* w, uint8_t* codes, float* scale, Sums* sums) {
+  __m512 reach = _mm512_setzero_ps();
+  for (size_t i = 0; i < vectors; ++i) {
+    reach = _mm512_max_ps(reach, _mm512_abs_ps(_mm512_loadu_ps(w + 16 * i)));
+  }
+  *scale = usable(first(largest_of(reach)) / 127.0f);
+  const __m512 by = _mm512_set1_ps(*scale);
+  const __m512 top = _mm512_set1_ps(127.0f), from = sub(_mm512_setzero_ps(), top);
+  for (size_t i = 0; i < vectors; ++i) {
+    const __m512 v = _mm512_loadu_ps(w + 16 * i);
+    const __m512 nearest = _mm512_roundscale_ps(_mm512_div_ps(v, by), kNearest);
+    const __m512 q = _mm512_min_ps(_mm512_max_ps(nearest, from), top);
+    count_loss(mul(q, by), v, sums);
+    const __m512i whole = _mm512_add_epi32(_mm512_cvtps_epi32(q), _mm512_set1_epi32(128));
+    _mm_storeu_si128((__m128i*)(codes + 16 * i), _mm512_cvtepi32_epi8(whole));
+  }
+}
+
+// zero_points is null for 8 bits.
 template <size_t block>
 AVX512 void quantize(const float* w, size_t rows, size_t columns, uint8_t* codes, float* scales,
                      uint8_t* zero_points, double* loss) {
   const size_t blocks = (columns + block - 1) / block;
   Sums sums = {_mm512_setzero_pd(), _mm512_setzero_pd(), _mm512_setzero_ps()};
   for (size_t row = 0; row < rows; ++row) {
-    uint8_t* const zeros = zero_points + row * ((blocks + 1) / 2);
     for (size_t b = 0; b < blocks; ++b) {
       const float* from = w + row * columns + b * block;
       float padded[block];
@@ -122,9 +146,14 @@ AVX512 void quantize(const float* w, size_t rows, size_t columns, uint8_t* codes
         from = padded;
       }
       const size_t at = row * blocks + b;
+      if (!zero_points) {
+        quantize_block8<block / 16>(from, codes + at * block, scales + at, &sums);
+        continue;
+      }
       const uint8_t zero =
-          quantize_block<block / 16>(from, codes + at * block / 2, scales + at, &sums);
-      zeros[b / 2] = b % 2 ? zeros[b / 2] | (uint8_t)(zero << 4) : zero;
+          quantize_block4<block / 16>(from, codes + at * block / 2, scales + at, &sums);
+      uint8_t* const pair = zero_points + row * ((blocks + 1) / 2) + b / 2;
+      *pair = b % 2 ? *pair | (uint8_t)(zero << 4) : zero;
     }
   }
   double error[8], weight[8];
@@ -139,8 +168,8 @@ AVX512 void quantize(const float* w, size_t rows, size_t columns, uint8_t* codes
 
 }  // namespace
 
-void quantize_blocks4(const float* w, size_t rows, size_t columns, size_t block, uint8_t* codes,
-                      float* scales, uint8_t* zero_points, double* loss) {
+void quantize_blocks(const float* w, size_t rows, size_t columns, size_t block, uint8_t* codes,
+                     float* scales, uint8_t* zero_points, double* loss) {
   const auto made = block == 16   ? quantize<16>
                     : block == 32 ? quantize<32>
                     : block == 64 ? quantize<64>
