@@ -16,7 +16,7 @@ from vlmc.bundle.manifest import ImageSpec
 from vlmc.errors import VlmcError
 from vlmc.passes.answers import Expected
 from vlmc.passes.checkpoint import TensorRef
-from vlmc.passes.feature_counts import tell_counts
+from vlmc.passes.feature_counts import counted, tell_counts
 from vlmc.passes.host_images import load_images
 from vlmc.passes.parameters import adopt_buffers, match_names, untie_different
 from vlmc.passes.processor_class import processor_class
@@ -110,7 +110,7 @@ class Reference:
             # BLIP-2 and its kin hand a question to the decoder's own ``generate``.
             if getattr(module, "generation_config", None) is not None:
                 module.generation_config = asked
-        with torch.no_grad(), quiet(_LOGGER):
+        with torch.no_grad(), quiet(_LOGGER), counted():
             inputs = self._inputs(messages, pictures)
             features = self._features(inputs, pictures) if pictures else []
             made = self.model.generate(**inputs)
