@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from vlmc.asking import asked_alike, transformers_code, transformers_of
 from vlmc.assembly import contents, draft_of, lay_trial, plain
 from vlmc.backends import BACKENDS
 from vlmc.bundle.publish import Draft, seal
@@ -21,11 +22,9 @@ from vlmc.passes.garbage import seldom_collected
 from vlmc.passes.load import load
 from vlmc.passes.quantize import Formats, quantize
 from vlmc.passes.questions import answer_length
-from vlmc.passes.reference import Reference
 from vlmc.passes.scaling import FOLDS
 from vlmc.passes.simplify import simplify
 from vlmc.passes.transform import transform
-from vlmc.schema import Json
 from vlmc.scope import (
     golden_questions,
     graph_specs,
@@ -154,7 +153,7 @@ def store_weights(job: Job, graphs: Graphs, tell: Callable[[int, int], None] | N
                 job.index,
                 forms,
                 block,
-                _transformers(job),
+                transformers_of(job),
                 job.calibration,
                 folder,
             ),
@@ -162,11 +161,11 @@ def store_weights(job: Job, graphs: Graphs, tell: Callable[[int, int], None] | N
             options={
                 "formats": forms,
                 "block": block,
-                **_asked_alike(job),
+                **asked_alike(job),
                 "questions": question_digests(job.calibration),
             },
             libraries=("numpy", "onnx-ir", "torch", "transformers"),
-            code=["vlmc.passes.calibrate", *_transformers_code(job)],
+            code=["vlmc.passes.calibrate", *transformers_code(job)],
         )
     folds = calibrated.folder / FOLDS if calibrated else None
     quantized = job.workspace.step(
@@ -231,17 +230,24 @@ def prove(
     tokens = answer_length(sum(ref.nbytes for ref in job.index.values()))
     questions = golden_questions(plan, tokens)
     asked = questions if checks.reference == "auto" else []
+
+    def ask_transformers(folder: Path) -> None:
+        if asked:
+            write_answers(transformers_of(job), asked, tokens, folder)
+
     answered = job.workspace.step(
         "reference",
-        lambda folder: write_answers(_transformers(job), asked, tokens, folder) if asked else None,
+        lambda folder: (
+            write_answers(transformers_of(job), asked, tokens, folder) if asked else None
+        ),
         inputs=[job.metadata, job.shards],
         options={
             "questions": [question.name for question in asked],
             "tokens": tokens,
-            **_asked_alike(job),
+            **asked_alike(job),
         },
         libraries=("torch", "transformers", "tokenizers", "numpy", "pillow"),
-        code=["vlmc.passes.answers", *_transformers_code(job)],
+        code=["vlmc.passes.answers", *transformers_code(job)],
     )
     job.after("reference")
 
@@ -275,37 +281,3 @@ def prove(
         code=["vlmc.passes.check", "vlmc.runtime.replay"],
     )
     return draft, checked
-
-
-def _transformers(job: Job) -> Reference:
-    """The library itself over the same checkpoint, its weights streamed."""
-    facts, family = job.plan.facts, job.plan.family
-    made = Reference(
-        job.source.folder,
-        job.index,
-        facts.images,
-        job.prompt.plain_image,
-        family.template,
-        facts.deepstack,
-        family.timm_tower,
-    )
-    if family.reference is not None:
-        family.reference(made.model)
-    return made
-
-
-def _transformers_code(job: Job) -> list[str]:
-    """Modules that decide how it is run."""
-    tower = job.plan.family.timm_tower
-    return ["vlmc.passes.reference", *([tower.__module__] if tower is not None else [])]
-
-
-def _asked_alike(job: Job) -> Json:
-    """What steers transformers' answers, as options of a pass."""
-    facts, family = job.plan.facts, job.plan.family
-    return {
-        "images": facts.images.model_dump(mode="json"),
-        "plain-image": job.prompt.plain_image,
-        "template": family.template,
-        "deepstack": list(facts.deepstack),
-    }

@@ -27,6 +27,7 @@ REAL_SIZE = (
     "granite-vision-3.2-2b",
     "granite-vision-4.1-4b",
     "qwen2.5-vl-3b",
+    "qwen2.5-omni-7b",
     "internvl3-1b",
     "gemma-3-4b-it",
     "gemma-3n-e2b-it",
@@ -84,7 +85,7 @@ def export_here(name: str) -> dict[str, Any]:
     started = time.perf_counter()
     folder = CONFIGS / name
     plan = resolve(Recipe(model="./model", name=name), read_checkpoint(folder, tokenizer=False))
-    index = stand_ins(folder, plan.family.timm_tower)
+    index = stand_ins(folder, plan.family.timm_tower, plan.family.part)
     with tempfile.TemporaryDirectory() as scratch:
         exported, simple = Path(scratch) / "exported", Path(scratch) / "simple"
         exported.mkdir()
@@ -108,12 +109,12 @@ def export_here(name: str) -> dict[str, Any]:
     }
 
 
-def stand_ins(folder: Path, timm_tower: Any = None) -> dict[str, Any]:
+def stand_ins(folder: Path, timm_tower: Any = None, part: str | None = None) -> dict[str, Any]:
     """Tensors as a checkpoint of this configuration has them: names and shapes, no data."""
     from vlmc.passes.checkpoint import TensorRef
     from vlmc.passes.transform import build_module
 
-    model = build_module(folder, "eager", timm_tower=timm_tower)
+    model = build_module(folder, "eager", timm_tower=timm_tower, part=part)
     saved = model.state_dict().keys()
     numbers = {k: value for k, value in model.named_buffers() if k in saved}
     nowhere = Path("nowhere.safetensors")

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from tests.build.budget_images import Gemma4UnifiedImages
+from tests.build.padded_images import KimiImages
 from tests.build.phi_images import Phi4Images, projected
 from tests.build.torch_images import (
     Cohere2VisionImages,
@@ -25,11 +27,15 @@ from vlmc.passes.timm_towers import own_towers
 TOKENS = 24
 TORCH_IMAGES = {
     "Cohere2VisionImageProcessor": Cohere2VisionImages,
+    "Gemma4UnifiedImageProcessor": Gemma4UnifiedImages,
+    "Kimi_K25ImageProcessor": KimiImages,
     "Llama4ImageProcessor": Llama4Images,
     "Phi4MultimodalImageProcessor": Phi4Images,
     "Molmo2ImageProcessor": Molmo2Images,
     "PerceptionLMImageProcessor": PerceptionLMImages,
 }
+# They take one list of pictures, and none for a text alone.
+FLAT = ("GotOcr2Processor", "PPChart2TableProcessor")
 ONE_PICTURE = ("Blip2Processor", "InstructBlipProcessor", "Kosmos2Processor")
 IMAGE_INPUTS = (
     "pixel_values",
@@ -48,6 +54,7 @@ IMAGE_INPUTS = (
     "image_attention_mask",
     "image_token_pooling",
     "image_grids",
+    "target_sizes",
 )
 
 
@@ -71,8 +78,13 @@ class Oracle:
 
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         # Phi-4's tower answers otherwise with eager attention than by default.
-        attention = {} if "phi4" in config.model_type else {"attn_implementation": "eager"}
-        make = by_config(config.to_dict()).timm_tower
+        attention: dict[str, Any] = (
+            {} if "phi4" in config.model_type else {"attn_implementation": "eager"}
+        )
+        family = by_config(config.to_dict())
+        make = family.timm_tower
+        if family.part is not None:  # Qwen2.5-Omni's thinker
+            config = attention["config"] = getattr(config, family.part, config)
         if getattr(config, "vision_config", None) and "timm" in config.vision_config.model_type:
             from vlmc.families.timm_modules import stored_tower
 
@@ -125,9 +137,9 @@ class Oracle:
         return self.continue_(self.inputs(filled, pictures), pictures, torch)
 
     def inputs(self, messages: list[dict[str, Any]], pictures: list[Any]) -> Any:
-        """What the processor makes; GOT-OCR 2's takes texts with pictures alone, one list."""
+        """What the processor makes."""
         render = self.processor.apply_chat_template
-        if type(self.processor).__name__ != "GotOcr2Processor":
+        if type(self.processor).__name__ not in FLAT:
             asked = {"add_generation_prompt": True, "return_dict": True, "return_tensors": "pt"}
             return render(messages, tokenize=True, **asked)
         text = render(messages, add_generation_prompt=True)
@@ -137,6 +149,8 @@ class Oracle:
 
     def placeholder(self) -> str:
         """A picture in a prompt; HunYuan-VL's processor takes none without its marks."""
+        if type(self.processor).__name__ == "PPChart2TableProcessor":  # which expands nothing
+            return "<imgpad>" * int(self.model.config.image_seq_length)
         token = str(self.image_text or self.processor.image_token)
         if type(self.processor).__name__ != "HunYuanVLProcessor":
             return token
@@ -152,8 +166,8 @@ class Oracle:
         for one in pictures:
             # As often as there are pictures: among others, a picture may have fewer features.
             text = [self.placeholder() * shown]
-            nested = type(self.processor).__name__ != "GotOcr2Processor"
-            given = [[one] * shown] if nested else [one] * shown
+            flat = type(self.processor).__name__ in FLAT
+            given = [one] * shown if flat else [[one] * shown]
             alone = self.processor(text=text, images=given, return_tensors="pt")
             counts.append(alone["input_ids"][0].tolist().count(token) // shown)
         together = np.concatenate([part.numpy() for part in found])
@@ -275,10 +289,15 @@ def make_processor(folder: Path) -> Any:
     else:
         images = make_images(folder, AutoImageProcessor)
     named = inspect.signature(known).parameters
+    others: dict[str, Any] = dict.fromkeys(
+        {"video_processor", "feature_extractor", "audio_processor"} & named.keys()
+    )
+    if known.__name__.startswith("MiniCPM"):
+        others["video_processor"] = images  # it has the settings that are read of that one
     return WithoutVideo(
         image_processor=images,
         tokenizer=words,
-        **dict.fromkeys({"video_processor", "feature_extractor", "audio_processor"} & named.keys()),
+        **others,
         chat_template=template.read_text("utf-8") if template.is_file() else words.chat_template,
         **{key: settings[key] for key in named if key in settings and key != "chat_template"},
     )

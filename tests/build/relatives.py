@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.build.edits import Json, edit
+from tests.build.edits import Json, edit, resave
+from tests.checkpoints.hyperclova import hyperclovax_vision_v2
+from tests.checkpoints.kimi import kimi_k25
 from tests.checkpoints.kin import (
     cohere_compass,
     exaone4_5,
@@ -14,6 +16,22 @@ from tests.checkpoints.kin import (
     qianfan_ocr,
     video_llama_3,
 )
+from tests.checkpoints.ocr import pp_chart2table
+from tests.checkpoints.omni import qwen2_5_omni
+from tests.checkpoints.unified import gemma4_unified
+
+
+def hub_hyperclova(folder: Path) -> Path:
+    """As it was released: the kind of the whole model that the tower is from; tied."""
+    hyperclovax_vision_v2(folder, tied=True, use_post_norm=False, num_key_value_heads=4)
+    resave(folder, {}, "bfloat16")
+
+    def first_name(config: Json) -> None:
+        config["vision_config"]["model_type"] = "qwen2_5_vl"
+        del config["text_config"]["attention_multiplier"]
+
+    edit(folder / "config.json", first_name)
+    return folder
 
 
 def hub_exaone(folder: Path) -> Path:
@@ -40,6 +58,34 @@ RELATIVES: dict[str, Callable[[Path], Path]] = {
         named={"density_router_hidden_size": 20},
     ),
     "hub-exaone4.5": hub_exaone,
+    "hub-hyperclova": hub_hyperclova,
+    # transformers saves its queries, keys and values as it does the tower's.
+    "kimi-llama": lambda folder: kimi_k25(
+        folder,
+        text="llama",
+        heads=2,
+        num_key_value_heads=4,
+        merge=3,
+        tie_word_embeddings=True,
+        images={"max_patches": 100, "resample": 2, "image_mean": [0.4, 0.5, 0.6]},
+    ),
+    # A causal mask alone, the last layers reading others' keys; a head of its own, and sounds.
+    "gemma4-unified-shared": lambda folder: gemma4_unified(
+        folder,
+        sounds=True,
+        num_hidden_layers=4,
+        layer_types=["sliding_attention", "full_attention"] * 2,
+        num_kv_shared_layers=2,
+        use_double_wide_mlp=True,
+        use_bidirectional_attention=None,
+        attention_k_eq_v=False,
+        final_logit_softcapping=None,
+        tie_word_embeddings=False,
+    ),
+    "pp-chart2table-tied": lambda folder: pp_chart2table(
+        folder, tied=True, images={"resample": 2, "do_convert_rgb": None}, num_key_value_heads=1
+    ),
+    "hub-qwen2.5-omni": qwen2_5_omni,
     "video-llama-3-merged": lambda folder: video_llama_3(
         folder, text="llama", merge=2, tie_word_embeddings=True
     ),

@@ -20,7 +20,9 @@ from tests.checkpoints.fixed import (
 )
 from tests.checkpoints.glm_moe import glm4v_moe
 from tests.checkpoints.hunyuan import hunyuan_vl
+from tests.checkpoints.hyperclova import hyperclovax_vision_v2
 from tests.checkpoints.idefics2 import idefics2
+from tests.checkpoints.kimi import kimi_k25
 from tests.checkpoints.kin import (
     cohere_compass,
     exaone4_5,
@@ -29,6 +31,7 @@ from tests.checkpoints.kin import (
     qianfan_ocr,
     video_llama_3,
 )
+from tests.checkpoints.minicpm import minicpmv, minicpmv4_7
 from tests.checkpoints.native import (
     glm4v,
     glm_ocr,
@@ -39,7 +42,8 @@ from tests.checkpoints.native import (
     qwen2_vl,
     qwen3_vl,
 )
-from tests.checkpoints.ocr import lighton_ocr
+from tests.checkpoints.ocr import lighton_ocr, pp_chart2table
+from tests.checkpoints.omni import qwen2_5_omni_thinker
 from tests.checkpoints.ovis2 import ovis2
 from tests.checkpoints.phi import phi4_multimodal
 from tests.checkpoints.pooled import gemma4, molmo2
@@ -48,6 +52,7 @@ from tests.checkpoints.streams import gemma3n
 from tests.checkpoints.tiles import aya_vision, cohere2_vision, got_ocr2, idefics3, internvl
 from tests.checkpoints.timm_towers import fast_vlm, perception_lm
 from tests.checkpoints.towerless import chameleon, fuyu
+from tests.checkpoints.unified import gemma4_unified
 
 # Queries grow past every sixteenth token.
 SCALED = {
@@ -78,7 +83,9 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "qianfan-ocr": qianfan_ocr,
     "qwen2-vl": qwen2_vl,
     "qwen2.5-vl": qwen2_5_vl,
+    "qwen2.5-omni": qwen2_5_omni_thinker,
     "exaone4.5": exaone4_5,
+    "hyperclovax-vision-v2": hyperclovax_vision_v2,
     "qwen3-vl": qwen3_vl,
     "qwen3-vl-moe": lambda folder: qwen3_vl(folder, experts=5),
     "cohere-compass": cohere_compass,
@@ -93,8 +100,12 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "hunyuan-vl": hunyuan_vl,
     "lfm2-vl": lfm2_vl,
     "lfm3-vl": lfm3_vl,
+    "minicpm-v4.6": lambda folder: minicpmv(folder, seed=4),
+    "minicpm-v4.6-4x": lambda folder: minicpmv(folder, mode="4x", tie_word_embeddings=True),
+    "minicpm-v4.7": minicpmv4_7,
     "paddleocr-vl": paddleocr_vl,
     "video-llama-3": video_llama_3,
+    "kimi-k2.5": kimi_k25,
     "pixtral": pixtral,
     # transformers fails on a picture of a single merged patch.
     "mistral3": lambda folder: pixtral(folder, merge=2, patch=2),
@@ -124,6 +135,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
         num_hidden_layers=2,
         layer_types=["sliding_attention", "full_attention"],
     ),
+    "gemma4-unified": gemma4_unified,
     "paligemma": paligemma,
     "paligemma2": lambda folder: paligemma(folder, text="gemma2"),
     "llama4": llama4,
@@ -135,6 +147,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "deepseek-vl": deepseek_vl,
     "deepseek-vl-hybrid": deepseek_vl_hybrid,
     "got-ocr2": got_ocr2,
+    "pp-chart2table": pp_chart2table,
     "janus": janus,
     "blip-2": blip_2,
     "instructblip": instructblip,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.checkpoints.parts import CHATML, QWEN_SPECIALS, randomize, save, text_config, tokenizer
+from tests.checkpoints.tiles import GOT_SPECIALS
 
 
 def lighton_ocr(
@@ -50,4 +51,40 @@ def lighton_ocr(
         chat_template=CHATML,
     )
     model = randomize(hf.LightOnOcrForConditionalGeneration(config), seed)
+    return save(model, processor, folder)
+
+
+def pp_chart2table(
+    folder: Path, *, tied: bool = False, seed: int = 1, images: Any = None, **values: Any
+) -> Path:
+    """A PP-Chart2Table of nine tokens a picture, all of which its template writes."""
+    import transformers as hf
+
+    words = tokenizer(GOT_SPECIALS, bos=None, eos="<|im_end|>", template=None)
+    config = hf.PPChart2TableConfig(
+        vision_config={
+            "image_size": 54,
+            "patch_size": 6,
+            "hidden_size": 48,
+            "output_channels": 16,
+            "mlp_dim": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 3,
+            "window_size": 4,
+            "global_attn_indexes": [1],
+        },
+        text_config=text_config("qwen2", len(words), **values),
+        image_token_index=GOT_SPECIALS.index("<imgpad>"),
+        image_seq_length=9,
+        tie_word_embeddings=tied,
+    )
+    picture = f"<img>{9 * '<imgpad>'}</img>\n"
+    processor = hf.PPChart2TableProcessor(
+        image_processor=hf.PPChart2TableImageProcessorPil(
+            size={"height": 54, "width": 54}, **{"do_convert_rgb": True, **(images or {})}
+        ),
+        tokenizer=words,
+        chat_template=CHATML.replace("<|vision_start|><|image_pad|><|vision_end|>", picture),
+    )
+    model = randomize(hf.GotOcr2ForConditionalGeneration(config), seed)
     return save(model, processor, folder)

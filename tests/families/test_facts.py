@@ -34,6 +34,7 @@ CONFIGS = Path(__file__).parents[1] / "data" / "configs"
         ("smolvlm-256m", 5 * 64 + 13, 3, 64),
         ("qwen2-vl-7b", 4, 4, 128),
         ("qwen2.5-vl-3b", 4, 2, 128),
+        ("qwen2.5-omni-7b", 4, 4, 128),
         ("qwen3-vl-2b", 64, 8, 128),
         ("qwen3.5-4b", 64, 4, 256),
         ("aya-vision-8b", 169 + 3, 8, 128),
@@ -45,6 +46,7 @@ CONFIGS = Path(__file__).parents[1] / "data" / "configs"
         ("glm-4.5v", 8, 8, 128),
         ("glm-ocr", 8, 8, 128),
         ("lfm2-vl-450m", 66, 8, 64),
+        ("minicpm-v-4.6", 1 + 5, 2, 256),
         ("paddleocr-vl", 188, 2, 128),
         ("granite-docling-500m", 64 + 3, 4, 64),
         ("video-llama-3-2b", 16, 2, 128),
@@ -59,6 +61,7 @@ CONFIGS = Path(__file__).parents[1] / "data" / "configs"
         ("command-a-vision", 256 + 3, 8, 128),
         ("deepseek-vl-1.3b", 576, 16, 128),
         ("got-ocr2", 256, 16, 64),
+        ("pp-chart2table", 256, 16, 64),
         ("ovis2-1b", 256 + 3, 2, 64),
         ("idefics2-8b", 5 * (64 + 1) + 1, 8, 128),
         ("aria-25b", 256, 20, 128),
@@ -80,7 +83,9 @@ def test_published_models(name: str, tokens: int, kv_heads: int, head_dim: int) 
     assert found.min_image_tokens == tokens
     assert (found.text.kv_heads, found.text.head_dim) == (kv_heads, head_dim)
     with own_towers(family.timm_tower), torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(CONFIGS / name))
+        config = AutoConfig.from_pretrained(CONFIGS / name)
+        config = getattr(config, family.part or "", config)
+        model = AutoModelForImageTextToText.from_config(config)
     counted = found.weights
     assert counted is not None
     # SigLIP's pooling head, where a tower has one, is not run; nor are towers of sounds and videos,
@@ -105,6 +110,7 @@ def test_published_models(name: str, tokens: int, kv_heads: int, head_dim: int) 
         "internvl3-1b",
         "qwen2-vl-7b",
         "qwen2.5-vl-3b",
+        "qwen2.5-omni-7b",
         "qwen3-vl-2b",
         "qwen3.5-4b",
         "pixtral-12b",
@@ -115,6 +121,7 @@ def test_published_models(name: str, tokens: int, kv_heads: int, head_dim: int) 
         "glm-4.5v",
         "glm-ocr",
         "lfm2-vl-450m",
+        "minicpm-v-4.6",
         "paddleocr-vl",
         "granite-docling-500m",
         "video-llama-3-2b",
@@ -131,6 +138,7 @@ def test_published_models(name: str, tokens: int, kv_heads: int, head_dim: int) 
         "command-a-vision",
         "deepseek-vl-1.3b",
         "got-ocr2",
+        "pp-chart2table",
         "janus-pro-1b",
         "ovis2-1b",
         "idefics2-8b",

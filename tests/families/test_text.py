@@ -37,7 +37,7 @@ def test_null_means_derived(model_type: str) -> None:
 def text_config(model_type: str, given: Json) -> Any:
     from transformers import CONFIG_MAPPING
 
-    if model_type == "gemma4_text":  # heads of all layers alike
+    if model_type in ("gemma4_text", "gemma4_unified_text"):  # heads of all layers alike
         given = {"global_head_dim": given.get("head_dim", 256), **given}
     return CONFIG_MAPPING[model_type](pad_token_id=0, bos_token_id=1, eos_token_id=2, **given)
 

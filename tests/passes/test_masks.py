@@ -25,6 +25,14 @@ TOWER |= {"image_size": 28, "patch_size": 14}
 KINDS = ["sliding_attention", "full_attention"]
 
 
+UNIFIED = FAMILIES["gemma4-unified"]
+
+
+def create_of(model: Any) -> Any:
+    """What makes its masks, where it is not the model's own function."""
+    return UNIFIED.create_masks if model.config.model_type == "gemma4_unified" else None
+
+
 def model_of(kind: str, window: int) -> Any:
     """A model on the meta device: its class and configuration are what counts."""
     import torch
@@ -42,6 +50,11 @@ def model_of(kind: str, window: int) -> Any:
             tower = {**SIZES, "model_type": "gemma4_vision"}
             config = hf.Gemma4Config(vision_config=tower, text_config={**text, **own})
             return hf.Gemma4ForConditionalGeneration(config)
+        if kind == "gemma4_unified_text":
+            config = hf.Gemma4UnifiedConfig(
+                vision_config={"mm_embed_dim": 32, "output_proj_dims": 32}, text_config=text
+            )
+            return hf.Gemma4UnifiedForConditionalGeneration(config)
         if kind == "molmo2_text":
             text["rope_parameters"] = {"rope_type": "default", "rope_theta": 10000.0}
             side = {"image_size": [378, 378], "vision_feature_layer": [0], "text_hidden_size": 32}
@@ -54,6 +67,9 @@ def model_of(kind: str, window: int) -> Any:
 
 def masks_of(model: Any) -> tuple[MaskSpec, ...]:
     images = {"size": {"height": 28, "width": 28}, "image_seq_length": 4}
+    if model.config.model_type == "gemma4_unified":
+        named = {"image_processor_type": "Gemma4UnifiedImageProcessor"}
+        return UNIFIED.facts(Checkpoint(model.config.to_dict(), {}, named, {}, {})).masks
     if model.config.model_type in ("gemma4", "molmo2"):
         named = {"image_processor_type": f"{model.config.model_type.capitalize()}ImageProcessor"}
         given = Checkpoint(model.config.to_dict(), {}, named, {}, {})
@@ -66,7 +82,7 @@ def masks_of(model: Any) -> tuple[MaskSpec, ...]:
     return FAMILIES[model.config.model_type].facts(found).masks
 
 
-KNOWN = ["gemma", "gemma2", "gemma3_text", "gemma4_text", "molmo2_text"]
+KNOWN = ["gemma", "gemma2", "gemma3_text", "gemma4_text", "gemma4_unified_text", "molmo2_text"]
 
 
 @pytest.mark.parametrize("kind", KNOWN)
@@ -81,7 +97,7 @@ def test_the_rule_is_what_transformers_does(kind: str, data: st.DataObject) -> N
     step = data.draw(st.integers(1, 26))
     text = model.config.get_text_config()
     text._attn_implementation = "eager"
-    wanted = own_masks(model, model.config, prompt, answer, masks)
+    wanted = own_masks(model, model.config, prompt, answer, masks, create_of(model))
     assert {mask.layers for mask in masks} == wanted.keys()
     for mask in masks:
         found = rule_mask(mask, prompt, answer, masks, step)
@@ -91,7 +107,7 @@ def test_the_rule_is_what_transformers_does(kind: str, data: st.DataObject) -> N
 @pytest.mark.parametrize("kind", KNOWN)
 def test_a_rule_that_is_right_is_proven(kind: str) -> None:
     model = model_of(kind, 1024)
-    prove_masks(model, masks_of(model))
+    prove_masks(model, masks_of(model), create_of(model))
 
 
 @pytest.mark.parametrize("kind", KNOWN)
@@ -106,7 +122,13 @@ def test_a_rule_that_is_wrong_is_refused(kind: str, change: dict[str, Any]) -> N
     if wrong == masks:
         return
     with pytest.raises(VlmcError, match="not supported yet"):
-        prove_masks(model, wrong)
+        prove_masks(model, wrong, create_of(model))
+
+
+def test_the_masks_of_a_compiled_generate_are_others() -> None:
+    model = model_of("gemma4_unified_text", 1024)
+    with pytest.raises(VlmcError, match="full_attention"):
+        prove_masks(model, masks_of(model))
 
 
 def test_a_window_that_holds_in_spans_is_told_from_one_that_does_not() -> None:

@@ -324,6 +324,12 @@ def test_an_unfinished_download_is_noticed_offline(hub: Hub, model: Path, tmp_pa
         ("lighton-ocr-1b", "lightonai/LightOnOCR-1B-1025", "lighton-ocr-1b", ["672.0 MiB"]),
         ("glm-ocr", "zai-org/GLM-OCR", "glm-ocr", ["512.0 MiB"]),
         ("got-ocr2", "stepfun-ai/GOT-OCR-2.0-hf", "got-ocr2", ["384.0 MiB"]),
+        (
+            "pp-chart2table",
+            "PaddlePaddle/PP-Chart2Table_safetensors",
+            "pp-chart2table",
+            ["384.0 MiB"],
+        ),
         ("blip2-opt-2.7b", "Salesforce/blip2-opt-2.7b", "blip2-opt-2.7b", ["320.0 MiB"]),
         (
             "instructblip-vicuna-7b",
@@ -353,7 +359,9 @@ def test_an_unfinished_download_is_noticed_offline(hub: Hub, model: Path, tmp_pa
             "video-llama-3-2b",
             ["224.0 MiB"],
         ),
+        ("qwen2.5-omni-7b", "Qwen/Qwen2.5-Omni-7B", "qwen2.5-omni-7b", ["224.0 MiB"]),
         ("qwen3.5-4b", "Qwen/Qwen3.5-4B", "qwen3.5-4b", ["178.2 MiB"]),
+        ("minicpm-v-4.6", "openbmb/MiniCPM-V-4.6", "minicpm-v-4.6", ["67.3 MiB"]),
     ],
 )
 def test_the_comments_of_the_recipes_hold(

@@ -69,9 +69,11 @@ class ImageLayout(Frozen):
     stands behind it all. Where there are no tiles, the whole may stand between ``alone`` and
     ``alone_end`` instead. Two ``edge`` in a row become one, and a space parts it from a word. Tiles
     of the first ``first_rows`` rows end with ``first_end``, and ``after_first`` follows them.
+    ``numbered`` comes before all; it knows ``{index}``, the picture's in its prompt, from 0.
     """
 
     placeholder: str | None = None  # what the template writes; None: the image token
+    numbered: str = ""
     start: str = ""
     tile: str = ""
     tile_end: str = ""

@@ -26,8 +26,8 @@ _AT = "config.json"
 _TEXT_AT = f"{_AT}: text_config"
 _TOWER_AT = f"{_AT}: vision_config"
 _SLIDING, _FULL = "sliding_attention", "full_attention"
-_LAYOUT = ImageLayout(start="{boi_token}", end="{eoi_token}")
-_MARKS = 2
+LAYOUT = ImageLayout(start="{boi_token}", end="{eoi_token}")
+MARKS = 2
 
 
 def facts(checkpoint: Checkpoint) -> ModelFacts:
@@ -51,8 +51,8 @@ def facts(checkpoint: Checkpoint) -> ModelFacts:
         merge,
         whole(tower, "position_embedding_size", 10240, at=_TOWER_AT),
     )
-    kinds = _kinds(found, text.layers)
-    heads = _heads(found, text, kinds)
+    kinds = kinds_of(found, text.layers)
+    heads = own_heads(found, text, kinds)
     owners = key_owners(found, kinds)
     # The budget is spent by halves at least: a side is cut by less than its length.
     most: Any = images.options["max_tokens"]
@@ -63,18 +63,18 @@ def facts(checkpoint: Checkpoint) -> ModelFacts:
         images=images,
         positions=PositionSpec(scheme="sequential"),
         vision_inputs=vision_inputs(images),
-        image_tokens=lambda height, width: image_tokens(height, width, images) + _MARKS,
-        min_image_tokens=least + _MARKS,
+        image_tokens=lambda height, width: image_tokens(height, width, images) + MARKS,
+        min_image_tokens=least + MARKS,
         weights=_count(config, found, tower, text, heads, owners),
         multiples={"patches": merge**2},
         masks=_masks(found, kinds),
-        image_layout=_LAYOUT,
+        image_layout=LAYOUT,
         owners=owners,
         kv_heads=heads,
     )
 
 
-def _kinds(found: Json, layers: int) -> list[str]:
+def kinds_of(found: Json, layers: int) -> list[str]:
     """The kind of every layer; the last one is made a full one, as the class does."""
     default = [_FULL if (layer + 1) % 6 == 0 else _SLIDING for layer in range(layers)]
     layer_kinds(found, default, (_SLIDING, _FULL), at=_TEXT_AT)
@@ -86,7 +86,7 @@ def _kinds(found: Json, layers: int) -> list[str]:
     return [*kinds[:-1], _FULL]
 
 
-def _heads(found: Json, text: TextFacts, kinds: Sequence[str]) -> dict[int, tuple[int, int]]:
+def own_heads(found: Json, text: TextFacts, kinds: Sequence[str]) -> dict[int, tuple[int, int]]:
     """Key/value heads of the layers that have others, as ``Gemma4TextConfig`` reads them."""
     at = f"{_TEXT_AT}: per_layer_config"
     if "per_layer_config" in found:
@@ -132,13 +132,8 @@ def key_owners(found: Json, kinds: Sequence[str]) -> dict[int, int]:
 
 def _masks(found: Json, kinds: Sequence[str]) -> tuple[MaskSpec, ...]:
     """A picture's tokens see each other in sliding layers, where the decoder says so."""
-    at = f"{_TEXT_AT}: use_bidirectional_attention"
-    given = found.get("use_bidirectional_attention")
-    if given == "all":
-        raise VlmcError("a decoder whose texts attend both ways generates nothing", at=at)
-    if given is None:
+    if not both_ways(found, None):
         return ()
-    word(found, "use_bidirectional_attention", "vision", ("vision",), at=_TEXT_AT)
     window = whole(found, "sliding_window", 512, at=_TEXT_AT)
     known = {
         _FULL: MaskSpec(layers=_FULL),
@@ -147,6 +142,25 @@ def _masks(found: Json, kinds: Sequence[str]) -> tuple[MaskSpec, ...]:
         ),
     }
     return tuple(known[kind] for kind in sorted(set(kinds)))
+
+
+def both_ways(found: Json, default: str | None) -> bool:
+    """Whether a picture's tokens see each other.
+
+    Args:
+        found: The text configuration.
+        default: ``use_bidirectional_attention`` where it is absent.
+
+    Raises:
+        VlmcError: Texts attend both ways too.
+    """
+    at = f"{_TEXT_AT}: use_bidirectional_attention"
+    given = found.get("use_bidirectional_attention", default)
+    if given == "all":
+        raise VlmcError("a decoder whose texts attend both ways generates nothing", at=at)
+    if given is not None:
+        word({"it": given}, "it", "vision", ("vision",), at=at)
+    return given is not None
 
 
 def _count(

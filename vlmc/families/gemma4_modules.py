@@ -14,6 +14,40 @@ import torch
 from torch import Tensor, nn
 
 
+class UnifiedImageFeatures(nn.Module):
+    """Embedding and projection of one picture's patches, which there is no tower for.
+
+    Mirrors ``Gemma4UnifiedModel.get_image_features`` without padding.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.embed = model.model.embed_vision
+
+    def forward(self, pixel_values: Tensor, patch_positions: Tensor) -> Tensor:
+        """image_features [patches, hidden]."""
+        places = patch_positions.flip(-1)[None]  # the model's are (x, y)
+        made = self.embed(pixel_values[None], places, return_dict=True)
+        features: Tensor = made.pooler_output[0]
+        return features
+
+
+def unified_masks(mm_token_type_ids: Tensor, **given: Any) -> dict[str, Any]:
+    """Masks by kind of layer, as ``Gemma4UnifiedModel.forward`` makes them.
+
+    Its ``create_masks_for_generate``, which a compiled ``generate`` uses, is Gemma 4's: there full
+    layers do not see pictures both ways.
+    """
+    from transformers.masking_utils import create_masks_for_generate
+    from transformers.models.gemma4_unified.modeling_gemma4_unified import (
+        get_block_sequence_ids_for_mask,
+    )
+
+    blocks = get_block_sequence_ids_for_mask(mm_token_type_ids, mm_token_type_ids.device)
+    made: dict[str, Any] = create_masks_for_generate(**given, block_sequence_ids=blocks)
+    return made
+
+
 class BudgetImageFeatures(nn.Module):
     """Tower, pooling and projection of one picture in flat patches of merged-block order.
 
@@ -58,7 +92,7 @@ def token_inputs(model: Any, embeds: Tensor, ids: Tensor, is_image: Tensor) -> d
     pad = config.text_config.pad_token_id or 0
     padding = decoder.embed_tokens(torch.full_like(ids[:1, :1], pad))
     given = {"inputs_embeds": torch.where(stray[..., None], padding, embeds)}
-    if decoder.hidden_size_per_layer_input:
+    if getattr(decoder, "hidden_size_per_layer_input", 0):
         safe = torch.where(stray | is_image, pad, ids)
         given["per_layer_inputs"] = decoder.get_per_layer_inputs(safe)
     return given
@@ -80,17 +114,20 @@ class PerLayer:
 
 
 def prepare_decoder(stack: Any) -> nn.Module:
-    """A ``Gemma4TextModel`` for export, changed for good; what it computes stays the same.
+    """A ``Gemma4TextModel``, unified or not, for export, changed for good, not what it computes.
 
     Layers that read others' keys and values are given a step's last token alone.
     """
-    project = stack.project_per_layer_inputs
+    project = getattr(stack, "project_per_layer_inputs", None)
+    if project is None:  # a unified model, which has none
+        stack._maybe_slice_kv_shared_inputs = last_alone
+    else:
 
-    def apart(*given: Any) -> PerLayer:
-        return PerLayer(project(*given).unbind(2))
+        def apart(*given: Any) -> PerLayer:
+            return PerLayer(project(*given).unbind(2))
 
-    stack.project_per_layer_inputs = apart
-    stack._maybe_slice_kv_shared_inputs = last_only
+        stack.project_per_layer_inputs = apart
+        stack._maybe_slice_kv_shared_inputs = last_only
     made: nn.Module = stack
     return made
 
@@ -125,3 +162,15 @@ def last_only(
         for kind, mask in masks.items()
     }
     return hidden[:, -1:], None if per_layer is None else per_layer.last(), cut, seen
+
+
+def last_alone(
+    hidden: Tensor,
+    rotation: dict[str, tuple[Tensor, Tensor]],
+    masks: dict[str, Any],
+    *_: Any,
+    **__: Any,
+) -> tuple[Any, ...]:
+    """As ``last_only``, for a ``Gemma4UnifiedTextModel``: there are no per-layer inputs."""
+    hidden, _none, rotation, masks = last_only(hidden, None, rotation, masks)
+    return hidden, rotation, masks

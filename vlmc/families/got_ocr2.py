@@ -48,11 +48,24 @@ def facts(checkpoint: Checkpoint) -> ModelFacts:
     """What a plan needs of a GOT-OCR 2 checkpoint.
 
     Raises:
+        VlmcError: As ``page_facts`` does.
+    """
+    return page_facts(checkpoint, "got_ocr2_vision")
+
+
+def page_facts(checkpoint: Checkpoint, kind: str) -> ModelFacts:
+    """What a plan needs of a checkpoint with GOT-OCR 2's model.
+
+    Args:
+        checkpoint: Its JSON files.
+        kind: The tower's.
+
+    Raises:
         VlmcError: Its tower is of another kind, or its processor makes pictures of another size.
     """
     config = checkpoint.config
     tower = section(config, "vision_config", at=_AT)
-    word(tower, "model_type", "got_ocr2_vision", ("got_ocr2_vision",), at=_TOWER_AT)
+    word(tower, "model_type", kind, (kind,), at=_TOWER_AT)
     side = whole(tower, "image_size", 1024, at=_TOWER_AT)
     patch = whole(tower, "patch_size", 16, at=_TOWER_AT)
     if patch > side:

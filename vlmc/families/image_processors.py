@@ -74,6 +74,13 @@ FIXED_CLASSES: dict[str, Json] = {
         "default_to_square": True,
     },
     "JanusImageProcessor": _JANUS,
+    "PPChart2TableImageProcessor": {
+        **_COMMON,
+        **_CLIP_COLORS,
+        "size": {"height": 1024, "width": 1024},
+        "do_convert_rgb": False,
+        "default_to_square": True,
+    },
     "ViTImageProcessor": {
         **_SIGLIP,
         "resample": 2,

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from vlmc.errors import VlmcError
 
 
@@ -32,3 +34,26 @@ def unpacked(ref: Any, parts: Sequence[tuple[str, int]]) -> dict[str, Any]:
         found[name] = replace(ref, name=name, shape=shape, begin=begin, nbytes=nbytes)
         begin += nbytes
     return found
+
+
+def halved(ref: Any, heads: int) -> Any:
+    """A tensor whose rows are each head's even ones, then its odd ones; no data is read.
+
+    Mirrors transformers' ``PermuteForRope``: rotary embeddings of neighbours become those of
+    halves.
+
+    Args:
+        ref: The ``TensorRef``.
+        heads: How many share its rows.
+
+    Raises:
+        VlmcError: Its rows do not divide into pairs of each head.
+    """
+    rows = ref.shape[0]
+    if rows % (2 * heads):
+        message = f"tensor '{ref.name}' has {rows} rows, which {heads} heads cannot share"
+        raise VlmcError(message, at=ref.path.name)
+    order = np.arange(rows).reshape(heads, rows // heads // 2, 2).transpose(0, 2, 1)
+    single = [(str(row), 1) for row in range(rows)]
+    apart = unpacked(ref, single)
+    return replace(ref, parts=tuple(apart[str(row)] for row in order.reshape(-1).tolist()))

@@ -53,7 +53,7 @@ def read_prompt(
         plain_image: What an image becomes where there is no chat template, ``{image}`` for the
             placeholder.
         image_layout: What stands around an image's tokens; ``{name}`` in it, as in the frame, is
-            the special token of that name.
+            the special token of that name, ``{image}`` the image's own.
         opening: What stands before every prompt.
         opening_once: Unless the prompt begins with it already.
         closing: What stands behind it; names as in the layout.
@@ -106,7 +106,9 @@ def read_prompt(
     def named(texts: Frozen) -> dict[str, Any]:
         """Texts with special tokens in the place of their names."""
         return {
-            key: _NAME.sub(filled, text) if isinstance(text, str) else text
+            key: _NAME.sub(filled, text.replace("{image}", image_token))
+            if isinstance(text, str)
+            else text
             for key, text in texts.model_dump(exclude_none=True).items()
         }
 

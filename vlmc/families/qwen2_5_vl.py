@@ -25,12 +25,25 @@ def facts(checkpoint: Checkpoint) -> ModelFacts:
     Raises:
         VlmcError: As for Qwen2-VL; or a window holds no patch, or a layer is named that is none.
     """
+    return window_facts(checkpoint, "qwen2_5_vl_text")
+
+
+def window_facts(checkpoint: Checkpoint, text_type: str) -> ModelFacts:
+    """What a plan needs of a model with Qwen2.5-VL's tower.
+
+    Args:
+        checkpoint: Its JSON files.
+        text_type: The decoder's kind.
+
+    Raises:
+        VlmcError: As ``facts``.
+    """
     tower = section(checkpoint.config, "vision_config", at="config.json")
     return grid_facts(
         checkpoint,
-        "qwen2_5_vl_text",
+        text_type,
         width_key="out_hidden_size",
-        count=_count_vision,
+        count=count_vision,
         window=window_side(tower),
     )
 
@@ -54,7 +67,8 @@ def window_side(tower: Json) -> int:
     return merged * merge
 
 
-def _count_vision(tower: Json, hidden: int) -> int:
+def count_vision(tower: Json, hidden: int) -> int:
+    """Numbers in the tower's weights, its features ``hidden`` wide."""
     depth = whole(tower, "depth", 32, at=_VISION, most=MAX_LAYERS)
     width = whole(tower, "hidden_size", 3584, at=_VISION)
     inner = whole(tower, "intermediate_size", 3420, at=_VISION)

@@ -48,6 +48,7 @@ def grid_facts(
     image_token: int = 151655,
     centers: bool = False,
     raster: bool = False,
+    projected: bool = False,
 ) -> ModelFacts:
     """What a plan needs of a Qwen2-VL or one of its successors.
 
@@ -66,6 +67,7 @@ def grid_facts(
         image_token: The default of ``image_token_id``.
         centers: Whether a merged patch is read in its middle alone.
         raster: Whether the tower has to know which patch lies where.
+        projected: Whether a projection makes the tower's features as wide as the decoder.
 
     Raises:
         VlmcError: Tower and processor cut pictures differently, or a size makes no sense.
@@ -79,7 +81,7 @@ def grid_facts(
     tower = section(config, "vision_config", at=_AT)
     at = f"{_AT}: vision_config"
     found = whole(tower, width_key, width, at=at)
-    if found != text.hidden:
+    if found != text.hidden and not projected:
         raise VlmcError(
             f"the tower's features have {found} numbers, the decoder's {text.hidden}", at=at
         )

@@ -12,7 +12,7 @@ from vlmc.errors import VlmcError
 from vlmc.families.configs import section, whole
 from vlmc.families.qwen2_vl import decoder
 from vlmc.families.qwen3_vl import table_facts
-from vlmc.families.spec import Checkpoint, Family, ModelFacts, StateFacts
+from vlmc.families.spec import Checkpoint, Family, ModelFacts, StateFacts, TextFacts
 from vlmc.schema import Json
 
 if TYPE_CHECKING:
@@ -44,8 +44,26 @@ def delta_facts(checkpoint: Checkpoint, text_type: str) -> ModelFacts:
     found = table_facts(checkpoint, text_type, image_token=248056)
     assert found.weights is not None
     config = section(checkpoint.config, "text_config", at="config.json")
-    text, net = found.text, _net(config)
-    linear = _linear_layers(config, text.layers)
+    states, more = delta_states(config, found.text)
+    language = found.weights.language + more
+    return replace(found, states=states, weights=replace(found.weights, language=language))
+
+
+def delta_states(config: Json, text: TextFacts) -> tuple[tuple[StateFacts, ...], int]:
+    """States of a Qwen3.5 decoder's gated delta nets, and what its layers hold beside attention.
+
+    Args:
+        config: The text configuration.
+        text: Its sizes.
+
+    Returns:
+        The states; and the numbers by which the decoder's weights differ from those that are
+        counted where every layer attends, without a gate.
+
+    Raises:
+        VlmcError: A layer is of another kind, or none attends, or heads do not share alike.
+    """
+    net, linear = _net(config), _linear_layers(config, text.layers)
     if len(linear) == text.layers:
         raise VlmcError(
             "no layer attends: transformers cannot count the tokens of such a model's cache",
@@ -55,12 +73,10 @@ def delta_facts(checkpoint: Checkpoint, text_type: str) -> ModelFacts:
     for layer in linear:
         states.append(StateFacts(layer, (net.channels, max(1, net.kernel - 1))))
         states.append(StateFacts(layer, (net.heads, net.key, net.value), "matrix"))
-    # As many matrices as attention would have are counted so far, and no gate of attention.
     attention = text.head_dim * (2 * text.heads + 2 * text.kv_heads)
     more = len(linear) * (net.weights - attention)
     more += (text.layers - len(linear)) * text.head_dim * text.heads
-    language = found.weights.language + text.hidden * more
-    return replace(found, states=tuple(states), weights=replace(found.weights, language=language))
+    return tuple(states), text.hidden * more
 
 
 @dataclass(frozen=True)

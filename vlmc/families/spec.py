@@ -115,6 +115,9 @@ class ModelFacts:
     # The vision program reads weights of the language program: rows of the token embedding, say.
     looks_up_tokens: bool = False
 
+    # Attention heads of the tower, where ``Family.tensors`` takes its tensors apart by them.
+    tower_heads: int = 1
+
     def memory(self) -> tuple[tuple[str, int], ...]:
         """Kind and layer of each tensor that the language program hands from step to step."""
         states: dict[int, list[str]] = {}
@@ -189,6 +192,10 @@ class Family:
         embeds: What the decoder is given for a step's tokens, where it is more than embeddings
             and features: ``(model, embeds [B, S, H], ids [B, S], is_image [B, S]) -> the
             decoder's arguments``, ``inputs_embeds`` among them; None: those alone.
+        create_masks: What ``generate`` masks with, where the model's ``create_masks_for_generate``
+            makes other masks: its arguments, ``mm_token_type_ids`` int64 ``[1, L]`` among them.
+        part: The part of the configuration that is the model, where there is one: what speaks, say,
+            beside what writes.
         own_attention: Parts of the configuration whose modules have attention of their own, which
             is exported as it is written.
         timm_tower: Makes the tower where transformers would ask timm for it: ``(vision
@@ -222,6 +229,8 @@ class Family:
     folders: tuple[str, ...] = ()
     logits: Callable[[Any, Any], Any] | None = None
     embeds: Callable[[Any, Any, Any, Any], dict[str, Any]] | None = None
+    create_masks: Callable[..., dict[str, Any]] | None = None
+    part: str | None = None
     own_attention: tuple[str, ...] = ()
     timm_tower: Callable[[Any], nn.Module] | None = None
     reference: Callable[[Any], None] | None = None

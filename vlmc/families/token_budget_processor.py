@@ -1,4 +1,4 @@
-"""Reads the JSON of Gemma 4's image processor."""
+"""Reads the JSON of Gemma 4's image processors."""
 
 from vlmc.bundle.manifest import ImageSpec
 from vlmc.errors import VlmcError
@@ -15,23 +15,25 @@ from vlmc.runtime.images import check_spec
 from vlmc.schema import Json
 
 BUDGETS = (70, 140, 280, 560, 1120)
-TOKEN_BUDGET_CLASSES: dict[str, Json] = {
-    "Gemma4ImageProcessor": {
-        **_COMMON,
-        "do_normalize": False,
-        "image_mean": [0.0, 0.0, 0.0],
-        "image_std": [1.0, 1.0, 1.0],
-        "patch_size": 16,
-        "max_soft_tokens": 280,
-        "pooling_kernel_size": 3,
-    }
+_UNIFIED = "Gemma4UnifiedImageProcessor"
+_GEMMA4: Json = {
+    **_COMMON,
+    "do_normalize": False,
+    "image_mean": [0.0, 0.0, 0.0],
+    "image_std": [1.0, 1.0, 1.0],
+    "patch_size": 16,
+    "max_soft_tokens": 280,
+    "pooling_kernel_size": 3,
 }
+TOKEN_BUDGET_CLASSES: dict[str, Json] = {"Gemma4ImageProcessor": _GEMMA4, _UNIFIED: _GEMMA4}
 
 
 def token_budget_spec(
     image_processor_json: Json, patch: int, merge: int, side: int, *, at: str = _AT
 ) -> ImageSpec:
-    """The ``token_budget`` geometry of Gemma 4's image processor.
+    """The ``token_budget`` geometry of an image processor of ``TOKEN_BUDGET_CLASSES``.
+
+    That of the unified models gives squares of patches as one patch.
 
     Args:
         image_processor_json: As for ``fixed_spec``.
@@ -44,7 +46,7 @@ def token_budget_spec(
         VlmcError: Another class, a value its class cannot use, or patches of another size than
             the tower's.
     """
-    _, values = _settings(image_processor_json, TOKEN_BUDGET_CLASSES, at)
+    name, values = _settings(image_processor_json, TOKEN_BUDGET_CLASSES, at)
     for key, wanted in (("patch_size", patch), ("pooling_kernel_size", merge)):
         if _count(values[key], f"{at}: {key}") != wanted:
             raise VlmcError(
@@ -65,4 +67,7 @@ def token_budget_spec(
         "values": _values(values, at),
         "side": side,
     }
+    if name == _UNIFIED:  # there is no version of Pillow
+        fused = {**_values(values, at), "fused": True}
+        options |= {"patch_size": patch * merge, "merge_size": 1, "as_torch": True, "values": fused}
     return check_spec(ImageSpec(geometry="token_budget", options=options), at=at)

@@ -97,3 +97,27 @@ class WindowedImageFeatures(nn.Module):
             hidden = block(hidden, cu_seqlens=whole, position_embeddings=rotation, **given)
         features: Tensor = self.visual.merger(hidden)
         return features
+
+
+class ProjectedWindowedFeatures(nn.Module):
+    """The same, and a projection of what its merger makes.
+
+    Mirrors ``HyperCLOVAXVisionV2Model.get_image_features``.
+    """
+
+    def __init__(self, visual: Any, projector: nn.Module) -> None:
+        super().__init__()
+        self.tower = WindowedImageFeatures(visual)
+        self.projector = projector
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        patch_positions: Tensor,
+        window_patches: Tensor,
+        patch_slots: Tensor,
+    ) -> Tensor:
+        """image_features [patches / merge^2, hidden]."""
+        merged = self.tower(pixel_values, patch_positions, window_patches, patch_slots)
+        features: Tensor = self.projector(merged)
+        return features

@@ -70,6 +70,10 @@ class HostImages:
 
         flat = make_flat_list_of_images(images)
         made = [prepare(image, self.images) for image in flat]
+        if self.images.geometry == "padded_grid":
+            return _gridded(made, self.images)
+        if self.images.geometry == "token_budget":
+            return _budgeted(made)
         tensors = [one.tensors["pixel_values"] for one in made]
         values = torch.from_numpy(np.concatenate(tensors))
         if self.images.geometry == "overlap":
@@ -78,6 +82,45 @@ class HostImages:
             grids = [one.tiles if any(one.tiles) else (1, 1) for one in made]
             return {"pixel_values": values, "aspect_ratios": grids}
         return {"pixel_values": values, "num_patches": [len(one) for one in tensors]}
+
+
+def _gridded(made: Sequence[PreparedImage], spec: ImageSpec) -> Json:
+    """What Kimi K2.5 takes: patches float32 [P, 3, ps, ps] line by line, and the grids."""
+    import torch
+
+    merge: Any = spec.options["merge_size"]
+    size: Any = spec.options["patch_size"]
+    patches, grids = [], []
+    for one in made:
+        rows, columns = one.grid[1] * merge, one.grid[2] * merge
+        places = one.tensors["patch_positions"]
+        lines = np.empty_like(one.tensors["pixel_values"])
+        lines[places[:, 0] * columns + places[:, 1]] = one.tensors["pixel_values"]
+        patches.append(lines.reshape(-1, 3, size, size))
+        grids.append([1, rows, columns])
+    return {
+        "pixel_values": torch.from_numpy(np.concatenate(patches)),
+        "image_grid_thw": torch.tensor(grids),
+    }
+
+
+def _budgeted(made: Sequence[PreparedImage]) -> Json:
+    """What Gemma 4's unified models take: rows of all pictures padded to the same number."""
+    import torch
+
+    most = max(one.tokens for one in made)
+    rows, places = [], []
+    for one in made:
+        beyond = ((0, most - one.tokens), (0, 0))
+        rows.append(np.pad(one.tensors["pixel_values"], beyond))
+        # The model's are (x, y).
+        flipped = one.tensors["patch_positions"][:, ::-1]
+        places.append(np.pad(flipped, beyond, constant_values=-1))
+    return {
+        "pixel_values": torch.from_numpy(np.stack(rows)),
+        "image_position_ids": torch.from_numpy(np.stack(places)),
+        "num_soft_tokens_per_image": [one.tokens for one in made],
+    }
 
 
 def _pooled(images: Sequence[Any], made: Sequence[PreparedImage], spec: ImageSpec) -> Json:

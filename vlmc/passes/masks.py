@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from inspect import signature
 from typing import Any
@@ -24,12 +24,16 @@ _SMALL = {"sliding_window": 3, "attention_chunk_size": 5}
 _FIELDS = {"sliding_window": "window", "attention_chunk_size": "chunk"}
 
 
-def prove_masks(model: Any, masks: Sequence[MaskSpec]) -> None:
+def prove_masks(
+    model: Any, masks: Sequence[MaskSpec], create: Callable[..., Any] | None = None
+) -> None:
     """Compares the rule, step by step as the runtime applies it, with the model's own masks.
 
     Args:
         model: The transformers model.
         masks: The family's rule, for each kind of layer.
+        create: Makes the masks that the model has when it generates, where that is not
+            its ``create_masks_for_generate``.
 
     Raises:
         VlmcError: They differ somewhere, or a window or chunk is not the configuration's.
@@ -43,7 +47,7 @@ def prove_masks(model: Any, masks: Sequence[MaskSpec]) -> None:
             setattr(text, name, value)
     for layout in _LAYOUTS:
         prompt, answer = layout.split()
-        wanted = own_masks(model, config, prompt, answer, small)
+        wanted = own_masks(model, config, prompt, answer, small, create)
         for mask in small:
             found = rule_mask(mask, prompt, answer, small, _STEP)
             if mask.layers not in wanted or not np.array_equal(found, wanted[mask.layers]):
@@ -69,20 +73,29 @@ def _shrunk(mask: MaskSpec, text: Any) -> MaskSpec:
 
 
 def own_masks(
-    model: Any, config: Any, prompt: str, answer: str, masks: Sequence[MaskSpec]
+    model: Any,
+    config: Any,
+    prompt: str,
+    answer: str,
+    masks: Sequence[MaskSpec],
+    create: Callable[..., Any] | None = None,
 ) -> dict[str | None, NDArray[np.bool]]:
     """The model's own masks bool [tokens, tokens] by kind of layer."""
     import torch
     from transformers.masking_utils import create_masks_for_generate
 
-    create = getattr(model, "create_masks_for_generate", create_masks_for_generate)
+    if create is None:
+        create = getattr(model, "create_masks_for_generate", create_masks_for_generate)
+        named = signature(create).parameters.keys()
+    else:
+        named = {"mm_token_type_ids": None}.keys()
     if any(mask.spans == "prompt" for mask in masks):
         types = [0] * len(prompt) + [1] * len(answer)
     else:
         types = [int(letter == "i") for letter in prompt + answer]
     given = {}
     for name in ("token_type_ids", "mm_token_type_ids"):
-        if name in signature(create).parameters:
+        if name in named:
             given[name] = torch.tensor([types])
     made = create(
         config=config,

@@ -33,10 +33,14 @@ def processor_class(folder: Path) -> Any:
     named = _named(folder) or ""
     if named not in kinds:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        known = PROCESSOR_MAPPING[type(config)]
-        if known.__name__ in kinds:
-            return known
-        named = PROCESSOR_MAPPING_NAMES[config.model_type]
+        package = type(config).__module__.split(".")[-2]
+        if type(config) in PROCESSOR_MAPPING:
+            known = PROCESSOR_MAPPING[type(config)]
+            if known.__name__ in kinds:
+                return known
+            package = config.model_type
+        # A part of a model has the whole's.
+        named = PROCESSOR_MAPPING_NAMES[package]
     module = f"transformers.models.{kinds[named]}"
     try:
         found = importlib.import_module(f"{module}.processing_{kinds[named]}")

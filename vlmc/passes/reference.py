@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from vlmc.bundle.manifest import ImageSpec
 from vlmc.errors import VlmcError
 from vlmc.passes.answers import Expected
+from vlmc.passes.bounds import bound_images
 from vlmc.passes.checkpoint import TensorRef
 from vlmc.passes.feature_counts import counted, tell_counts
 from vlmc.passes.host_images import load_images
@@ -50,6 +51,7 @@ _IMAGE_INPUTS = (
     "image_position_ids",
     "image_token_pooling",
     "image_grids",
+    "target_sizes",
 )
 # Parts that need torchvision, or are for sounds.
 _OTHER_PARTS = ("video_processor", "audio_processor", "feature_extractor")
@@ -69,6 +71,7 @@ class Reference:
         template: str | None = None,
         deepstack: Collection[int] = (),
         timm_tower: Callable[[Any], Any] | None = None,
+        part: str | None = None,
     ) -> None:
         """Builds model and processor.
 
@@ -77,7 +80,7 @@ class Reference:
         """
         from vlmc.passes.streamed import stream_weights
 
-        model: Any = build_module(folder, attention="eager", timm_tower=timm_tower)
+        model: Any = build_module(folder, "eager", timm_tower=timm_tower, part=part)
         matched = match_names(model, index)
         adopt_buffers(model, matched)
         untie_different(model, index, matched)
@@ -219,7 +222,6 @@ def make_processor(folder: Path, images: ImageSpec) -> Any:
     """
     from transformers import AutoProcessor
 
-    image_options = images.options
     here = {"local_files_only": True, "trust_remote_code": False}
     try:
         with quiet(_LOGGER):
@@ -242,21 +244,7 @@ def make_processor(folder: Path, images: ImageSpec) -> Any:
         tell_counts(processor, images)
     if images.geometry == "patch_rows":
         cut_tensors(processor.image_processor)
-    if {"min_pixels", "max_pixels"} <= image_options.keys():
-        processor.image_processor.size = {
-            "shortest_edge": image_options["min_pixels"],
-            "longest_edge": image_options["max_pixels"],
-        }
-    if hasattr(processor, "num_image_tokens") and "tokens" in image_options:
-        processor.num_image_tokens = image_options["tokens"]
-    if "min_crop" in image_options:
-        # Gemma 3's processor hands its image processor these, not that one's own.
-        crops = {"do_pan_and_scan": True, "pan_and_scan_max_num_crops": image_options["max_tiles"]}
-        processor.images_kwargs = {**processor.images_kwargs, **crops}
-    elif "max_tiles" in image_options:
-        bounded = processor.image_processor
-        name = "dynamic_hd" if hasattr(bounded, "dynamic_hd") else "max_patches"
-        setattr(bounded, name, image_options["max_tiles"])
+    bound_images(processor, images)
     return processor
 
 
@@ -276,11 +264,15 @@ def _without_video(folder: Path, images: ImageSpec, here: Mapping[str, Any]) -> 
     settings, _ = known.get_processor_dict(folder, **here)
     takes = inspect.signature(known.__init__).parameters.keys()
     tokenizer = AutoTokenizer.from_pretrained(folder, **here)
+    pictures = load_images(folder, images, here)
+    others: dict[str, Any] = {name: None for name in _OTHER_PARTS if name in takes}
+    if images.geometry == "slices":
+        others["video_processor"] = pictures  # whose settings it reads, of the same names
     return ImageTextProcessor(
-        image_processor=load_images(folder, images, here),
+        image_processor=pictures,
         tokenizer=tokenizer,
         chat_template=settings.get("chat_template") or tokenizer.chat_template,
-        **{name: None for name in _OTHER_PARTS if name in takes},
+        **others,
         **{key: value for key, value in settings.items() if key in takes - _PARTS},
     )
 

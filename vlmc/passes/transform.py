@@ -47,6 +47,7 @@ def build_module(
     attention: str,
     own: Collection[str] = (),
     timm_tower: Callable[[Any], Any] | None = None,
+    part: str | None = None,
 ) -> nn.Module:
     """The model of a folder on the meta device, its computed buffers real, in float32.
 
@@ -57,6 +58,7 @@ def build_module(
         attention: transformers' name of the attention implementation.
         own: Parts of the configuration whose modules have attention of their own.
         timm_tower: Makes the tower, where transformers would ask timm for it.
+        part: The part of the configuration that is the model, where there is one.
 
     Raises:
         VlmcError: transformers refuses the configuration.
@@ -67,6 +69,7 @@ def build_module(
 
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        config = config if part is None else getattr(config, part, config)
         parts = dict.fromkeys(("", *config.sub_configs), attention)
         parts.update(dict.fromkeys(own, "eager"))
         with own_towers(timm_tower), torch.device("meta"):
@@ -122,9 +125,11 @@ def transform(
     from vlmc.passes.recurrent import prepare_recurrent
 
     register_attention()
-    model: Any = build_module(folder, ATTENTION, family.own_attention, family.timm_tower)
+    model: Any = build_module(
+        folder, ATTENTION, family.own_attention, family.timm_tower, family.part
+    )
     if facts.masks:
-        prove_masks(model, facts.masks)
+        prove_masks(model, facts.masks, family.create_masks)
     matched = match_names(model, index)
     adopt_buffers(model, matched)
     untie_different(model, index, matched)

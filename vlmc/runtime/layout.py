@@ -11,8 +11,9 @@ from vlmc.runtime.injection import BREAK
 from vlmc.runtime.types import ImageSpan, PreparedImage
 
 
-def image_text(layout: ImageLayout, rows: int, columns: int, token: str) -> str:
-    """The text of one image, with one image token for each tile."""
+def image_text(layout: ImageLayout, rows: int, columns: int, token: str, *, index: int = 0) -> str:
+    """The text of a prompt's image ``index``, with one image token for each tile."""
+    start = layout.numbered.replace("{index}", str(index)) + layout.start
     tiles, number = "", 0
     for row in range(1, rows + 1):
         for column in range(1, columns + 1):
@@ -23,11 +24,11 @@ def image_text(layout: ImageLayout, rows: int, columns: int, token: str) -> str:
         tiles += layout.row_end + (layout.between_rows if row < rows else "")
         tiles += layout.after_first if row == layout.first_rows else ""
     if not rows and layout.alone is not None:
-        return layout.start + layout.alone + token + layout.alone_end + layout.close
+        return start + layout.alone + token + layout.alone_end + layout.close
     whole = (layout.before_whole if rows else "") + layout.whole + token + layout.end
     if layout.after_whole is None:
-        return layout.start + tiles + whole + layout.close
-    return layout.start + whole + (layout.after_whole + tiles if rows else "") + layout.close
+        return start + tiles + whole + layout.close
+    return start + whole + (layout.after_whole + tiles if rows else "") + layout.close
 
 
 def join_edges(text: str, edge: str) -> str:

@@ -9,6 +9,7 @@ from pydantic import Field, NonNegativeInt, ValidationError
 
 from vlmc.bundle.manifest import PositionSpec
 from vlmc.errors import VlmcError
+from vlmc.runtime.canvas import Canvas, canvas_positions
 from vlmc.runtime.types import Prompt
 from vlmc.schema import Frozen, Json, lookup
 
@@ -49,8 +50,8 @@ def prompt_positions(prompt: Prompt, spec: PositionSpec) -> Positions:
         spec: The scheme, a row of ``POSITIONS``, and its options.
 
     Returns:
-        int64 ``[L]``, or ``[3, L]`` (time, height, width) for M-RoPE, ``[axes, L]`` for xdrope;
-        and the next position.
+        int64 ``[L]``, or ``[3, L]`` (time, height, width) for M-RoPE and on a canvas, ``[axes, L]``
+        for xdrope; and the next position.
 
     Raises:
         VlmcError: Unknown scheme or options, or a prompt whose images do not fit its spans.
@@ -62,7 +63,7 @@ def prompt_positions(prompt: Prompt, spec: PositionSpec) -> Positions:
 
 def position_axes(spec: PositionSpec) -> int:
     """Axes of a prompt's positions; 0: they are one row of numbers."""
-    if spec.scheme == "mrope":
+    if spec.scheme in ("mrope", "canvas"):
         return 3
     return _checked(Xdrope, spec.options).axes if spec.scheme == "xdrope" else 0
 
@@ -147,4 +148,5 @@ POSITIONS: dict[str, Callable[[Prompt, Json], Positions]] = {
     "sequential": _sequential,
     "mrope": _mrope,
     "xdrope": _xdrope,
+    "canvas": lambda prompt, options: canvas_positions(prompt, _checked(Canvas, options)),
 }

@@ -203,7 +203,11 @@ class PromptBuilder:
         """Both renderings with each image's whole text, one image token a tile, in its place."""
         pieces = marked.split(self._placeholder)
         check_places(len(pieces) - 1, len(images))
-        texts = [image_text(layout, *image.tiles, self.spec.image_token) for image in images]
+        token = self.spec.image_token
+        texts = [
+            image_text(layout, *image.tiles, token, index=index)
+            for index, image in enumerate(images)
+        ]
         marked = pieces[0] + "".join(
             text + piece for text, piece in zip(texts, pieces[1:], strict=True)
         )

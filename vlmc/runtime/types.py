@@ -19,6 +19,7 @@ class PreparedImage:
         grid: Feature rows as (time, height, width); M-RoPE reads it.
         tiles: Rows and columns of tiles it was cut into beside the whole picture; 0 and 0: none.
         runs: Feature rows of each tile, then of the whole; empty: all have as many.
+        shapes: Of each of the ``runs`` its rows and columns, where positions read them.
         marks: Further feature rows, for tokens beside the placeholders
             (``PromptSpec.mark_token_ids``).
     """
@@ -28,6 +29,7 @@ class PreparedImage:
     grid: tuple[int, int, int]
     tiles: tuple[int, int] = (0, 0)
     runs: tuple[int, ...] = ()
+    shapes: tuple[tuple[int, int], ...] = ()
     marks: int = 0
 
     @property

@@ -13,9 +13,11 @@ from vlmc.families.grid_processors import naflex_spec, native_grid_spec, whole_p
 from vlmc.families.hd_crops_processor import hd_crops_spec
 from vlmc.families.image_processors import fixed_spec
 from vlmc.families.overlap_processor import overlap_spec
+from vlmc.families.padded_grid_processor import padded_grid_spec
 from vlmc.families.pan_and_scan_processor import pan_and_scan_spec
 from vlmc.families.patch_rows_processor import patch_rows_spec
 from vlmc.families.quarters_processor import quarters_spec
+from vlmc.families.slices_processor import slices_spec
 from vlmc.families.split_processors import split_spec
 from vlmc.families.tiles_processors import tiles_spec
 from vlmc.families.token_budget_processor import token_budget_spec
@@ -82,6 +84,16 @@ SPECS = {
         5,
         image_size=56,
     ),
+    "padded_grid": padded_grid_spec(
+        {
+            "image_processor_type": "Kimi_K25ImageProcessor",
+            "image_mean": [0.48145466, 0.4578275, 0.40821073],
+            "image_std": [0.26862954, 0.26130258, 0.27577711],
+        },
+        14,
+        2,
+        64,
+    ),
     "whole_patches": whole_patches_spec({"image_processor_type": "PixtralImageProcessor"}, 16, 1),
     "token_budget": token_budget_spec(
         {"image_processor_type": "Gemma4ImageProcessor", "max_soft_tokens": 70}, 16, 3, 10240
@@ -122,6 +134,16 @@ SPECS = {
         },
         4,
         image_size=(56, 56),
+    ),
+    "slices": slices_spec(
+        {
+            "image_processor_type": "MiniCPMV4_6ImageProcessor",
+            "scale_resolution": 112,
+            "image_mean": [0.48145466, 0.4578275, 0.40821073],
+            "image_std": [0.26862954, 0.26130258, 0.27577711],
+        },
+        14,
+        4,
     ),
     "tiles": tiles_spec({"image_processor_type": "GotOcr2ImageProcessor"}, 5),
 }

@@ -57,6 +57,39 @@ def test_patches_equal_transformers_bit_for_bit(case, shape, draw):
         assert (tensor.dtype, tensor.shape[1:]) == (promised.dtype, promised.shape[1:])
 
 
+UNIFIED = {
+    "small": ({"max_soft_tokens": 70}, 4, 3),
+    "bilinear": ({"max_soft_tokens": 140, "resample": 2}, 6, 2),
+    "normal": ({"max_soft_tokens": 70, "do_normalize": True, "image_mean": [0.4, 0.5, 0.6]}, 5, 1),
+    "raw": ({"max_soft_tokens": 70, "do_rescale": False}, 4, 2),
+}
+
+
+@pytest.mark.parametrize("case", UNIFIED)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_merged_patches_equal_the_unified_processor_bit_for_bit(case, shape, draw):
+    from tests.build.budget_images import Gemma4UnifiedImages
+
+    settings, patch, merge = UNIFIED[case]
+    given = {"patch_size": patch, "pooling_kernel_size": merge, **settings}
+    named = {"image_processor_type": "Gemma4UnifiedImageProcessor", **given}
+    spec, picture = token_budget_spec(named, patch, merge, 10240), draw(*shape)
+    theirs = Gemma4UnifiedImages(given)([picture])
+    ours = prepare(picture, spec)
+    (counted,) = theirs["num_soft_tokens_per_image"].tolist()
+    assert ours.tokens == counted == image_tokens(shape[1], shape[0], spec)
+    values = theirs["pixel_values"][0, :counted].numpy()
+    assert np.array_equal(ours.tensors["pixel_values"], values)
+    places = theirs["image_position_ids"][0, :counted].numpy()
+    assert np.array_equal(ours.tensors["patch_positions"][:, ::-1], places)
+
+
+def test_a_filter_that_torch_lacks_is_refused():
+    named = {"image_processor_type": "Gemma4UnifiedImageProcessor", "resample": 1}
+    with pytest.raises(VlmcError, match="bilinear, bicubic"):
+        token_budget_spec(named, 16, 3, 1120)
+
+
 def test_a_side_with_more_patches_than_positions_is_refused(draw):
     spec = spec_of({"max_soft_tokens": 70}, 4, 3, side=60)
     assert prepare(draw(200, 40), spec).tokens == image_tokens(40, 200, spec)

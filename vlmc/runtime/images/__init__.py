@@ -17,9 +17,11 @@ from vlmc.runtime.images.hd_crops import HD_CROPS
 from vlmc.runtime.images.naflex import NAFLEX
 from vlmc.runtime.images.native_grid import NATIVE_GRID
 from vlmc.runtime.images.overlap import OVERLAP
+from vlmc.runtime.images.padded_grid import PADDED_GRID
 from vlmc.runtime.images.pan_and_scan import PAN_AND_SCAN
 from vlmc.runtime.images.patch_rows import PATCH_ROWS
 from vlmc.runtime.images.quarters import QUARTERS
+from vlmc.runtime.images.slices import SLICES
 from vlmc.runtime.images.spec import Geometry
 from vlmc.runtime.images.split import SPLIT
 from vlmc.runtime.images.tiles import TILES
@@ -45,6 +47,7 @@ GEOMETRIES: dict[str, Geometry] = {
     for row in (
         FIXED,
         NATIVE_GRID,
+        PADDED_GRID,
         WHOLE_PATCHES,
         TOKEN_BUDGET,
         EDGED_PATCHES,
@@ -60,6 +63,7 @@ GEOMETRIES: dict[str, Geometry] = {
         HD_CROPS,
         TWO_SIZES,
         OVERLAP,
+        SLICES,
     )
 }
 

@@ -5,11 +5,11 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import PositiveInt
+from pydantic import PositiveInt, model_validator
 
 from vlmc.bundle.manifest import TensorSpec
 from vlmc.errors import VlmcError
-from vlmc.runtime.images import pixels
+from vlmc.runtime.images import pixels, torch_resize
 from vlmc.runtime.images.patches import positions
 from vlmc.runtime.images.pixels import Resample, Values
 from vlmc.runtime.images.spec import Geometry
@@ -18,7 +18,7 @@ from vlmc.schema import Frozen
 
 
 class Options(Frozen):
-    """Constants of ``Gemma4ImageProcessor``; sizes in pixels.
+    """Constants of ``Gemma4ImageProcessor`` or ``Gemma4UnifiedImageProcessor``; sizes in pixels.
 
     Attributes:
         patch_size: Of the tower.
@@ -26,6 +26,7 @@ class Options(Frozen):
         max_tokens: Feature rows of a picture, at most.
         resize: Whether pictures are resized at all.
         side: Positions along each axis of the tower's table of positions.
+        as_torch: Whether pictures are resized as torch does it.
     """
 
     patch_size: PositiveInt
@@ -36,6 +37,13 @@ class Options(Frozen):
     on_white: bool
     values: Values
     side: PositiveInt
+    as_torch: bool = False
+
+    @model_validator(mode="after")
+    def _filtered(self) -> "Options":
+        if self.as_torch and self.resample not in torch_resize.FILTERS:
+            raise ValueError(f"resample is one of {', '.join(torch_resize.FILTERS)} here")
+        return self
 
 
 def target_size(height: int, width: int, options: Options) -> tuple[int, int]:
@@ -83,6 +91,9 @@ def tokens(height: int, width: int, options: Options) -> int:
 def prepare(image: Image.Image, options: Options) -> PreparedImage:
     """One picture for the vision program; equals ``Gemma4ImageProcessorPil`` bit for bit.
 
+    With ``as_torch`` it equals ``Gemma4UnifiedImageProcessor`` on the resizing of bytes that
+    torchvision has for processors with AVX2.
+
     Returns:
         ``pixel_values`` float32 [P, ps*ps*3], channels innermost, and ``patch_positions`` int64
         [P, 2], row and column, both in merged-block order; nothing is padded. The grid is in
@@ -93,13 +104,17 @@ def prepare(image: Image.Image, options: Options) -> PreparedImage:
     """
     height, width = target_size(image.height, image.width, options)
     picture = pixels.rgb(image, on_white=options.on_white)
-    if (picture.height, picture.width) != (height, width):
-        picture = pixels.resized(picture, height, width, options.resample)
+    if options.as_torch:
+        levels = torch_resize.resized(np.asarray(picture), height, width, options.resample)
+    else:
+        if (picture.height, picture.width) != (height, width):
+            picture = pixels.resized(picture, height, width, options.resample)
+        levels = np.asarray(picture)
     size, merge = options.patch_size, options.merge_size
     rows, columns = height // size // merge, width // size // merge
     return PreparedImage(
         tensors={
-            "pixel_values": _patches(np.asarray(picture), size, merge, options.values),
+            "pixel_values": _patches(levels, size, merge, options.values),
             "patch_positions": positions(rows * merge, columns * merge, merge),
         },
         tokens=rows * columns,
