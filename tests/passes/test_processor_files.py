@@ -50,3 +50,18 @@ def test_a_processor_that_says_nothing_of_the_tower_counts_its_features(
         held.pop(key, None)
     path.write_text(json.dumps(held), encoding="utf-8")
     assert make_processor(tmp_path, spec)(**asked)["input_ids"] == expected
+
+
+@pytest.mark.parametrize("place", ["chat_template.json", "processor_config.json"])
+def test_a_template_is_found_where_older_checkpoints_have_it(place: str, tmp_path: Path) -> None:
+    """Also where the processor is made of its parts, for want of torchvision."""
+    MAKERS["qwen2-vl"](tmp_path)
+    held = tmp_path / "chat_template.jinja"
+    text = held.read_text("utf-8")
+    held.unlink()
+    path = tmp_path / place
+    older = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    path.write_text(json.dumps({**older, "chat_template": text}), encoding="utf-8")
+    found = read_checkpoint(tmp_path, tokenizer=False)
+    spec = by_config(found.config).facts(found).images
+    assert make_processor(tmp_path, spec).chat_template == text

@@ -1,5 +1,7 @@
 """How many features a picture has, told to a processor of transformers whose file leaves it out."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from vlmc.bundle.manifest import ImageSpec
@@ -7,6 +9,28 @@ from vlmc.errors import VlmcError
 
 # More pixels than any side has: no patch is counted.
 _NO_PATCH = 1 << 30
+# How transformers' models begin to say that a prompt has more or fewer.
+_DIFFER = "Image features and image tokens do not match"
+
+
+@contextmanager
+def counted() -> Iterator[None]:
+    """Tells of image tokens that are not as many as features: the checkpoint's files disagree.
+
+    Raises:
+        VlmcError: They are not, inside.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if not str(error).startswith(_DIFFER):
+            raise
+        counts = str(error).removeprefix(_DIFFER).lstrip(",: ")
+        raise VlmcError(
+            f"the processor counts other tokens for a picture than the model makes ({counts})",
+            at="processor_config.json",
+            hint="transformers cannot answer either; checks: {reference: off} builds without",
+        ) from error
 
 
 def tell_counts(processor: Any, images: ImageSpec) -> None:

@@ -17,8 +17,8 @@ from vlmc.errors import VlmcError
 from vlmc.passes.answers import Expected
 from vlmc.passes.bounds import bound_images
 from vlmc.passes.checkpoint import TensorRef
-from vlmc.passes.feature_counts import tell_counts
-from vlmc.passes.host_images import load_images, read_settings
+from vlmc.passes.feature_counts import counted, tell_counts
+from vlmc.passes.host_images import load_images
 from vlmc.passes.parameters import adopt_buffers, match_names, untie_different
 from vlmc.passes.processor_class import processor_class
 from vlmc.passes.quiet import quiet
@@ -115,7 +115,7 @@ class Reference:
             # BLIP-2 and its kin hand a question to the decoder's own ``generate``.
             if getattr(module, "generation_config", None) is not None:
                 module.generation_config = asked
-        with torch.no_grad(), quiet(_LOGGER):
+        with torch.no_grad(), quiet(_LOGGER), counted():
             inputs = self._inputs(messages, pictures)
             features = self._features(inputs, pictures) if pictures else []
             made = self.model.generate(**inputs)
@@ -262,19 +262,18 @@ def _without_video(folder: Path, images: ImageSpec, here: Mapping[str, Any]) -> 
         def check_argument_for_proper_class(self, name: str, argument: Any) -> type:
             return type(argument)
 
-    settings = read_settings(folder / "processor_config.json")
+    # Its own file, and a template wherever checkpoints of any age have one.
+    settings, _ = known.get_processor_dict(folder, **here)
     takes = inspect.signature(known.__init__).parameters.keys()
-    template = folder / "chat_template.jinja"
     tokenizer = AutoTokenizer.from_pretrained(folder, **here)
     pictures = load_images(folder, images, here)
-    own = template.read_text("utf-8") if template.is_file() else tokenizer.chat_template
     others: dict[str, Any] = {name: None for name in _OTHER_PARTS if name in takes}
     if images.geometry == "slices":
         others["video_processor"] = pictures  # whose settings it reads, of the same names
     return ImageTextProcessor(
         image_processor=pictures,
         tokenizer=tokenizer,
-        chat_template=own,
+        chat_template=settings.get("chat_template") or tokenizer.chat_template,
         **others,
         **{key: value for key, value in settings.items() if key in takes - _PARTS},
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,7 @@ def simplify(graphs: dict[str, Path], out: Path) -> None:
     for name, path in graphs.items():
         model = ir.load(path)
         before = _interface(model)
+        shapes = [value.shape and value.shape.copy() for value in model.graph.outputs]
         steps = {"exported": _count(model)}
         with _quick_slices():
             onnxscript.optimizer.optimize(model)
@@ -50,6 +51,7 @@ def simplify(graphs: dict[str, Path], out: Path) -> None:
         fuse(model.graph)
         steps["fused"] = _count(model)
         keep_last_token(model.graph)
+        _keep_names(model.graph, shapes)
         if _interface(model) != before:
             changed = sorted(set(before) ^ set(_interface(model)))
             raise RuntimeError(f"simplification changed the interface of '{name}': {changed}")
@@ -82,6 +84,23 @@ def _quick_slices() -> Iterator[None]:
         yield
     finally:
         del rule.try_rewrite
+
+
+def _keep_names(graph: ir.Graph, shapes: Sequence[ir.Shape | None]) -> None:
+    """Gives the outputs' free dimensions their own names again.
+
+    Inference names a dimension after another that it finds to be as long, as patches and image
+    tokens are where each patch is a token.
+    """
+    import onnx_ir as ir
+
+    for value, shape in zip(graph.outputs, shapes, strict=True):
+        if value.shape is None or shape is None or len(value.shape) != len(shape):
+            continue
+        pairs = list(zip(value.shape, shape, strict=True))
+        free = [[isinstance(one, ir.SymbolicDim) for one in pair] for pair in pairs]
+        if all(new == old or all(both) for (new, old), both in zip(pairs, free, strict=True)):
+            value.shape = shape
 
 
 def _count(model: ir.Model) -> int:

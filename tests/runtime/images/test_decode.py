@@ -168,7 +168,10 @@ def test_what_is_no_file_is_named(tmp_path, draw, save):
     refused("")
 
 
-@pytest.mark.parametrize("source", ["http://a/b.png", "https://a/b.png", "data:image/png;base64,"])
+@pytest.mark.parametrize(
+    "source",
+    ["http://a/b.png", "https://a/b.png", "data:image/png;base64,", Path("https://a/b.png")],
+)
 def test_addresses_are_not_fetched(source):
     assert "not from addresses" in refused(source)
 

@@ -41,7 +41,8 @@ def open_image(
             return _decoded(source, "the picture", at, max_pixels)
     if isinstance(source, bytes):
         return _read(io.BytesIO(source), "the picture", at, max_pixels)
-    if str(source).startswith(("http://", "https://", "data:")):
+    # A path, as the command line makes of every word, has lost the second slash.
+    if str(source).startswith(("http:/", "https:/", "data:")):
         raise VlmcError("pictures are read from files, not from addresses", at=at)
     try:
         if not Path(source).is_file():
