@@ -95,6 +95,9 @@ class Oracle:
             )
         self.model = model.eval()
         self.processor = make_processor(folder)
+        kinds = {kind.__name__ for kind in type(self.processor).__mro__}
+        if "Cosmos3EdgeProcessor" in kinds:
+            self.processor.return_mm_token_type_ids = True  # or generate() takes no picture
         token = getattr(self.processor, "image_token", "")
         # What a template writes, where that is not the token itself.
         token = getattr(self.processor, "image_placeholder_token", token)

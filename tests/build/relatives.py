@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.build.edits import Json, edit, resave
+from tests.checkpoints.cosmos import cosmos3_edge
 from tests.checkpoints.hyperclova import hyperclovax_vision_v2
 from tests.checkpoints.kimi import kimi_k25
 from tests.checkpoints.kin import (
@@ -47,6 +48,30 @@ def hub_exaone(folder: Path) -> Path:
     return folder
 
 
+def hub_cosmos(folder: Path) -> Path:
+    """A tie that no weights know of, what draws pictures beside it, other sizes; bfloat16."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    cosmos3_edge(
+        folder,
+        tower={"patch_size": 4, "num_patches": 81, "spatial_merge_size": 3, "hidden_act": "gelu"},
+        images={"patch_size": 4, "merge_size": 3, "resample": 2, "image_std": [0.3, 0.4, 0.5]},
+        named={"tie_word_embeddings": True},
+        tie_word_embeddings=True,
+        attention_bias=True,
+        mlp_bias=True,
+        hidden_act="silu",
+        num_key_value_heads=4,
+    )
+    held = load_file(folder / "model.safetensors")
+    held["model.language_model.norm_moe_gen.weight"] = torch.ones(64)
+    held["model.language_model.layers.0.mlp_moe_gen.fc1.weight"] = torch.ones(96, 64)
+    save_file(held, folder / "model.safetensors", metadata={"format": "pt"})
+    resave(folder, {}, "bfloat16")
+    return folder
+
+
 ROTARY = {"rope_type": "default", "rope_theta": 500.0, "mrope_section": [2, 3, 3]}
 RELATIVES: dict[str, Callable[[Path], Path]] = {
     # As the larger one: no fine route; wide pages have more tiles; a router that decides nothing.
@@ -58,6 +83,7 @@ RELATIVES: dict[str, Callable[[Path], Path]] = {
         | {"dense_max_scale": 0.7, "dense_max_aspect": 9.0},
         named={"density_router_hidden_size": 20},
     ),
+    "hub-cosmos3-edge": hub_cosmos,
     "hub-exaone4.5": hub_exaone,
     "hub-hyperclova": hub_hyperclova,
     # transformers saves its queries, keys and values as it does the tower's.

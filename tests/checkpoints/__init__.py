@@ -8,6 +8,7 @@ from pathlib import Path
 from tests.checkpoints.anyres import granite4_vision, llava_next, llava_onevision
 from tests.checkpoints.aria import aria
 from tests.checkpoints.bidirectional import gemma3, llama4, paligemma
+from tests.checkpoints.cosmos import cosmos3_edge
 from tests.checkpoints.delta import qwen3_5
 from tests.checkpoints.ernie import ernie4_5_vl_moe
 from tests.checkpoints.fixed import (
@@ -91,6 +92,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "qwen3-vl-moe": lambda folder: qwen3_vl(folder, experts=5),
     "qwen3-omni": qwen3_omni_moe_thinker,
     "cohere-compass": cohere_compass,
+    "cosmos3-edge": cosmos3_edge,
     "qwen3.5": qwen3_5,
     "qwen3.5-moe": lambda folder: qwen3_5(folder, experts=5, seed=2),
     "glm4v": glm4v,

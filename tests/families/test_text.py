@@ -39,6 +39,9 @@ def text_config(model_type: str, given: Json) -> Any:
 
     if model_type in ("gemma4_text", "gemma4_unified_text"):  # heads of all layers alike
         given = {"global_head_dim": given.get("head_dim", 256), **given}
+    if model_type == "cosmos3_edge_text":  # its class asks for sections that fill half a head
+        sections = [given.get("head_dim", 128) // 2 - 2, 1, 1]
+        given = {"rope_parameters": {"rope_type": "default", "mrope_section": sections}, **given}
     return CONFIG_MAPPING[model_type](pad_token_id=0, bos_token_id=1, eos_token_id=2, **given)
 
 

@@ -43,6 +43,7 @@ MODELS = (
     "Glm4vModel",
     "PaddleOCRVLModel",
     "Ernie4_5_VLMoeModel",
+    "Cosmos3EdgeModel",
 )
 
 

@@ -21,6 +21,7 @@ from vlmc.families.image_processors import (
 from vlmc.runtime.images import check_spec
 from vlmc.schema import Json
 
+_COSMOS = "Cosmos3EdgeImageProcessor"
 _ERNIE = "Ernie4_5_VLMoeImageProcessor"
 _HUNYUAN = "HunYuanVLImageProcessor"
 _PADDLE = "PaddleOCRVLImageProcessor"
@@ -63,6 +64,14 @@ NATIVE_GRID_CLASSES: dict[str, Json] = {
         "merge_size": 2,
     },
     **_GLM4V_CLASSES,
+    _COSMOS: {
+        **_COMMON,
+        **_PLAIN_COLORS,
+        "size": {"shortest_edge": 256 * 256, "longest_edge": 4096 * 4096},
+        "patch_size": 16,
+        "temporal_patch_size": 1,
+        "merge_size": 2,
+    },
     _HUNYUAN: {
         **_COMMON,
         **_CLIP_COLORS,
@@ -117,6 +126,7 @@ def native_grid_spec(
     max_pixels: int | None = None,
     window: int | None = None,
     table: Json | None = None,
+    spread: int | None = None,
     centers: bool = False,
     raster: bool = False,
     row_ends: bool = False,
@@ -130,6 +140,7 @@ def native_grid_spec(
         max_pixels: The same.
         window: The side, in patches, of the tower's attention windows, where it has them.
         table: The tower's learned positions (``PositionTable``), where it has them.
+        spread: The side of a table of which a patch may take more than a few.
         centers: Whether a merged patch is read in its middle alone.
         raster: Whether the tower has to know which patch lies where.
         row_ends: Whether the tower makes rows for the ends of rows, too.
@@ -143,7 +154,7 @@ def native_grid_spec(
             "with Pillow transformers leaves it out, with torchvision it does not",
             at=f"{at}: patch_expand_factor",
         )
-    if name in _GLM4V_CLASSES or name == _ERNIE:  # they read the sizes alone
+    if name in _GLM4V_CLASSES or name in (_COSMOS, _ERNIE):  # they read the sizes alone
         values = {key: values[key] for key in values.keys() - {"min_pixels", "max_pixels"}}
     least, most = _pixel_bounds(values, at)
     least = least if min_pixels is None else min_pixels
@@ -165,7 +176,7 @@ def native_grid_spec(
         "on_white": _flag(values, "do_convert_rgb", at),
         "values": _values(values, at),
     }
-    if name in _GLM4V_CLASSES:
+    if name in _GLM4V_CLASSES or name == _COSMOS:
         options |= {"frames": options["temporal_patch_size"], "enlarge": "scaled"}
     if name == _HUNYUAN:
         if values.get("spatial_patch_size", 1) != 1:
@@ -173,16 +184,10 @@ def native_grid_spec(
         options["resample"] = "bicubic"  # whatever the file says
     if name == _PADDLE:
         options["enlarge"] = "side"
-    if window is not None:
-        options["window"] = window
-    if table is not None:
-        options["table"] = table
-    if centers:
-        options["centers"] = True
-    if raster:
-        options["raster"] = True
-    if row_ends:
-        options["row_ends"] = True
+    sizes = {"window": window, "table": table, "spread": spread}
+    options |= {key: value for key, value in sizes.items() if value is not None}
+    flags = {"channels_last": name == _COSMOS, "centers": centers, "raster": raster}
+    options |= {key: True for key, on in (flags | {"row_ends": row_ends}).items() if on}
     return check_spec(ImageSpec(geometry="native_grid", options=options), at=at)
 
 

@@ -150,6 +150,30 @@ class PaddleImageFeatures(nn.Module):
         return features
 
 
+class SpreadImageFeatures(nn.Module):
+    """Cosmos 3 Edge's tower and projector on one picture, in flat patches of merged-block order.
+
+    Mirrors ``Cosmos3EdgeVisionModel.forward``, which stretches or shrinks its table of positions
+    over each picture's grid: here the host says what a patch takes of it.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: Tensor, table_weights: Tensor) -> Tensor:
+        """image_features [patches / merge^2, hidden]."""
+        tower = self.model.model.visual
+        embed = tower.embeddings
+        hidden = embed.patch_embedding(pixel_values)
+        hidden = hidden + table_weights @ embed.position_embedding.weight
+        whole = OneSegment(pixel_values.shape[0])
+        for layer in tower.encoder.layers:
+            hidden = layer(hidden, cu_seqlens=whole, max_seqlen=None)
+        features: Tensor = self.model.model.projector(tower.post_layernorm(hidden))
+        return features
+
+
 class CenteredImageFeatures(nn.Module):
     """Video-LLaMA 3's tower and projector on one picture; the middle of a merged patch is read."""
 

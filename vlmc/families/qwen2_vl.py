@@ -41,6 +41,7 @@ def grid_facts(
     count: Callable[[Json, int], int],
     window: int | None = None,
     table: Json | None = None,
+    spread: int | None = None,
     row_ends: bool = False,
     deepstack: int = 0,
     width: int = 3584,
@@ -59,6 +60,7 @@ def grid_facts(
         count: Numbers in the tower's weights, from its configuration and that width.
         window: The side, in patches, of the tower's attention windows, where it has them.
         table: The tower's learned positions (``PositionTable``), where it has them.
+        spread: The side of a table of which a patch may take more than a few.
         row_ends: Whether the tower makes a row for the end of each row of tokens, and one before
             and one behind all.
         deepstack: Rows that the decoder's first layers add to, one each.
@@ -92,6 +94,7 @@ def grid_facts(
         max_pixels=bounds.get("max_pixels"),
         window=window,
         table=table,
+        spread=spread,
         centers=centers,
         raster=raster,
         row_ends=row_ends,

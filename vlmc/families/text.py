@@ -47,6 +47,7 @@ TEXT_DEFAULTS = {
     "cohere": TextDefaults(40, 8192, 64, 256000, 8192, 22528, tied=True),
     "cohere2": TextDefaults(40, 8192, 64, 256000, 8192, 22528, tied=True),
     "cohere_compass_text": TextDefaults(40, 8192, 64, 256000, 8192, 22528, tied=True),
+    "cosmos3_edge_text": TextDefaults(28, 2048, 16, 131072, 131072, 9216, 8, 128, gated=False),
     "ernie4_5_vl_moe_text": TextDefaults(28, 2560, 20, 103424, 131072, 12288, 4, tied=True),
     "exaone4": TextDefaults(32, 4096, 32, 102400, 2048, 16384, 32),
     "gemma": TextDefaults(28, 3072, 16, 256000, 8192, 24576, 16, 256, tied=True),

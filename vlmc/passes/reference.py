@@ -23,6 +23,7 @@ from vlmc.passes.parameters import adopt_buffers, match_names, untie_different
 from vlmc.passes.processor_class import processor_class
 from vlmc.passes.quiet import quiet
 from vlmc.passes.stand_in import cut_tensors
+from vlmc.passes.token_types import ask_token_types
 from vlmc.passes.transform import build_module
 from vlmc.passes.weight_stream import keep_freed_memory
 from vlmc.runtime.images import image_tokens
@@ -89,6 +90,7 @@ class Reference:
         stream_weights(model, index, matched)
         self.model = model
         self.processor = make_processor(folder, images)
+        ask_token_types(self.processor, model)
         self.processor.chat_template = self.processor.chat_template or template
         self.images = images
         self.plain_image = plain_image

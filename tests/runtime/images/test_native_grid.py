@@ -5,7 +5,7 @@ from vlmc.errors import VlmcError
 from vlmc.families.grid_processors import native_grid_spec
 from vlmc.runtime.images import image_tokens, open_image, prepare, vision_inputs
 from vlmc.runtime.images.patches import positions, windows
-from vlmc.runtime.images.position_table import PositionTable, table_rows
+from vlmc.runtime.images.position_table import PositionTable, spread, table_rows
 
 SHAPES = [
     (336, 336), (400, 300), (300, 401), (28, 28), (29, 27), (1, 1), (1, 200), (200, 1), (3, 2),
@@ -126,6 +126,22 @@ def test_learned_positions_are_those_of_transformers(case, side):
         assert (indices.dtype, weights.dtype) == (np.int64, np.float32)
         np.testing.assert_array_equal(indices, wanted[0].numpy())
         np.testing.assert_array_equal(weights, wanted[1].numpy())
+
+
+def test_a_picture_for_a_tower_whose_table_is_spread(draw):
+    named = {"image_processor_type": "Cosmos3EdgeImageProcessor"}
+    spec = native_grid_spec(named, spread=5)
+    prepared = prepare(draw(300, 401), spec)
+    promised = vision_inputs(spec)
+    assert [one.name for one in promised] == list(prepared.tensors)
+    assert [one.shape for one in promised] == [("patches", 768), ("patches", 25)]
+    _, rows, columns = prepared.grid
+    places = positions(2 * rows, 2 * columns, 2)
+    assert np.array_equal(
+        prepared.tensors["table_weights"], spread(places, 2 * rows, 2 * columns, 5)
+    )
+    pixels = native_grid_spec(named)
+    assert [one.name for one in vision_inputs(pixels)] == ["pixel_values", "patch_positions"]
 
 
 @pytest.mark.parametrize("side", [1, 5, 24])

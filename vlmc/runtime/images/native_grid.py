@@ -13,7 +13,7 @@ from vlmc.errors import VlmcError
 from vlmc.runtime.images import pixels
 from vlmc.runtime.images.patches import patchify, positions, windows
 from vlmc.runtime.images.pixels import Resample, Values
-from vlmc.runtime.images.position_table import PositionTable, table_rows
+from vlmc.runtime.images.position_table import PositionTable, spread, table_rows
 from vlmc.runtime.images.spec import Geometry
 from vlmc.runtime.types import PreparedImage
 from vlmc.schema import Frozen
@@ -32,6 +32,9 @@ class Options(Frozen):
         window: The side, in patches, of the squares inside which the tower's layers attend; None
             where no layer does.
         table: The tower's learned positions, where it has them.
+        spread: Positions along a side of a table of which a patch may take more than a few, as
+            where it is shrunk over a coarse grid (Cosmos 3 Edge); such a tower is told no places.
+        channels_last: Whether a pixel's channels are neighbours in a patch (Cosmos 3 Edge).
         centers: Say which patches are in the middle of each merged one (Video-LLaMA 3).
         raster: Say which patch lies where (LFM3-VL's convolutions).
         row_ends: The tower makes a row for the end of each row of merged patches, and one before
@@ -51,6 +54,8 @@ class Options(Frozen):
     enlarge: Literal["scaled", "side"] | None = None
     window: PositiveInt | None = None
     table: PositionTable | None = None
+    spread: PositiveInt | None = None
+    channels_last: bool = False
     centers: bool = False
     raster: bool = False
     row_ends: bool = False
@@ -72,7 +77,7 @@ def target_size(height: int, width: int, options: Options) -> tuple[int, int]:
     """The size (height, width) in pixels at which a picture is cut into patches.
 
     Mirrors ``smart_resize`` of ``transformers.models.qwen2_vl.image_processing_pil_qwen2_vl``, and
-    of ``glm4v`` and ``paddleocr_vl``.
+    of ``glm4v``, ``cosmos3_edge`` and ``paddleocr_vl``.
 
     Raises:
         VlmcError: The picture is too narrow; or, where pictures are not resized, its sides are no
@@ -140,7 +145,8 @@ def prepare(image: Image.Image, options: Options) -> PreparedImage:
     Returns:
         ``pixel_values`` float32 [P, 3*T*ps*ps] and ``patch_positions`` int64 [P, 2]; where the
         tower has windows ``window_patches`` and ``patch_slots``, see ``windows``; where it has
-        learned positions ``table_rows`` and ``table_weights``, see ``table_rows``; on demand
+        learned positions ``table_rows`` and ``table_weights``, see ``table_rows``, or
+        ``table_weights`` alone, see ``spread``, in the place of ``patch_positions``; on demand
         ``center_patches``, see ``center_patches``, and ``grid_patches`` int64 [rows, columns], the
         patch at each place; where it makes rows for the ends of rows ``packing``, in the place of
         ``patch_positions``. The grid is in merged patches.
@@ -162,15 +168,18 @@ def prepare(image: Image.Image, options: Options) -> PreparedImage:
             options.merge_size,
             options.temporal_patch_size,
             options.values,
+            channels_last=options.channels_last,
         ),
     }
-    if not options.row_ends:
+    if not options.row_ends and options.spread is None:
         tensors["patch_positions"] = places
     if options.window is not None:
         tensors["window_patches"], tensors["patch_slots"] = windows(places, options.window)
     if options.table is not None:
         mixed = table_rows(places, rows, columns, options.table)
         tensors["table_rows"], tensors["table_weights"] = mixed
+    if options.spread is not None:
+        tensors["table_weights"] = spread(places, rows, columns, options.spread)
     if options.centers:
         tensors["center_patches"] = center_patches(grid[1] * grid[2], options.merge_size)
     if options.raster:
@@ -198,7 +207,7 @@ def inputs(options: Options) -> tuple[TensorSpec, ...]:
     found = [
         TensorSpec(name="pixel_values", dtype="float32", shape=("patches", row)),
     ]
-    if not options.row_ends:
+    if not options.row_ends and options.spread is None:
         found.append(TensorSpec(name="patch_positions", dtype="int64", shape=("patches", 2)))
     if options.window is not None:
         shape = ("windows", options.window**2)
@@ -208,6 +217,9 @@ def inputs(options: Options) -> tuple[TensorSpec, ...]:
         mixed = ("patches", options.table.taps**2)
         found.append(TensorSpec(name="table_rows", dtype="int64", shape=mixed))
         found.append(TensorSpec(name="table_weights", dtype="float32", shape=mixed))
+    if options.spread is not None:
+        shares = ("patches", options.spread**2)
+        found.append(TensorSpec(name="table_weights", dtype="float32", shape=shares))
     if options.centers:
         middle = ("image_tokens", 1 if options.merge_size % 2 else 4)
         found.append(TensorSpec(name="center_patches", dtype="int64", shape=middle))

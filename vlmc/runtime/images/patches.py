@@ -8,12 +8,19 @@ from vlmc.runtime.images.pixels import Values
 
 
 def patchify(
-    picture: NDArray[np.uint8], size: int, merge: int, frames: int, values: Values
+    picture: NDArray[np.uint8],
+    size: int,
+    merge: int,
+    frames: int,
+    values: Values,
+    *,
+    channels_last: bool = False,
 ) -> NDArray[np.float32]:
     """Patches of ``picture`` uint8 [H, W, 3] in merged-block order, float32 [P, 3*T*ps*ps].
 
     Mirrors ``Qwen2VLImageProcessorPil.patchify``: the ``merge**2`` patches of a merged block are
-    neighbours, and the one frame fills all ``frames`` places in time.
+    neighbours, and the one frame fills all ``frames`` places in time. With ``channels_last`` a
+    patch's numbers are ps*ps*3*T, as ``Cosmos3EdgeImageProcessorPil.patchify`` has them.
     """
     rows, columns = picture.shape[0] // size // merge, picture.shape[1] // size // merge
     blocks = picture.reshape(rows, merge, size, columns, merge, size, 3)
@@ -22,6 +29,8 @@ def patchify(
     patches = np.empty((*blocks.shape[:5], frames, size, size), dtype=np.float32)
     for channel in range(3):
         patches[:, :, :, :, channel] = levels[channel][blocks[:, :, :, :, channel, None]]
+    if channels_last:
+        patches = patches.transpose(0, 1, 2, 3, 6, 7, 4, 5)
     return patches.reshape(rows * columns * merge * merge, 3 * frames * size * size)
 
 
