@@ -263,8 +263,15 @@ def import_images(kind: str, functional: SimpleNamespace) -> Any:
     found = {name: ModuleType(name) for name in ("torchvision", "torchvision.transforms")}
     found["torchvision.transforms.v2"] = v2 = ModuleType("torchvision.transforms.v2")
     v2.functional = functional  # type: ignore[attr-defined]
-    with patch.dict(sys.modules, found):
+    before = set(sys.modules)
+    sys.modules.update(found)
+    try:
         return importlib.import_module(f"transformers.models.{kind}.image_processing_{kind}")
+    finally:
+        # What else came along stays: a class of a configuration must be one and the same.
+        for name in sys.modules.keys() - before:
+            if name in found or ".image_processing_" in name:
+                del sys.modules[name]
 
 
 def resize(levels: Any, height: int, width: int, mode: str = "bicubic") -> Any:
