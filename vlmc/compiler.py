@@ -110,6 +110,8 @@ def build(
         begun: list[Copies] = []
 
         def lay_weights() -> None:
+            if folder.cache_info().currsize:  # a check made again while files are laid
+                return
             begun.append(begin_copies(weights.quantized, folder()))
             held.callback(begun[-1].stop)
 

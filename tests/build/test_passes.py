@@ -10,6 +10,7 @@ import pytest
 
 from tests.build.test_parity import compare
 from vlmc.compiler import PASSES
+from vlmc.errors import VlmcError
 
 pytestmark = pytest.mark.build
 ROOT = Path(__file__).parents[2]
@@ -88,6 +89,14 @@ def test_a_build_stops_where_it_is_told(workshop, tmp_path, last):
     assert [record.name for record in made.passes] == list(PASSES[: PASSES.index(last) + 1])
     assert (made.bundle is None) == (last != "check")
     assert out.exists() == (last == "check")
+
+
+def test_a_check_that_fails_leaves_no_file_of_a_bundle(workshop, tmp_path):
+    """Its weights were being laid beside it."""
+    out = tmp_path / "artifacts"
+    with pytest.raises(VlmcError, match=r"checks\.max-logit-error"):
+        workshop.build(NAME, "checks.reference=auto", "checks.max-logit-error=1e-12", out=out)
+    assert [path.name for path in out.rglob("*")] == [NAME]
 
 
 @pytest.mark.parametrize("name", ["said-tied-and-equal", "said-tied-but-different"])

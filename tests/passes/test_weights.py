@@ -374,12 +374,16 @@ def test_memory_is_bounded_by_a_few_blocks(large_checkpoint, name):
     assert int(done.stdout) * 1024 < 100 << 20
 
 
-@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="this system takes no advice")
 def test_what_is_read_once_is_let_go_when_it_is_read(checkpoint, monkeypatch):
     index = read_index(checkpoint)
     plain = write(checkpoint, WeightJob("w", ("q", "k")), WeightJob("n", ("norm",)))
     told, read = [], []
-    monkeypatch.setattr(os, "posix_fadvise", lambda file, begin, size, _: told.append(begin))
+
+    def advise(file, begin, size, advice):
+        told.append(begin)
+
+    monkeypatch.setattr(os, "posix_fadvise", advise, raising=False)
+    monkeypatch.setattr(os, "POSIX_FADV_DONTNEED", 4, raising=False)
     real = os.preadv
     monkeypatch.setattr(
         os, "preadv", lambda file, to, at: (read.append((at, list(told))), real(file, to, at))[1]
