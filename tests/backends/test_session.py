@@ -1,6 +1,7 @@
 """onnxruntime sessions: where weights may lie, what is checked, what is written in place."""
 
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -204,6 +205,16 @@ def test_an_output_outlives_the_next_run(folder):
     kept = first.copy()
     session.run({"pixel_values": np.zeros((1, 3, 8, 8), np.float32)})
     np.testing.assert_array_equal(first, kept)
+
+
+def test_threads_wait_busily_within_a_run_and_not_after_it(folder):
+    program = read_bundle(folder).manifest.programs["vision"]
+    session = open_session(folder, program, OpenOptions(threads=2, spin=True))
+    session.run({"pixel_values": np.ones((1, 3, 8, 8), np.float32)})
+    spent = time.process_time()
+    time.sleep(0.1)
+    # A thread that goes on takes 30 ms of it, from the program that runs next.
+    assert time.process_time() - spent < 0.01
 
 
 def test_options_reach_the_session(folder):

@@ -60,7 +60,7 @@ class OpenOptions:
 
     Attributes:
         threads: Threads of one run, the caller's included.
-        spin: Threads wait for work busily: a shorter step, more CPU time.
+        spin: Threads wait for work busily during a run: a shorter step, more CPU time.
         shrink: Memory taken by a run is given back after it, where the backend can: for
             programs that run rarely, as a vision tower does.
         portable: Use the program that runs on every machine, whatever this one has.

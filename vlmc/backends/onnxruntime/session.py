@@ -21,6 +21,8 @@ _ELEMENTS: dict[str, ElementType] = {
     "tensor(float16)": "float16",
     "tensor(float)": "float32",
 }
+# Threads that went on spinning behind a run would take a core from the next session's: 30 ms.
+_CALM = "session.force_spinning_stop"
 _FOLDER = "session.model_external_initializers_file_folder_path"
 # onnxruntime's words for an operator that nobody registered.
 _UNKNOWN = "is not a registered function/op"
@@ -65,6 +67,7 @@ def open_session(
     settings.log_severity_level = 4  # what it would log is raised
     settings.add_session_config_entry(_FOLDER, str(folder))
     settings.add_session_config_entry("session.intra_op.allow_spinning", str(int(options.spin)))
+    settings.add_session_config_entry(_CALM, "1")
     if file == program.kernels:
         settings.register_custom_ops_library(str(library))
         settings.add_session_config_entry(native.THREADS, str(options.threads))
