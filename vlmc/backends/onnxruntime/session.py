@@ -26,7 +26,7 @@ _CALM = "session.force_spinning_stop"
 _FOLDER = "session.model_external_initializers_file_folder_path"
 # onnxruntime's words for an operator that nobody registered.
 _UNKNOWN = "is not a registered function/op"
-_OLDER = "their kernels are not among those of this vlmc: install a newer one"
+_OLDER = "their kernels are not among those of this vlmc: build the bundle again, or update vlmc"
 _SHRINK = "memory.enable_memory_arena_shrinkage"
 
 
