@@ -1,4 +1,5 @@
 // Products with float32 or float16 weights [n, k], read where they are stored.
+#include "activation.h"
 #include "float_tile.h"
 #include "kernels.h"
 #include "scratch.h"
@@ -58,8 +59,9 @@ struct Next {
 // `from` nothing is added. Memory is asked for, a few lines at a time, that would otherwise be
 // waited for: the next panel's, and at last where y goes, so late that the first cache keeps it.
 template <size_t R, size_t V>
-AVX512 void panel_tile(const float* x, size_t ldx, const float* panel, size_t inner, const float* from,
-                 size_t ldf, float* y, size_t ldy, size_t count, const Next& next) {
+AVX512 void panel_tile(const float* x, size_t ldx, const float* panel, size_t inner,
+                       const float* from, size_t ldf, float* y, size_t ldy, size_t count,
+                       const Next& next) {
   __m512 acc[R][V];
   const __mmask16 last = first16(count - (V - 1) * 16);
 #pragma GCC unroll 8
@@ -111,67 +113,137 @@ constexpr PanelTile kOfRows[4] = {panel_tile<R, 1>, panel_tile<R, 2>, panel_tile
 constexpr const PanelTile* kPanelTiles[kTile] = {kOfRows<1>, kOfRows<2>, kOfRows<3>,
                                                  kOfRows<4>, kOfRows<5>, kOfRows<6>};
 
-struct Factors {
+// The rows of x, and how the weights that they are multiplied by lie.
+struct Tokens {
   const float* x;
-  size_t m, k, n;
-  const char* w;
+  size_t m, k;
   bool half;
-  const float* bias;
-  float* y;
+
+  size_t size() const { return half ? 2 : 4; }
+  const char* row(const Product& p, size_t channel) const {
+    return static_cast<const char*>(p.w) + channel * k * size();
+  }
+  // The inner size is cut into parts of about one size.
+  size_t parts() const { return (k + kInner - 1) / kInner; }
+  size_t part() const { return ((k + parts() - 1) / parts() + 15) / 16 * 16; }
 };
 
-// Panel p of y. The inner size is cut into parts of about one size, whose sums lie together until
-// the last: rows of y share few sets of a cache.
-void multiply_panel(const Factors& f, size_t p) {
-  static thread_local Scratch<float> room;
-  const size_t parts = (f.k + kInner - 1) / kInner, tiles = (f.m + kTile - 1) / kTile;
-  const size_t most = ((f.k + parts - 1) / parts + 15) / 16 * 16, size = f.half ? 2 : 4;
-  const size_t first = p * kPanel, count = std::min(kPanel, f.n - first);
-  float* panel = room.at_least((most + (parts > 1 ? f.m : 0)) * kPanel);
-  float* sums = panel + most * kPanel;
-  for (size_t i = 0; i < f.k; i += most) {
-    const size_t inner = std::min(most, f.k - i);
-    const bool end = i + inner == f.k;
-    pack_panels(f.w + i * size, f.half, f.k, first, first + count, inner, panel);
+// Where a panel of a product goes, and what it becomes there.
+struct Out {
+  float* y;
+  size_t stride;
+  Gate gate;
+  const float* by;  // [m][64]: what it is multiplied by once it is activated; or null
+};
+
+// A panel, packed in `room` part by part. Sums lie together behind it until the last part: rows of
+// y share few sets of a cache. after: the rows that are packed when this is done, or null.
+void multiply_panel(const Tokens& t, const Product& p, size_t first, const Out& out,
+                    const char* after, float* room) {
+  const size_t most = t.part(), size = t.size(), tiles = (t.m + kTile - 1) / kTile;
+  const size_t count = std::min(kPanel, p.n - first);
+  float* sums = room + most * kPanel;
+  for (size_t i = 0; i < t.k; i += most) {
+    const size_t inner = std::min(most, t.k - i);
+    const bool end = i + inner == t.k;
+    pack_panels(t.row(p, 0) + i * size, t.half, t.k, first, first + count, inner, room);
     // The last tiles ask for what is packed next: earlier, x would drive it from the cache again.
-    const char* next = end ? f.w + (first + kPanel) * f.k * size
-                           : f.w + (first * f.k + i + inner) * size;
     constexpr size_t kAsking = kPanel / kRowsAsked;
-    for (size_t t = 0; t < tiles; ++t) {
-      const size_t row = t * kTile, rows = std::min(kTile, f.m - row);
-      const bool asks = t + kAsking >= tiles && (!end || first + kPanel < f.n);
-      const size_t asked = asks ? (t + kAsking - tiles) * kRowsAsked : 0;
-      const float* from = i ? sums + row * kPanel : f.bias ? f.bias + first : nullptr;
+    const char* next = end ? after : t.row(p, first) + (i + inner) * size;
+    for (size_t tile = 0; tile < tiles; ++tile) {
+      const size_t row = tile * kTile, rows = std::min(kTile, t.m - row);
+      const bool asks = next && tile + kAsking >= tiles;
+      const size_t asked = asks ? (tile + kAsking - tiles) * kRowsAsked : 0;
+      const float* from = i ? sums + row * kPanel : p.bias ? p.bias + first : nullptr;
+      float* to = end ? out.y + row * out.stride : sums + row * kPanel;
+      const size_t stride = end ? out.stride : kPanel;
       kPanelTiles[rows - 1][(count + 15) / 16 - 1](
-          f.x + row * f.k + i, f.k, panel, inner, from, i ? kPanel : 0,
-          end ? f.y + row * f.n + first : sums + row * kPanel, end ? f.n : kPanel, count,
-          {asks ? next + asked * f.k * size : nullptr, f.k * size, size});
+          t.x + row * t.k + i, t.k, room, inner, from, i ? kPanel : 0, to, stride, count,
+          {asks ? next + asked * t.k * size : nullptr, t.k * size, size});
+      if (end && out.gate != Gate::none)
+        gate_rows(out.gate, rows, count, out.by ? out.by + row * kPanel : nullptr, kPanel, to,
+                  stride);
     }
   }
 }
 
-}  // namespace
+size_t panels(const Product& p) { return (p.n + kPanel - 1) / kPanel; }
 
-void linear_float(const float* x, size_t m, size_t k, size_t n, const void* w, bool half,
-                  const float* bias, float* y, const Parallel& parallel) {
-  if (m == 0) return;
-  if (m <= kFewTokens) {
-    const size_t tasks = 4 * parallel.threads;
-    const size_t of_task = std::max<size_t>(16, (n + tasks - 1) / tasks);
-    each(parallel, (n + of_task - 1) / of_task, [&](size_t task) {
-      const size_t first = task * of_task;
-      kDots[m - 1](x, k, n, w, half, first, std::min(n, first + of_task), bias, y);
-    });
-    return;
-  }
+void many(const Tokens& t, const Product* products, size_t count, Gate gate,
+          const Parallel& parallel) {
+  const bool pair = gate != Gate::none && count > 1;
+  size_t units = 0;
+  for (size_t i = 0; i < (pair ? 1 : count); ++i) units += panels(products[i]);
+  struct Place {
+    const Product* of;
+    size_t first;
+  };
+  const auto place = [&](size_t unit) {
+    const Product* p = products;
+    for (; unit >= panels(*p); ++p) unit -= panels(*p);
+    return Place{p, unit * kPanel};
+  };
+  const size_t summed = t.parts() > 1 ? t.m : 0;
   // Panels that follow each other are one thread's: else neighbours would fetch lines of y that the
   // other writes.
-  const Factors factors{x, m, k, n, static_cast<const char*>(w), half, bias, y};
   together<1>(parallel, [&](Member member) {
-    member.share((n + kPanel - 1) / kPanel, 1, [&](size_t p, size_t last) {
-      for (; p < last; ++p) multiply_panel(factors, p);
+    static thread_local Scratch<float> kept;
+    float* room = kept.at_least((t.part() + summed + (pair ? t.m : 0)) * kPanel);
+    float* beside = room + (t.part() + summed) * kPanel;
+    member.share(units, 1, [&](size_t index, size_t last) {
+      for (; index < last; ++index) {
+        const Place at = place(index);
+        const char* after = nullptr;
+        if (index + 1 < units) {
+          const Place next = place(index + 1);
+          after = t.row(pair ? products[1] : *next.of, next.first);
+        }
+        if (pair)
+          multiply_panel(t, products[1], at.first, {beside, kPanel, Gate::none, nullptr},
+                         t.row(*at.of, at.first), room);
+        multiply_panel(t, *at.of, at.first,
+                       {at.of->y + at.first, at.of->n, gate, pair ? beside : nullptr}, after, room);
+      }
     });
   });
+}
+
+// A range of channels of each product, all of one width where there is a gate, is one task.
+void few(const Tokens& t, const Product* products, size_t count, Gate gate,
+         const Parallel& parallel) {
+  const bool pair = gate != Gate::none && count > 1;
+  size_t n = 0;
+  for (size_t i = 0; i < (pair ? 1 : count); ++i) n += products[i].n;
+  const size_t tasks = 4 * parallel.threads;
+  const size_t of_task = std::max<size_t>(16, (n + tasks - 1) / tasks);
+  const auto dot = [&](const Product& p, size_t first, size_t last, float* y, size_t stride) {
+    kDots[t.m - 1](t.x, t.k, stride, p.w, t.half, first, last, p.bias, y);
+  };
+  each(parallel, (n + of_task - 1) / of_task, [&](size_t task) {
+    static thread_local Scratch<float> kept;
+    size_t first = task * of_task, left = std::min(of_task, n - first);
+    for (const Product* p = products; left; ++p) {
+      if (first >= p->n) {
+        first -= p->n;
+        continue;
+      }
+      const size_t width = std::min(left, p->n - first), last = first + width;
+      dot(*p, first, last, p->y, p->n);
+      float* by = pair ? kept.at_least(t.m * width) : nullptr;
+      if (pair) dot(products[1], first, last, by - first, width);
+      if (gate != Gate::none) gate_rows(gate, t.m, width, by, width, p->y + first, p->n);
+      left -= width, first = 0;
+    }
+  });
+}
+
+}  // namespace
+
+void linear_float(const float* x, size_t m, size_t k, const Product* products, size_t count,
+                  bool half, Gate gate, const Parallel& parallel) {
+  if (m == 0) return;
+  const Tokens tokens{x, m, k, half};
+  (m <= kFewTokens ? few : many)(tokens, products, count, gate, parallel);
 }
 
 }  // namespace vlmc
