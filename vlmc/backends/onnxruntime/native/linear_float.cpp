@@ -14,30 +14,34 @@ constexpr size_t kChunk = 16;     // of the inner size: what is asked for at onc
 constexpr size_t kRowsAsked = 4;  // of the next panel's, while one tile is multiplied
 constexpr size_t kAhead = 8192;   // bytes
 
-// Asks for what the loop reads some time later: memory answers late.
-AVX512_INLINE void ask(const void* w, bool half, size_t at) {
-  const char* from = static_cast<const char*>(w) + at * (half ? 2 : 4) + kAhead;
-  _mm_prefetch(from, _MM_HINT_T0);
-  if (!half) _mm_prefetch(from + 64, _MM_HINT_T0);
+// Adds, to acc, the products of 32 numbers from `i` on of R rows of x and of a row of w; of fewer
+// where masks say so.
+template <size_t R, bool Half>
+AVX512_INLINE void dot(const float* x, size_t k, const void* w, size_t at, size_t i, __mmask16 m0,
+                       __mmask16 m1, __m512 (*acc)[2]) {
+  // What is read some time later: memory answers late.
+  const char* later = static_cast<const char*>(w) + (at + i) * (Half ? 2 : 4) + kAhead;
+  _mm_prefetch(later, _MM_HINT_T0);
+  if (!Half) _mm_prefetch(later + 64, _MM_HINT_T0);
+  const __m512 v0 = load(w, Half, at + i, m0), v1 = load(w, Half, at + i + 16, m1);
+#pragma GCC unroll 4
+  for (size_t r = 0; r < R; ++r) {
+    acc[r][0] = _mm512_fmadd_ps(v0, _mm512_maskz_loadu_ps(m0, x + r * k + i), acc[r][0]);
+    acc[r][1] = _mm512_fmadd_ps(v1, _mm512_maskz_loadu_ps(m1, x + r * k + i + 16), acc[r][1]);
+  }
 }
 
-template <size_t R>
-AVX512 void dots(const float* x, size_t k, size_t n, const void* w, bool half, size_t first,
-                 size_t last, const float* bias, float* y) {
+template <size_t R, bool Half>
+AVX512 void dots(const float* x, size_t k, size_t n, const void* w, size_t first, size_t last,
+                 const float* bias, float* y) {
   for (size_t c = first; c < last; ++c) {
     __m512 acc[R][2];
 #pragma GCC unroll 4
     for (size_t r = 0; r < R; ++r) acc[r][0] = acc[r][1] = _mm512_setzero_ps();
-    for (size_t i = 0; i < k; i += 32) {
-      ask(w, half, c * k + i);
-      const __mmask16 m0 = first16(k - i), m1 = first16(k > i + 16 ? k - i - 16 : 0);
-      const __m512 v0 = load(w, half, c * k + i, m0), v1 = load(w, half, c * k + i + 16, m1);
-#pragma GCC unroll 4
-      for (size_t r = 0; r < R; ++r) {
-        acc[r][0] = _mm512_fmadd_ps(v0, _mm512_maskz_loadu_ps(m0, x + r * k + i), acc[r][0]);
-        acc[r][1] = _mm512_fmadd_ps(v1, _mm512_maskz_loadu_ps(m1, x + r * k + i + 16), acc[r][1]);
-      }
-    }
+    size_t i = 0;
+    for (; i + 32 <= k; i += 32) dot<R, Half>(x, k, w, c * k, i, 0xffff, 0xffff, acc);
+    if (i < k)
+      dot<R, Half>(x, k, w, c * k, i, first16(k - i), first16(k > i + 16 ? k - i - 16 : 0), acc);
 #pragma GCC unroll 4
     for (size_t r = 0; r < R; ++r)
       y[r * n + c] =
@@ -45,9 +49,10 @@ AVX512 void dots(const float* x, size_t k, size_t n, const void* w, bool half, s
   }
 }
 
-using Dots = void (*)(const float*, size_t, size_t, const void*, bool, size_t, size_t,
-                      const float*, float*);
-constexpr Dots kDots[kFewTokens] = {dots<1>, dots<2>, dots<3>, dots<4>};
+using Dots = void (*)(const float*, size_t, size_t, const void*, size_t, size_t, const float*,
+                      float*);
+template <bool Half>
+constexpr Dots kDots[kFewTokens] = {dots<1, Half>, dots<2, Half>, dots<3, Half>, dots<4, Half>};
 
 // Where rows lie that are packed next, kRowsAsked of them, or null; and the bytes of a number.
 struct Next {
@@ -216,9 +221,7 @@ void few(const Tokens& t, const Product* products, size_t count, Gate gate,
   for (size_t i = 0; i < (pair ? 1 : count); ++i) n += products[i].n;
   const size_t tasks = 4 * parallel.threads;
   const size_t of_task = std::max<size_t>(16, (n + tasks - 1) / tasks);
-  const auto dot = [&](const Product& p, size_t first, size_t last, float* y, size_t stride) {
-    kDots[t.m - 1](t.x, t.k, stride, p.w, t.half, first, last, p.bias, y);
-  };
+  const Dots dots = (t.half ? kDots<true> : kDots<false>)[t.m - 1];
   each(parallel, (n + of_task - 1) / of_task, [&](size_t task) {
     static thread_local Scratch<float> kept;
     size_t first = task * of_task, left = std::min(of_task, n - first);
@@ -228,9 +231,10 @@ void few(const Tokens& t, const Product* products, size_t count, Gate gate,
         continue;
       }
       const size_t width = std::min(left, p->n - first), last = first + width;
-      dot(*p, first, last, p->y, p->n);
+      dots(t.x, t.k, p->n, p->w, first, last, p->bias, p->y);
       float* by = pair ? kept.at_least(t.m * width) : nullptr;
-      if (pair) dot(products[1], first, last, by - first, width);
+      if (pair)
+        dots(t.x, t.k, width, products[1].w, first, last, products[1].bias, by - first);
       if (gate != Gate::none) gate_rows(gate, t.m, width, by, width, p->y + first, p->n);
       left -= width, first = 0;
     }
