@@ -7,28 +7,47 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-from tests.backends.kernels import linear_blocks, linear_panels, near, panelled, with_kernels
+from tests.backends.kernels import (
+    linear_blocks,
+    linear_float,
+    linear_panels,
+    near,
+    panelled,
+    with_kernels,
+)
 from tests.backends.test_native_ops import blocks, channels, opened
 from vlmc.backends.onnxruntime import native
 
 K, BLOCK = 96, 32
 WIDTHS = (200, 24, 130)
-PARTS = {"Panels": ("w", "scales", "bias"), "Blocks": ("w", "scales", "zero_points", "bias")}
+PARTS = {
+    "Panels": ("w", "scales", "bias"),
+    "Blocks": ("w", "scales", "zero_points", "bias"),
+    "Float": ("w", "bias"),
+    "Half": ("w", "bias"),
+}
+KINDS = [("Panels", 8), ("Blocks", 4), ("Blocks", 8), ("Float", 32), ("Half", 16)]
 
 
-def made(kind, bits, widths, absent=()):
+def made(kind, bits, widths, absent=(), k=K):
     """Weights of each product; those of ``absent`` lack a bias or zero points."""
     rng = np.random.default_rng([bits, *widths])
     found = []
     for at, n in enumerate(widths):
-        parts = channels(rng, K, n) if kind == "Panels" else blocks(rng, K, n, bits, BLOCK)
+        if kind == "Panels":
+            parts = channels(rng, k, n)
+        elif kind == "Blocks":
+            parts = blocks(rng, k, n, bits, BLOCK)
+        else:
+            w = rng.standard_normal((n, k)).astype(np.float16 if kind == "Half" else np.float32)
+            parts = {"w": w, "bias": rng.standard_normal(n).astype(np.float32)}
         for name in absent if at == 1 else ():
             parts.pop(name, None)
         found.append(parts)
     return found
 
 
-def session(op, kind, weights, outputs, threads=2, **attributes):
+def session(op, kind, weights, outputs, threads=2, k=K, **attributes):
     inputs, initializers = ["x"], []
     for at, parts in enumerate(weights):
         for name in PARTS[kind]:
@@ -41,7 +60,7 @@ def session(op, kind, weights, outputs, threads=2, **attributes):
     graph = helper.make_graph(
         [node],
         op,
-        [value("x", TensorProto.FLOAT, ["B", "S", K])],
+        [value("x", TensorProto.FLOAT, ["B", "S", k])],
         [value(name, TensorProto.FLOAT, None) for name in names],
         initializers,
     )
@@ -52,11 +71,15 @@ def session(op, kind, weights, outputs, threads=2, **attributes):
 def expected(kind, bits, x, parts):
     if kind == "Panels":
         return linear_panels(x, parts["w"], parts["scales"], parts.get("bias"))
+    if kind in ("Float", "Half"):
+        return linear_float(x, parts["w"], parts.get("bias"))
     zeros = parts.get("zero_points")
     return linear_blocks(x, parts["w"], parts["scales"], zeros, bits, parts.get("bias"))
 
 
 def settings(kind, bits):
+    if kind in ("Float", "Half"):
+        return {}
     return {"K": K} if kind == "Panels" else {"K": K, "bits": bits, "block_size": BLOCK}
 
 
@@ -64,7 +87,7 @@ def settings(kind, bits):
 @pytest.mark.parametrize("threads", [1, 2, 5])
 @pytest.mark.parametrize("lead", [(1, 1), (1, 5), (3, 3), (2, 40), (0, 1)])
 @pytest.mark.parametrize("count", [2, 3])
-@pytest.mark.parametrize(("kind", "bits"), [("Panels", 8), ("Blocks", 4), ("Blocks", 8)])
+@pytest.mark.parametrize(("kind", "bits"), KINDS)
 def test_products_of_one_x(kind, bits, count, lead, threads):
     weights = made(kind, bits, WIDTHS[:count], absent=("bias", "zero_points"))
     op = f"Linear{kind}x{count}"
@@ -116,7 +139,7 @@ ACTIVATIONS = [(1, silu), (2, gelu_tanh), (3, gelu_quick), (4, gelu)]
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("lead", [(1, 1), (1, 5), (3, 3), (2, 40)])
 @pytest.mark.parametrize(("gate", "activation"), ACTIVATIONS)
-@pytest.mark.parametrize(("kind", "bits"), [("Panels", 8), ("Blocks", 4), ("Blocks", 8)])
+@pytest.mark.parametrize(("kind", "bits"), KINDS)
 def test_an_activated_product(kind, bits, gate, activation, lead, threads):
     weights = made(kind, bits, WIDTHS[:1])
     run = session(f"Activated{kind}", kind, weights, 1, threads, gate=gate, **settings(kind, bits))
@@ -131,7 +154,7 @@ def test_an_activated_product(kind, bits, gate, activation, lead, threads):
 @pytest.mark.parametrize("threads", [1, 2, 5])
 @pytest.mark.parametrize("lead", [(1, 1), (1, 5), (3, 3), (2, 40), (0, 1)])
 @pytest.mark.parametrize(("gate", "activation"), ACTIVATIONS[:2])
-@pytest.mark.parametrize(("kind", "bits"), [("Panels", 8), ("Blocks", 4), ("Blocks", 8)])
+@pytest.mark.parametrize(("kind", "bits"), KINDS)
 def test_a_product_gated_by_another(kind, bits, gate, activation, lead, threads):
     weights = made(kind, bits, (200, 200))
     run = session(f"Gated{kind}", kind, weights, 1, threads, gate=gate, **settings(kind, bits))
@@ -142,6 +165,22 @@ def test_a_product_gated_by_another(kind, bits, gate, activation, lead, threads)
     # No slope of either activation is above 1.13.
     allowed = 1.13 * loose * (np.abs(second) + loose_too) + np.abs(opened_by) * loose_too
     near(y, opened_by * second, allowed + 1e-6 * np.abs(opened_by * second) + 1e-6)
+
+
+@with_kernels
+@pytest.mark.parametrize("rows", [3, 40, 101])
+@pytest.mark.parametrize("kind", ["Float", "Half"])
+def test_long_products_are_gated_when_they_are_whole(kind, rows):
+    """Their sums are made in parts, of which an activation is no sum; the last part is shorter."""
+    k = 2100
+    weights = made(kind, 0, (200, 200), k=k)
+    x = np.random.default_rng(rows).standard_normal((1, rows, k)).astype(np.float32) / 30
+    (first, loose), (second, loose_too) = (expected(kind, 0, x, parts) for parts in weights)
+    [y] = session(f"Activated{kind}", kind, weights[:1], 1, k=k, gate=3).run(None, {"x": x})
+    near(y, gelu_quick(first), 1.13 * loose + 1e-6 * np.abs(first) + 1e-6)
+    [y] = session(f"Gated{kind}", kind, weights, 1, k=k, gate=1).run(None, {"x": x})
+    allowed = 1.13 * loose * (np.abs(second) + loose_too) + np.abs(silu(first)) * loose_too
+    near(y, silu(first) * second, allowed + 1e-6 * np.abs(silu(first) * second) + 1e-6)
 
 
 @with_kernels

@@ -6,12 +6,11 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
 from tests.backends.kernels import near, with_kernels
-from tests.backends.test_native_groups import PARTS, K, expected, made, settings, silu
+from tests.backends.test_native_groups import KINDS, PARTS, K, expected, made, settings, silu
 from tests.backends.test_native_ops import opened
 from vlmc.backends.onnxruntime import native
 
 EPSILON = 1e-3
-KINDS = [("Panels", 8), ("Blocks", 4), ("Blocks", 8)]
 
 
 def session(op, kind, weights, products, threads, **attributes):

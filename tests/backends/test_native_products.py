@@ -90,10 +90,10 @@ def test_rounding_activations_costs_little(m, bits, allowed, block):
 
 
 @with_kernels
-@pytest.mark.parametrize("m", [*ROWS, 4, 5, 64])
+@pytest.mark.parametrize("m", [*ROWS, 4, 5, 64, 101])
 @pytest.mark.parametrize("half", [0, 1])
 def test_linear_float(m, half):
-    for k, n in ((1, 1), (3, 5), (64, 64), (100, 130), (512, 63), (1100, 70)):
+    for k, n in ((1, 1), (3, 5), (64, 64), (100, 130), (512, 63), (1100, 70), (2100, 130)):
         rng = np.random.default_rng([k, n])
         w = rng.standard_normal((n, k)).astype(np.float16 if half else np.float32)
         bias = rng.standard_normal(n).astype(np.float32)

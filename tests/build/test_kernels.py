@@ -113,7 +113,13 @@ def test_no_attention_and_no_quantized_product_is_left_to_others(workshop, name,
 
 @pytest.mark.parametrize(("name", "gate"), [(NAME, 1), ("gemma2", 2)])
 @pytest.mark.parametrize(
-    ("precision", "kind"), [("language=int8", "Panels"), ("language=int4", "Blocks")]
+    ("precision", "kind"),
+    [
+        ("language=int8", "Panels"),
+        ("language=int4", "Blocks"),
+        ("precision=fp32", "Float"),
+        ("language=fp16", "Half"),
+    ],
 )
 def test_products_of_one_value_are_one_node(workshop, name, gate, precision, kind):
     """Query, key and value; a gate, its activation and what it lets through; rotated attention."""
@@ -139,12 +145,15 @@ def test_products_of_one_value_are_one_node(workshop, name, gate, precision, kin
 @pytest.mark.parametrize(
     ("name", "gates"), [(NAME, {3, 4}), ("llava-siglip-mistral", {2, 4}), ("internvl", {4})]
 )
-def test_an_activation_is_computed_with_its_product(workshop, name, gates):
+@pytest.mark.parametrize(
+    ("precision", "kind"), [("vision=int8", "Panels"), ("precision=fp32", "Float")]
+)
+def test_an_activation_is_computed_with_its_product(workshop, name, gates, precision, kind):
     """Quick GELU, tanh GELU and GELU, in towers and in what follows them."""
-    bundle = workshop.build(name, override("vision=int8")).bundle
+    bundle = workshop.build(name, override(precision)).bundle
     program = read_bundle(bundle).manifest.programs["vision"]
     found = [
-        n for n in nodes(loaded(bundle, str(program.kernels))) if n.op_type == "ActivatedPanels"
+        n for n in nodes(loaded(bundle, str(program.kernels))) if n.op_type == f"Activated{kind}"
     ]
     assert {a.i for node in found for a in node.attribute if a.name == "gate"} == gates
     left = {node.op_type for node in nodes(loaded(bundle, str(program.kernels)))}

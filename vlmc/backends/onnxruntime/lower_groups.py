@@ -1,4 +1,4 @@
-"""Products of one x -> one node of our kernels: x is quantized, and threads are woken, once."""
+"""Products of one x -> one node of our kernels: x is read, and threads are woken, once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 # Of the operators' names: LinearPanelsx3, GatedPanels, ActivatedBlocks.
-_KINDS = {"LinearPanels": "Panels", "LinearBlocks": "Blocks"}
+_KINDS = {
+    "LinearPanels": "Panels",
+    "LinearBlocks": "Blocks",
+    "LinearFloat": "Float",
+    "LinearHalf": "Half",
+}
+_FORMATS = {"int8_channel", "int4_block", "fp32", "fp16"}
 _MOST = 3
 # The kernels' numbers for activations.
 _SILU, _GELU_TANH, _GELU_QUICK, _GELU = 1, 2, 3, 4
@@ -48,7 +54,7 @@ def _key(low: Lowering, node: ir.Node | None, slower: frozenset[Product]) -> Any
     if node is None or (node.domain, node.op_type) != ("vlmc", "Linear"):
         return None
     stored = low.weights[_weight(node)]
-    if stored.format not in ("int8_channel", "int4_block") or Product.of(stored) in slower:
+    if stored.format not in _FORMATS or Product.of(stored) in slower:
         return None
     return node.inputs[0], stored.format, stored.block, stored.columns
 

@@ -4,7 +4,7 @@
 
 #include <cstddef>
 
-#define AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")))
+#define AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,prfchw")))
 #define AVX512_INLINE AVX512 __attribute__((always_inline)) static inline
 #define AVX512_LAMBDA AVX512 __attribute__((always_inline))
 

@@ -8,7 +8,7 @@ namespace vlmc {
 
 // Raised with every change of an operator's meaning; vlmc/backends/onnxruntime/native/__init__.py
 // refuses a library that was built from other sources.
-constexpr int kInterface = 5;
+constexpr int kInterface = 6;
 
 // Runs task(data, 0) .. task(data, tasks - 1), each once, in any order, and waits for all of them.
 // A task must not throw. threads: how many may run at a time, to choose the number of tasks by.
@@ -58,9 +58,10 @@ void linear_panels(const float* x, size_t m, size_t k, const Product* products, 
 void linear_blocks(const float* x, size_t m, size_t k, int bits, size_t block,
                    const Product* products, size_t count, Gate gate, const Parallel& parallel);
 
-// y[m, n] = x[m, k] w[n, k]^T + bias[n] in float32; w is float16 where half. bias may be null.
-void linear_float(const float* x, size_t m, size_t k, size_t n, const void* w, bool half,
-                  const float* bias, float* y, const Parallel& parallel);
+// Products with the transpose of w[n, k], float16 where half, in float32. k and n are positive.
+// Throws std::bad_alloc.
+void linear_float(const float* x, size_t m, size_t k, const Product* products, size_t count,
+                  bool half, Gate gate, const Parallel& parallel);
 
 // total[m, k] = x + skip, and normed = total / sqrt(mean of a row's squares + epsilon) * gamma[k].
 void add_norm(const float* x, const float* skip, const float* gamma, float epsilon, size_t m,

@@ -151,31 +151,62 @@ struct LinearBlocks : Group<Count, Extra> {
   Inputs<first + 4 * Count> given;
 };
 
-template <ElementType Element>
-struct LinearFloat {
-  static constexpr const char* name = Element == kFloat16 ? "LinearHalf" : "LinearFloat";
-  static constexpr Input inputs[] = {{kFloat}, {Element}, {kFloat, kOptional}};
-  static constexpr ElementType outputs[] = {kFloat};
-  static void infer(const ShapeContext* context) { infer_product(context, 1); }
+// inputs: x, then w float or float16 [N, K] and, or not, bias [N] of each product.
+template <ElementType Element, size_t Count, With Extra>
+struct LinearFloat : Group<Count, Extra> {
+  using Group = ort::Group<Count, Extra>;
+  static constexpr size_t first = Group::first;
+  static constexpr const char* names[2][11] = {
+      {"LinearFloat", "LinearFloatx2", "LinearFloatx3", "NormedLinearFloat", "NormedLinearFloatx2",
+       "NormedLinearFloatx3", "ActivatedFloat", "GatedFloat", "", "NormedActivatedFloat",
+       "NormedGatedFloat"},
+      {"LinearHalf", "LinearHalfx2", "LinearHalfx3", "NormedLinearHalf", "NormedLinearHalfx2",
+       "NormedLinearHalfx3", "ActivatedHalf", "GatedHalf", "", "NormedActivatedHalf",
+       "NormedGatedHalf"}};
+  static constexpr const char* name =
+      names[Element == kFloat16][6 * gated(Extra) + 3 * normed(Extra) + Count - 1];
+  static constexpr auto inputs = [] {
+    std::array<Input, first + 2 * Count> made{};
+    for (auto& one : made) one = {kFloat};
+    for (size_t i = 0; i < Count; ++i)
+      made[first + 2 * i] = {Element}, made[first + 2 * i + 1] = {kFloat, kOptional};
+    return made;
+  }();
+  static constexpr auto outputs = Group::all_floats();
 
-  explicit LinearFloat(const KernelInfo* info) : threads(ort::threads(info)) {}
+  static void infer(const ShapeContext* context) {
+    for (size_t i = 0; i < Group::products; ++i) infer_product(context, first + 2 * i, i);
+    Group::infer_sums(context);
+  }
+
+  explicit LinearFloat(const KernelInfo* info)
+      : Group(info), threads(ort::threads(info)), given(info) {}
 
   void compute(KernelContext* context) const {
-    const Tensor w = input(context, 1), bias = input(context, 2);
-    if (w.shape.size() != 2) throw std::invalid_argument("w is " + text(w.shape) + ", not [N, K]");
-    const int64_t n = w.shape[0], k = w.shape[1];
-    if (bias.data) expect("bias", bias, {n});
+    vlmc::Product products[Count];
+    int64_t k = 0;
+    for (size_t i = 0; i < Count; ++i) {
+      const size_t at = first + 2 * i;
+      const Tensor w = given(context, at), bias = given(context, at + 1);
+      if (w.shape.size() != 2) throw std::invalid_argument("w is " + text(w.shape) + ", not [N, K]");
+      if (i == 0) k = w.shape[1];
+      const int64_t n = w.shape[0];
+      expect("w", w, {n, k});
+      if (bias.data) expect("bias", bias, {n});
+      products[i] = {w.data, nullptr, nullptr, bias.as<float>(), nullptr, static_cast<size_t>(n)};
+    }
     const Rows rows(context, k);
-    float* y = rows.y(context, 0, n);
+    const Sums sums = this->bind(context, rows, k, products);
     if (!rows.count) return;
     Borrowed{context}.run(threads, [&](const vlmc::Parallel& parallel) {
-      vlmc::linear_float(rows.x.as<float>(), rows.count, static_cast<size_t>(k),
-                         static_cast<size_t>(n), w.data, Element == kFloat16, bias.as<float>(), y,
+      vlmc::linear_float(this->multiplied(context, rows, k, sums, parallel), rows.count,
+                         static_cast<size_t>(k), products, Count, Element == kFloat16, this->gate,
                          parallel);
     });
   }
 
   size_t threads;
+  Inputs<first + 2 * Count> given;
 };
 
 }  // namespace
@@ -202,8 +233,26 @@ const CustomOp* const* linear_ops(size_t* count) {
       declared<LinearBlocks<3, With::norm>>(),
       declared<LinearBlocks<1, With::norm_and_gate>>(),
       declared<LinearBlocks<2, With::norm_and_gate>>(),
-      declared<LinearFloat<kFloat>>(),
-      declared<LinearFloat<kFloat16>>(),
+      declared<LinearFloat<kFloat, 1, With::nothing>>(),
+      declared<LinearFloat<kFloat, 2, With::nothing>>(),
+      declared<LinearFloat<kFloat, 3, With::nothing>>(),
+      declared<LinearFloat<kFloat, 1, With::gate>>(),
+      declared<LinearFloat<kFloat, 2, With::gate>>(),
+      declared<LinearFloat<kFloat, 1, With::norm>>(),
+      declared<LinearFloat<kFloat, 2, With::norm>>(),
+      declared<LinearFloat<kFloat, 3, With::norm>>(),
+      declared<LinearFloat<kFloat, 1, With::norm_and_gate>>(),
+      declared<LinearFloat<kFloat, 2, With::norm_and_gate>>(),
+      declared<LinearFloat<kFloat16, 1, With::nothing>>(),
+      declared<LinearFloat<kFloat16, 2, With::nothing>>(),
+      declared<LinearFloat<kFloat16, 3, With::nothing>>(),
+      declared<LinearFloat<kFloat16, 1, With::gate>>(),
+      declared<LinearFloat<kFloat16, 2, With::gate>>(),
+      declared<LinearFloat<kFloat16, 1, With::norm>>(),
+      declared<LinearFloat<kFloat16, 2, With::norm>>(),
+      declared<LinearFloat<kFloat16, 3, With::norm>>(),
+      declared<LinearFloat<kFloat16, 1, With::norm_and_gate>>(),
+      declared<LinearFloat<kFloat16, 2, With::norm_and_gate>>(),
   };
   static const auto all = [] {
     std::array<const CustomOp*, std::size(made)> found{};

@@ -78,5 +78,6 @@ VLMC_EXPORT void vlmc_linear_blocks(const float* x, size_t m, size_t k, size_t n
 
 VLMC_EXPORT void vlmc_linear_float(const float* x, size_t m, size_t k, size_t n, const void* w,
                                    int half, const float* bias, float* y) {
-  vlmc::linear_float(x, m, k, n, w, half, bias, y, serial());
+  const vlmc::Product product{w, nullptr, nullptr, bias, y, n};
+  vlmc::linear_float(x, m, k, &product, 1, half, vlmc::Gate::none, serial());
 }
