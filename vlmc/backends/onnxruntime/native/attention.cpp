@@ -5,6 +5,7 @@
 #include "kernels.h"
 
 #include <algorithm>
+#include <cfloat>
 #include <cstring>
 #include <functional>
 
@@ -26,12 +27,17 @@ struct Head {
   bool half;
 };
 
+// To scores, which are in base 2.
 AVX512 void add_bias(float* row, const float* bias, size_t count) {
   for (size_t i = 0; i < count; i += 16) {
     const __mmask16 there = first16(count - i);
-    _mm512_mask_storeu_ps(row + i, there,
-                          _mm512_add_ps(_mm512_maskz_loadu_ps(there, row + i),
-                                        _mm512_maskz_loadu_ps(there, bias + i)));
+    const __m512 add = _mm512_maskz_loadu_ps(there, bias + i);
+    const __m512 score = _mm512_maskz_loadu_ps(there, row + i);
+    const __m512 sum = _mm512_fmadd_ps(add, _mm512_set1_ps(kLog2E), score);
+    // What is hidden by the lowest number is not hidden from who sees nothing else.
+    const __mmask16 finite = _mm512_cmp_ps_mask(add, _mm512_set1_ps(-INFINITY), _CMP_NEQ_UQ);
+    const __m512 lowest = _mm512_set1_ps(-FLT_MAX);
+    _mm512_mask_storeu_ps(row + i, there, _mm512_mask_max_ps(sum, finite, lowest, sum));
   }
 }
 
@@ -102,7 +108,7 @@ AVX512 void attend_rows(const Rows& rows, const Head& keys, const Head& values, 
       for (size_t d = 0; d < size; d += 16)
         _mm512_mask_storeu_ps(queries + r * room + d, first16(size - d),
                               _mm512_mul_ps(_mm512_maskz_loadu_ps(first16(size - d), from + d),
-                                            _mm512_set1_ps(s.scale)));
+                                            _mm512_set1_ps(s.scale * kLog2E)));
       if (Pairs) pair_up(queries + r * room, size, queries + r * room);
     }
     // The first and last key that some row of a tile sees, from `low` on, in whole panels.
@@ -126,7 +132,7 @@ AVX512 void attend_rows(const Rows& rows, const Head& keys, const Head& values, 
       for (size_t j = 0; j < of_tile; ++j) {
         float* row = scores + (r + j) * width;
         const size_t first = from[r + j], last = to[r + j];
-        if (s.softcap > 0) cap_scores(row + first, last - first, s.softcap);
+        if (s.softcap > 0) cap_scores(row + first, last - first, s.softcap * kLog2E);
         if (rows.bias) {
           const size_t step = (block + r + j) / s.group, head = (block + r + j) % s.group;
           add_bias(row + first,

@@ -3,13 +3,32 @@
 #include <cmath>
 #include <cstddef>
 
-#include "activation.h"
 #include "avx512.h"
 #include "bfloat16.h"
 
 namespace vlmc {
 
-// exp(row - its largest) in place, of Pairs as bfloat16 and 0 behind an odd count; returns the sum.
+// Scores are in base 2: what makes them, multiplies by this, and no exponential has to.
+constexpr float kLog2E = 1.44269504088896341f;
+
+// 2^x for x <= 0, 0 far below. To one unit in the last place; of what is Rounded to bfloat16 next, to
+// 3e-6 of itself.
+template <bool Rounded>
+AVX512_INLINE __m512 power(__m512 x) {
+  x = _mm512_max_ps(_mm512_set1_ps(-200.0f), x);  // the second of the two where one is no number
+  const __m512 n = _mm512_roundscale_ps(x, 0), r = _mm512_sub_ps(x, n);
+  // Of least relative error between -1/2 and 1/2, 1 at 0.
+  __m512 p = _mm512_set1_ps(Rounded ? 9.58285294e-3f : 1.53533620e-4f);
+  if (!Rounded) p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.33988750e-3f));
+  if (!Rounded) p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(9.61843692e-3f));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(Rounded ? 5.59064262e-2f : 5.55033237e-2f));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(Rounded ? 2.40240991e-1f : 2.40226477e-1f));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(Rounded ? 6.93124175e-1f : 6.93147182e-1f));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
+  return _mm512_scalef_ps(p, n);
+}
+
+// 2^(row - its largest) in place, of Pairs as bfloat16 and 0 behind an odd count; returns the sum.
 // `top` is told the largest. Four at a time: what one waits for, others do.
 template <bool Pairs>
 AVX512 float softmax(float* row, size_t count, float* top_seen = nullptr) {
@@ -35,7 +54,7 @@ AVX512 float softmax(float* row, size_t count, float* top_seen = nullptr) {
     for (size_t j = 0; j < 4; ++j) e[j] = _mm512_loadu_ps(row + i + j * 16);
 #pragma GCC unroll 4
     for (size_t j = 0; j < 4; ++j) {
-      e[j] = exponential(_mm512_sub_ps(e[j], zero));
+      e[j] = power<Pairs>(_mm512_sub_ps(e[j], zero));
       sum[j] = _mm512_add_ps(sum[j], e[j]);
     }
 #pragma GCC unroll 4
@@ -49,7 +68,7 @@ AVX512 float softmax(float* row, size_t count, float* top_seen = nullptr) {
   for (size_t i = whole; i < count; i += 16) {
     const __mmask16 there = first16(count - i);
     const __m512 x = _mm512_sub_ps(_mm512_maskz_loadu_ps(there, row + i), zero);
-    const __m512 e = _mm512_maskz_mov_ps(there, exponential(x));
+    const __m512 e = _mm512_maskz_mov_ps(there, power<Pairs>(x));
     sum[0] = _mm512_add_ps(sum[0], e);
     if (Pairs)
       _mm256_mask_storeu_epi32(row + i / 2, first16((count - i + 1) / 2), to_bf16(e));
