@@ -15,6 +15,7 @@
 #include "attention_tile.h"
 #include "bfloat16.h"
 #include "float_tile.h"
+#include "rotary.h"
 #include "scratch.h"
 #include "softmax.h"
 
@@ -43,6 +44,7 @@ struct Rows {
   const float* query;  // of step 0, the group's first head
   float* out;          // likewise
   const float* bias;   // of step 0, that head, or null
+  Turn by;             // of step 0
   size_t past, total;
 };
 
@@ -93,7 +95,8 @@ AVX512 void attend_rows(const Rows& rows, const Head& keys, const Head& values, 
   const size_t low = seen(rows, begin).from, high = seen(rows, end - 1).to;
   const Packed packed = pack<Pairs>(keys, values, low, high, size);
   const size_t width = (high - low + 15) / 16 * 16;
-  static thread_local Scratch<float> query_room, score_room, out_room;
+  static thread_local Scratch<float> turn_room, query_room, score_room, out_room;
+  float* turned = turn_room.at_least(kTile * size);
   float* queries = query_room.at_least(kTile * room);
   float* scores = score_room.at_least(kTile * width);
   float* sums = out_room.at_least(kTile * room);
@@ -107,7 +110,16 @@ AVX512 void attend_rows(const Rows& rows, const Head& keys, const Head& values, 
       ask_to_write(rows.out + at[r], size * sizeof(float));
       if (tile + r + kTile < end) ask(rows.query + place(tile + r + kTile), size * sizeof(float));
     }
-    pack_queries<Pairs>(rows.query, at, count, s.scale * kLog2E, size, queries, room);
+    const float* from[kTile];
+    for (size_t r = 0; r < count; ++r) {
+      from[r] = rows.query + at[r];
+      if (Pairs || !rows.by.half) continue;
+      const size_t angle = (tile + r) / s.group * rows.by.half;
+      float* to = turned + r * size;
+      turn(from[r], 1, size, rows.by.half, rows.by.cos + angle, rows.by.sin + angle, to);
+      from[r] = to;
+    }
+    pack_queries<Pairs>(from, count, s.scale * kLog2E, size, queries, room);
     Span spans[kTile];
     for (size_t r = 0; r < count; ++r) spans[r] = seen(rows, tile + r, low);
     // Panels that some row sees a key of, and those that are seen whole by all.
@@ -152,6 +164,18 @@ AVX512 void attend_rows(const Rows& rows, const Head& keys, const Head& values, 
   }
 }
 
+// Heads of `count` tokens into a cache, turned on the way.
+AVX512 void append_turned(const float* from, size_t stride, size_t count, size_t size,
+                          const Turn& by, void* to, bool half) {
+  if (!by.half) return append(from, stride, count, size, to, half);
+  static thread_local Scratch<float> room;
+  float* turned = room.at_least(size);
+  for (size_t t = 0; t < count; ++t) {
+    turn(from + t * stride, 1, size, by.half, by.cos + t * by.half, by.sin + t * by.half, turned);
+    append(turned, 0, 1, size, static_cast<char*>(to) + t * size * (half ? 2 : 4), half);
+  }
+}
+
 // Parts of the query rows, so that there is work for every thread; later rows see more keys.
 size_t slices(size_t rows, size_t others, size_t threads) {
   if (threads <= 1) return 1;
@@ -168,7 +192,7 @@ void attend(const AttentionShape& s, size_t batch, size_t step, const Parallel& 
   const size_t of_part = (rows + parts - 1) / parts;
   each(parallel, batch * kv_heads * parts, [&](size_t task) {
     const size_t part = parts - 1 - task % parts;  // the longest first
-    Rows of{s, nullptr, nullptr, nullptr, 0, 0};
+    Rows of{s, nullptr, nullptr, nullptr, {}, 0, 0};
     Head keys, values;
     const size_t begin = part * of_part, end = std::min(rows, begin + of_part);
     const size_t head = task / parts;
@@ -180,13 +204,20 @@ void attend(const AttentionShape& s, size_t batch, size_t step, const Parallel& 
 }  // namespace
 
 void cached_attention(const AttentionShape& s, size_t batch, size_t step, size_t capacity,
-                      const float* query, const float* key, const float* value,
+                      const float* query, const float* key, const float* value, const Turn& by,
                       const int32_t* lengths, void* keys, void* values, bool half, float* out,
                       const Parallel& parallel) {
+  const size_t kv_heads = s.heads / s.group, size = s.head_size, width = half ? 2 : 4;
+  if (step == 1 && by.half) {
+    static thread_local Scratch<float> turn_room;
+    float* turned = turn_room.at_least(batch * kv_heads * size);
+    rotate(query, batch, s.heads, size, by, out, parallel);
+    rotate(key, batch, kv_heads, size, by, turned, parallel);
+    query = out, key = turned;
+  }
   if (step == 1)
     return step_attention(s, batch, capacity, query, key, value, lengths, keys, values, half, out,
                           parallel);
-  const size_t kv_heads = s.heads / s.group, size = s.head_size, width = half ? 2 : 4;
   const auto at = [&](void* cache, size_t b, size_t h, size_t t) {
     return static_cast<char*>(cache) + ((b * kv_heads + h) * capacity + t) * size * width;
   };
@@ -202,7 +233,8 @@ void cached_attention(const AttentionShape& s, size_t batch, size_t step, size_t
       return;
     }
     const size_t past = lengths[b] - step, from = (b * step * kv_heads + h) * size;
-    append(key + from, kv_heads * size, step, size, at(keys, b, h, past), half);
+    const Turn of{by.cos + b * step * by.half, by.sin + b * step * by.half, by.half};
+    append_turned(key + from, kv_heads * size, step, size, of, at(keys, b, h, past), half);
     append(value + from, kv_heads * size, step, size, at(values, b, h, past), half);
   });
   attend(s, batch, step, parallel, [&](size_t b, size_t h, Rows* rows, Head* k, Head* v) {
@@ -210,6 +242,7 @@ void cached_attention(const AttentionShape& s, size_t batch, size_t step, size_t
     const size_t from = b * step * s.heads * size + h * s.group * size;
     rows->query = query + from, rows->out = out + from;
     rows->total = lengths[b], rows->past = lengths[b] - step;
+    rows->by = {by.cos + b * step * by.half, by.sin + b * step * by.half, by.half};
     *k = {at(keys, b, h, 0), size, half};
     *v = {at(values, b, h, 0), size, half};
     return true;

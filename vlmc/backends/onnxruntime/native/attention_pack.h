@@ -31,16 +31,16 @@ AVX512_INLINE void ask_to_write(void* to, size_t bytes) {
     asm volatile("prefetchw %0" : : "m"(static_cast<char*>(to)[i]));
 }
 
-// Query rows, times `scale`, `room` apart; row r's numbers lie at from[at[r]].
+// Query rows from[r], times `scale`, `room` apart.
 template <bool Pairs>
-AVX512 void pack_queries(const float* from, const size_t* at, size_t rows, float scale, size_t size,
-                         float* out, size_t room) {
+AVX512 void pack_queries(const float* const* from, size_t rows, float scale, size_t size, float* out,
+                         size_t room) {
   constexpr size_t kWord = Pairs ? 2 : 1;
   const __m512 factor = _mm512_set1_ps(scale);
   for (size_t d = 0; d < size; d += 16 * kWord) {
     const __mmask16 there = first16(size - d), more = size > d + 16 ? first16(size - d - 16) : 0;
     for (size_t r = 0; r < rows; ++r) {
-      const float* x = from + at[r] + d;
+      const float* x = from[r] + d;
       __m512 v = _mm512_mul_ps(_mm512_maskz_loadu_ps(there, x), factor);
       if (Pairs) v = pairs(v, _mm512_mul_ps(_mm512_maskz_loadu_ps(more, x + 16), factor));
       _mm512_storeu_ps(out + r * room + d / kWord, v);
