@@ -89,14 +89,29 @@ def near(y, expected, allowed):
     assert np.all(error <= allowed), (worst, error.flat[worst], np.broadcast_to(allowed, y.shape))
 
 
-def linear8(x, w, scales, bias):
-    """What ``vlmc::linear8`` gives in exact arithmetic, and how far from it a result may be.
+def linear_panels(x, w, scales, bias):
+    """What ``vlmc::linear_panels`` gives in exact arithmetic, and how far from it a result may be.
 
     float64 ``[..., N]`` both. Allowed are the roundings of float32, and for a code that lies in
     the middle of two, either.
     """
     codes, loose, step = _quantized(x)
-    return _product(codes * step, loose * step, w.T.astype(np.float64) * scales[:, None], bias)
+    weights = unpanelled(w, len(scales), x.shape[-1]).astype(np.float64) * scales[:, None]
+    return _product(codes * step, loose * step, weights, bias)
+
+
+def panelled(w):
+    """int8 ``[N, K]`` as ``vlmc::linear_panels`` reads it."""
+    panels = np.zeros((-(-w.shape[0] // 64), -(-w.shape[1] // 4), 64, 4), np.int8)
+    for (channel, at), code in np.ndenumerate(w):
+        panels[channel // 64, at // 4, channel % 64, at % 4] = code
+    return panels
+
+
+def unpanelled(panels, n, k):
+    """The inverse, to ``[n, k]``."""
+    channel, at = np.ogrid[:n, :k]
+    return panels[channel // 64, at // 4, channel % 64, at % 4]
 
 
 def linear_blocks(x, w, scales, zero_points, bits, bias):

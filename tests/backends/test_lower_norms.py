@@ -23,7 +23,9 @@ def graph(*, outputs=("y",), readers=1):
         num_outputs=4,
     )
     late = ir.Node("", "Neg", [norm.outputs[3]])
-    products = [ir.Node(DOMAIN, "Linear8", [norm.outputs[0], w, scales]) for _ in range(readers)]
+    products = [
+        ir.Node(DOMAIN, "LinearPanels", [norm.outputs[0], w, scales]) for _ in range(readers)
+    ]
     values = {"y": products[0].outputs[0], "late": late.outputs[0], "total": norm.outputs[3]}
     for name, value in values.items():
         value.name = name
@@ -41,7 +43,7 @@ def test_a_norm_that_products_alone_read(given, merged):
     merge_norms(Lowering(rewritten, {}))
     assert [value.name for value in rewritten.outputs] == names
     ops = Counter(node.op_type for node in rewritten)
-    assert ops["NormedLinear8"] == merged
+    assert ops["NormedLinearPanels"] == merged
     assert ops["SkipSimplifiedLayerNormalization"] == (not merged)
     known = {value.name for value in rewritten.inputs}
     for node in rewritten:

@@ -7,13 +7,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-from tests.backends.kernels import linear8, linear_blocks, near, with_kernels
+from tests.backends.kernels import linear_blocks, linear_panels, near, panelled, with_kernels
 from tests.backends.test_native_ops import blocks, channels, opened
 from vlmc.backends.onnxruntime import native
 
 K, BLOCK = 96, 32
 WIDTHS = (200, 24, 130)
-PARTS = {"8": ("w", "scales", "bias"), "Blocks": ("w", "scales", "zero_points", "bias")}
+PARTS = {"Panels": ("w", "scales", "bias"), "Blocks": ("w", "scales", "zero_points", "bias")}
 
 
 def made(kind, bits, widths, absent=()):
@@ -21,7 +21,7 @@ def made(kind, bits, widths, absent=()):
     rng = np.random.default_rng([bits, *widths])
     found = []
     for at, n in enumerate(widths):
-        parts = channels(rng, K, n) if kind == "8" else blocks(rng, K, n, bits, BLOCK)
+        parts = channels(rng, K, n) if kind == "Panels" else blocks(rng, K, n, bits, BLOCK)
         for name in absent if at == 1 else ():
             parts.pop(name, None)
         found.append(parts)
@@ -50,21 +50,21 @@ def session(op, kind, weights, outputs, threads=2, **attributes):
 
 
 def expected(kind, bits, x, parts):
-    if kind == "8":
-        return linear8(x, parts["w"], parts["scales"], parts.get("bias"))
+    if kind == "Panels":
+        return linear_panels(x, parts["w"], parts["scales"], parts.get("bias"))
     zeros = parts.get("zero_points")
     return linear_blocks(x, parts["w"], parts["scales"], zeros, bits, parts.get("bias"))
 
 
 def settings(kind, bits):
-    return {} if kind == "8" else {"K": K, "bits": bits, "block_size": BLOCK}
+    return {"K": K} if kind == "Panels" else {"K": K, "bits": bits, "block_size": BLOCK}
 
 
 @with_kernels
 @pytest.mark.parametrize("threads", [1, 2, 5])
 @pytest.mark.parametrize("lead", [(1, 1), (1, 5), (3, 3), (2, 40), (0, 1)])
 @pytest.mark.parametrize("count", [2, 3])
-@pytest.mark.parametrize(("kind", "bits"), [("8", 8), ("Blocks", 4), ("Blocks", 8)])
+@pytest.mark.parametrize(("kind", "bits"), [("Panels", 8), ("Blocks", 4), ("Blocks", 8)])
 def test_products_of_one_x(kind, bits, count, lead, threads):
     weights = made(kind, bits, WIDTHS[:count], absent=("bias", "zero_points"))
     op = f"Linear{kind}x{count}"
@@ -76,11 +76,11 @@ def test_products_of_one_x(kind, bits, count, lead, threads):
 
 @with_kernels
 @pytest.mark.parametrize("rows", [1, 8])
-@pytest.mark.parametrize("kind", ["8", "Blocks"])
+@pytest.mark.parametrize("kind", ["Panels", "Blocks"])
 def test_wide_products(kind, rows):
     """Wider than one thread keeps sums of."""
     widths = (8300, 8300)
-    weights = made(kind, 8 if kind == "8" else 4, widths)
+    weights = made(kind, 8 if kind == "Panels" else 4, widths)
     x = np.random.default_rng(rows).standard_normal((1, rows, K)).astype(np.float32)
     both = [expected(kind, 4, x, parts) for parts in weights]
     run = session(f"Linear{kind}x2", kind, weights, 2, 3, **settings(kind, 4))
@@ -116,7 +116,7 @@ ACTIVATIONS = [(1, silu), (2, gelu_tanh), (3, gelu_quick), (4, gelu)]
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("lead", [(1, 1), (1, 5), (3, 3), (2, 40)])
 @pytest.mark.parametrize(("gate", "activation"), ACTIVATIONS)
-@pytest.mark.parametrize(("kind", "bits"), [("8", 8), ("Blocks", 4), ("Blocks", 8)])
+@pytest.mark.parametrize(("kind", "bits"), [("Panels", 8), ("Blocks", 4), ("Blocks", 8)])
 def test_an_activated_product(kind, bits, gate, activation, lead, threads):
     weights = made(kind, bits, WIDTHS[:1])
     run = session(f"Activated{kind}", kind, weights, 1, threads, gate=gate, **settings(kind, bits))
@@ -131,7 +131,7 @@ def test_an_activated_product(kind, bits, gate, activation, lead, threads):
 @pytest.mark.parametrize("threads", [1, 2, 5])
 @pytest.mark.parametrize("lead", [(1, 1), (1, 5), (3, 3), (2, 40), (0, 1)])
 @pytest.mark.parametrize(("gate", "activation"), ACTIVATIONS[:2])
-@pytest.mark.parametrize(("kind", "bits"), [("8", 8), ("Blocks", 4), ("Blocks", 8)])
+@pytest.mark.parametrize(("kind", "bits"), [("Panels", 8), ("Blocks", 4), ("Blocks", 8)])
 def test_a_product_gated_by_another(kind, bits, gate, activation, lead, threads):
     weights = made(kind, bits, (200, 200))
     run = session(f"Gated{kind}", kind, weights, 1, threads, gate=gate, **settings(kind, bits))
@@ -147,11 +147,13 @@ def test_a_product_gated_by_another(kind, bits, gate, activation, lead, threads)
 @with_kernels
 def test_numbers_far_out_are_gated_too():
     """At either end: the number itself or nothing, and no infinity."""
-    weights = [{"w": np.eye(K, dtype=np.int8) * 127, "scales": np.full(K, 1 / 127, np.float32)}] * 2
+    weights = [
+        {"w": panelled(np.eye(K, dtype=np.int8) * 127), "scales": np.full(K, 1 / 127, np.float32)}
+    ] * 2
     x = np.zeros((1, 1, K), np.float32)
     x[0, 0, :4] = 300, -300, 2, -2
     for gate, activation in ACTIVATIONS:
-        [y] = session("Gated8", "8", weights, 1, gate=gate).run(None, {"x": x})
+        [y] = session("GatedPanels", "Panels", weights, 1, K=K, gate=gate).run(None, {"x": x})
         assert np.isfinite(y).all()
         assert y[0, 0, 0] == pytest.approx(300 * 300, rel=1e-6)
         assert abs(y[0, 0, 1]) < 1e-30
@@ -163,20 +165,22 @@ def test_numbers_far_out_are_gated_too():
 @pytest.mark.parametrize(
     ("op", "widths", "attributes", "message"),
     [
-        ("Gated8", (200, 24), {"gate": 1}, "two products of one width"),
-        ("Gated8", (200, 200), {"gate": 5}, "gate is 1"),
-        ("Gated8", (200, 200), {}, "gate"),
+        ("GatedPanels", (200, 24), {"gate": 1}, "two products of one width"),
+        ("GatedPanels", (200, 200), {"gate": 5}, "gate is 1"),
+        ("GatedPanels", (200, 200), {}, "gate"),
     ],
 )
 def test_a_gate_that_does_not_fit_is_refused(op, widths, attributes, message):
     x = np.zeros((1, 1, K), np.float32)
     with pytest.raises((state.RuntimeException, state.InvalidArgument, state.Fail), match=message):
-        session(op, "8", made("8", 8, widths), 1, **attributes).run(None, {"x": x})
+        session(op, "Panels", made("Panels", 8, widths), 1, K=K, **attributes).run(None, {"x": x})
 
 
 @with_kernels
 def test_products_of_other_lengths_are_refused():
-    weights = made("8", 8, (200, 24))
-    weights[1]["w"] = weights[1]["w"][:-1]
-    with pytest.raises(state.InvalidArgument, match=r"w is \[95, 24\], not \[96, 24\]"):
-        session("Linear8x2", "8", weights, 2).run(None, {"x": np.zeros((1, 1, K), np.float32)})
+    weights = made("Panels", 8, (200, 24))
+    weights[1]["w"] = weights[1]["w"][:, :-1]
+    with pytest.raises(state.InvalidArgument, match=r"w is \[1, 23, 64, 4\], not \[1, 24, 64, 4\]"):
+        session("LinearPanelsx2", "Panels", weights, 2, K=K).run(
+            None, {"x": np.zeros((1, 1, K), np.float32)}
+        )

@@ -11,7 +11,7 @@ from tests.backends.test_native_ops import opened
 from vlmc.backends.onnxruntime import native
 
 EPSILON = 1e-3
-KINDS = [("8", 8), ("Blocks", 4), ("Blocks", 8)]
+KINDS = [("Panels", 8), ("Blocks", 4), ("Blocks", 8)]
 
 
 def session(op, kind, weights, products, threads, **attributes):
@@ -93,7 +93,7 @@ def test_an_activation_of_a_norms_products(kind, bits, op, count, lead, threads)
 @with_kernels
 @pytest.mark.parametrize("name", ["skip", "gamma"])
 def test_terms_that_do_not_fit_are_refused(name):
-    run = session("NormedLinear8", "8", made("8", 8, (24,)), 1, 1)
+    run = session("NormedLinearPanels", "Panels", made("Panels", 8, (24,)), 1, 1, K=K)
     feeds = terms((1, 2))
     feeds[name] = feeds[name][..., :1] if name == "gamma" else feeds[name][:, :1]
     with pytest.raises((state.InvalidArgument, state.Fail), match=f"{name} is"):

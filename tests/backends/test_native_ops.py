@@ -11,9 +11,10 @@ from onnxruntime.capi import onnxruntime_pybind11_state as state
 
 from tests.backends.kernels import (
     KERNELS,
-    linear8,
     linear_blocks,
+    linear_panels,
     near,
+    panelled,
     with_kernels,
 )
 from vlmc.backends.onnxruntime import native
@@ -29,7 +30,7 @@ def rng():
 
 def channels(rng, k, n):
     return {
-        "w": rng.integers(-127, 128, (k, n)).astype(np.int8),
+        "w": panelled(rng.integers(-127, 128, (n, k)).astype(np.int8)),
         "scales": rng.uniform(0.001, 0.1, n).astype(np.float32),
         "bias": rng.standard_normal(n).astype(np.float32),
     }
@@ -91,14 +92,15 @@ def opened(model: onnx.ModelProto, folder=None, threads=2):
 @pytest.mark.parametrize("external", [False, True])
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("lead", [(1,), (5,), (2, 3), (0,), (2, 0), (1, 1, 1)])
-def test_linear8(rng, tmp_path, lead, bias, external, threads):
+def test_linear_panels(rng, tmp_path, lead, bias, external, threads):
     parts = channels(rng, 96, 80)
     inputs = ["x", "w", "scales", "bias"][: 4 if bias else 3]
     folder = tmp_path if external else None
-    model = program("Linear8", inputs, parts, [f"d{i}" for i in range(len(lead))] + [96], folder)
+    shape = [f"d{i}" for i in range(len(lead))] + [96]
+    model = program("LinearPanels", inputs, parts, shape, folder, K=96)
     x = rng.standard_normal((*lead, 96)).astype(np.float32)
     [y] = opened(model, folder, threads).run(None, {"x": x})
-    near(y, *linear8(x, parts["w"], parts["scales"], parts["bias"] if bias else None))
+    near(y, *linear_panels(x, parts["w"], parts["scales"], parts["bias"] if bias else None))
 
 
 @with_kernels
@@ -136,7 +138,7 @@ def test_linear_blocks(rng, tmp_path, lead, optional, bits, external):
 )
 def test_the_shape_of_y_is_inferred(rng, shape, inferred):
     parts = channels(rng, 64, 48)
-    model = program("Linear8", ["x", "w", "scales"], parts, shape)
+    model = program("LinearPanels", ["x", "w", "scales"], parts, shape, K=64)
     [y] = opened(model).get_outputs()
     assert y.type == "tensor(float)"
     # None: K is fixed by w alone, or y's rows have no name and none is made up.
@@ -148,9 +150,9 @@ def test_the_shape_of_y_is_inferred(rng, shape, inferred):
     ("change", "message"),
     [
         ({"x": (2, 63)}, r"x is \[2, 63\], the weights are for 64 numbers"),
-        ({"scales": (47,)}, r"w_scales is \[47\], not \[48\]"),
+        ({"scales": (65,)}, r"w is \[1, 16, 64, 4\], not \[2, 16, 64, 4\]"),
         ({"bias": (1,)}, r"bias is \[1\], not \[48\]"),
-        ({"w": (64,)}, r"w is \[64\], not \[K, N\]"),
+        ({"w": (64, 48)}, r"w is \[64, 48\], not \[1, 16, 64, 4\]"),
     ],
 )
 def test_shapes_that_do_not_fit_are_refused(rng, change, message):
@@ -158,7 +160,7 @@ def test_shapes_that_do_not_fit_are_refused(rng, change, message):
     for name, shape in change.items():
         if name in parts:
             parts[name] = np.ones(shape, parts[name].dtype)
-    model = program("Linear8", ["x", "w", "scales", "bias"], parts, ["M", "K"])
+    model = program("LinearPanels", ["x", "w", "scales", "bias"], parts, ["M", "K"], K=64)
     session = opened(model)
     with pytest.raises(state.InvalidArgument, match=message):
         session.run(None, {"x": np.ones(change.get("x", (2, 64)), np.float32)})
@@ -206,8 +208,9 @@ def test_a_node_inside_a_branch_reads_the_weights_outside(rng):
 @with_kernels
 def test_weights_stay_in_their_file(tmp_path):
     k, n = 2048, 16384  # 32 MiB
-    parts = {"w": np.full((k, n), 3, np.int8), "scales": np.ones(n, np.float32)}
-    model = program("Linear8", ["x", "w", "scales"], parts, ["M", k], tmp_path)
+    shape = n // 64, k // 4, 64, 4
+    parts = {"w": np.full(shape, 3, np.int8), "scales": np.ones(n, np.float32)}
+    model = program("LinearPanels", ["x", "w", "scales"], parts, ["M", k], tmp_path, K=k)
     parts.clear()
     before = anonymous_memory()
     session = opened(model, tmp_path)

@@ -6,9 +6,9 @@ import pytest
 from tests.backends.kernels import (
     call,
     dequantize,
-    linear8,
     linear_blocks,
     linear_float,
+    linear_panels,
     near,
     with_kernels,
 )
@@ -40,13 +40,13 @@ def off(y, expected):
     ("k", "n"),
     [(1, 1), (64, 16), (63, 33), (130, 100), (7, 65), (200, 191), (33, 1153), (9, 8300)],
 )
-def test_linear8(m, k, n):
+def test_linear_panels(m, k, n):
     parts = channels(np.random.default_rng(7), k, n)
     x = some_rows(m, k)
     for bias in (None, parts["bias"]):
         y = np.full((m, n), np.nan, np.float32)
-        call("vlmc_linear8", x, m, k, n, parts["w"], parts["scales"], bias, y)
-        near(y, *linear8(x, parts["w"], parts["scales"], bias))
+        call("vlmc_linear_panels", x, m, k, n, parts["w"], parts["scales"], bias, y)
+        near(y, *linear_panels(x, parts["w"], parts["scales"], bias))
 
 
 @with_kernels
@@ -119,7 +119,7 @@ def test_a_number_that_is_none_is_not_hidden(place, k, m, bad):
     bytes_ = blocks(np.random.default_rng(1), k, n, 8, 32)
     w = np.random.default_rng(2).standard_normal((n, k)).astype(np.float32)
     calls = {
-        "vlmc_linear8": (whole["w"], whole["scales"], None),
+        "vlmc_linear_panels": (whole["w"], whole["scales"], None),
         "vlmc_linear_float": (w, 0, None),
         "vlmc_linear_blocks": (4, 32, parts["w"], parts["scales"], None, None),
         "vlmc_linear_blocks ": (8, 32, bytes_["w"], bytes_["scales"], None, None),

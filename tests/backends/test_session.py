@@ -10,6 +10,7 @@ import pytest
 
 from tests.tiny_bundle import DIM, HIDDEN, KV, tiny_bundle
 from vlmc.backends import BACKENDS, OpenOptions, SessionError
+from vlmc.backends.onnxruntime import session as session_module
 from vlmc.backends.onnxruntime.session import open_session
 from vlmc.bundle.store import read_bundle
 from vlmc.errors import VlmcError
@@ -227,3 +228,20 @@ def test_options_reach_the_session(folder):
     pixels = np.ones((1, 3, 8, 8), np.float32)
     for _ in range(2):
         assert session.run({"pixel_values": pixels})["image_features"].shape == (4, HIDDEN)
+
+
+@pytest.mark.parametrize(
+    ("small", "given_back"), [(4 * 3 * 8 * 8, False), (4 * 3 * 8 * 8 - 1, True)]
+)
+def test_memory_is_given_back_where_a_run_is_not_small(folder, monkeypatch, small, given_back):
+    monkeypatch.setattr(session_module, "_SMALL", small)
+    program = read_bundle(folder).manifest.programs["vision"]
+    opened = open_session(folder, program, OpenOptions(threads=1, shrink=True))
+    run, seen = opened._session.run_with_iobinding, []
+    monkeypatch.setattr(
+        opened._session,
+        "run_with_iobinding",
+        lambda binding, options: (seen.append(options), run(binding, options)),
+    )
+    opened.run({"pixel_values": np.ones((1, 3, 8, 8), np.float32)})
+    assert [options is not None for options in seen] == [given_back]

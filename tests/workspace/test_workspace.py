@@ -1,54 +1,21 @@
+"""Results of passes: when they are made, found, refused and made again."""
+
 import errno
 import json
 import os
-import shutil
-import signal
-import subprocess
-import sys
-import threading
 import time
 from pathlib import Path
 
 import pytest
 
-import vlmc
+from tests.workspace.passes import Passes, alter
 from vlmc.bundle.store import hash_file, hash_files
 from vlmc.errors import VlmcError
-from vlmc.workspace import Artifact, Event, Record, Workspace, begin_copies, cache_dir, store
-
-SOURCE = str(Path(vlmc.__file__).parents[1])
-
-
-class Passes:
-    """A fake pass that counts its runs."""
-
-    def __init__(self, root, **options):
-        self.events: list[Event] = []
-        self.root = root
-        self.workspace = Workspace(root, self.events.append, **options)
-        self.runs = 0
-
-    def __call__(self, name="export", text="graph", kilobytes=4, **given) -> Artifact:
-        def fn(folder):
-            self.runs += 1
-            (folder / "programs").mkdir()
-            (folder / "programs" / "a.onnx").write_text(text)
-            (folder / "b.bin").write_bytes(bytes(range(256)) * kilobytes * 4)
-
-        arguments = {"inputs": (), "options": {}, "libraries": (), "code": 1, **given}
-        return self.workspace.step(name, fn, **arguments)
-
-    def notices(self):
-        return [event.message for event in self.events if event.kind == "notice"]
+from vlmc.workspace import Record, Workspace, cache_dir, store
 
 
 def write(path, text):
     path.write_text(text)
-
-
-@pytest.fixture
-def passes(tmp_path):
-    return Passes(tmp_path / "cache")
 
 
 def test_a_result_is_made_once_and_then_found(passes):
@@ -330,118 +297,6 @@ def test_a_lazy_value_passes_its_own_inputs_on(tmp_path):
     assert len(keys) == 4
 
 
-def test_materialize_copies_checks_and_lists(passes, tmp_path):
-    artifact = passes()
-    target = tmp_path / "bundle" / "programs"
-    listed = passes.workspace.materialize(begin_copies(artifact, target))
-    assert listed == artifact.files
-    assert (target / "programs" / "a.onnx").read_text() == "graph"
-    # What a user does to the bundle does not reach the cache.
-    copy = target / "b.bin"
-    assert copy.stat().st_ino != (artifact.folder / "b.bin").stat().st_ino
-    copy.write_bytes(b"edited")
-    assert passes().hit
-    assert (artifact.folder / "b.bin").stat().st_size == 4096
-
-
-def alter(artifact):
-    """Flips a byte of a file too large to be hashed on every hit."""
-    path = artifact.folder / "b.bin"
-    path.chmod(0o644)
-    with path.open("r+b") as file:
-        file.seek(1_500_000)
-        file.write(b"\xff\xfe")
-
-
-def test_materialize_ships_no_altered_byte(passes, tmp_path):
-    content = (passes(kilobytes=2048).folder / "b.bin").read_bytes()
-    again = Passes(tmp_path / "cache")
-    artifact = again(kilobytes=2048)
-    alter(artifact)
-    listed = again.workspace.materialize(begin_copies(artifact, tmp_path / "bundle"))
-    assert (tmp_path / "bundle" / "b.bin").read_bytes() == content
-    assert listed == artifact.files
-    assert again.runs == 1
-    assert "b.bin was altered" in again.notices()[0]
-    assert [record.hit for record in again.workspace.records] == [False]
-
-
-def test_nothing_is_made_from_an_altered_byte(passes, tmp_path):
-    passes(kilobytes=2048)
-    again = Passes(tmp_path / "cache")
-    weights = again(kilobytes=2048)
-    alter(weights)
-
-    def following(folder):
-        (folder / "copy").write_bytes((weights.folder / "b.bin").read_bytes())
-
-    made = again.workspace.step("next", following, inputs=(weights,), options={}, code=1)
-    assert made.files["copy"] == weights.files["b.bin"]
-    assert again.runs == 1
-    assert [record.hit for record in again.workspace.records] == [False, False]
-
-
-def test_nothing_lazy_is_made_from_an_altered_byte(passes, tmp_path):
-    passes(kilobytes=2048)
-    again = Passes(tmp_path / "cache")
-    weights = again(kilobytes=2048)
-    alter(weights)
-    value = again.workspace.lazy(
-        "load", (weights.folder / "b.bin").read_bytes, inputs=(weights,), options={}, code=1
-    ).value()
-    assert value == bytes(range(256)) * 8192
-
-
-def test_a_pass_made_again_must_give_the_same_bytes(tmp_path):
-    def build(number):
-        workspace = Workspace(tmp_path)
-
-        def random(folder):
-            (folder / "b.bin").write_bytes(bytes([number]) * (2 << 20))
-
-        return workspace, workspace.step("random", random, options={}, code=1)
-
-    build(1)
-    workspace, artifact = build(2)
-    assert artifact.hit
-    alter(artifact)
-    with pytest.raises(VlmcError, match="'random' does not give the same bytes twice"):
-        workspace.materialize(begin_copies(artifact, tmp_path / "bundle"))
-
-
-def test_a_cache_emptied_during_the_build_is_filled_again(passes, tmp_path):
-    artifact = passes()
-    shutil.rmtree(artifact.folder)
-    passes.workspace.materialize(begin_copies(artifact, tmp_path / "bundle"))
-    assert (tmp_path / "bundle" / "b.bin").stat().st_size == 4096
-    shutil.rmtree(artifact.folder.parent)
-    passes.workspace.materialize(begin_copies(artifact, tmp_path / "again"))
-    assert (tmp_path / "again" / "b.bin").stat().st_size == 4096
-
-
-def test_materialize_says_where_it_cannot_write(passes, tmp_path):
-    (tmp_path / "bundle").write_text("a file")
-    with pytest.raises(VlmcError, match=r"bundle/b\.bin: cannot write"):
-        passes.workspace.materialize(begin_copies(passes(), tmp_path / "bundle"))
-
-
-def test_a_disk_that_lies_is_told(passes, tmp_path, monkeypatch):
-    artifact = passes()
-    monkeypatch.setattr(os, "copy_file_range", lambda read, write, left: 0)
-    with pytest.raises(VlmcError, match="other bytes than were written"):
-        passes.workspace.materialize(begin_copies(artifact, tmp_path / "bundle"))
-
-
-def test_materialize_copies_where_the_kernel_will_not(passes, tmp_path, monkeypatch):
-    def refused(*arguments):
-        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
-
-    monkeypatch.setattr(os, "copy_file_range", refused)
-    artifact = passes()
-    passes.workspace.materialize(begin_copies(artifact, tmp_path / "bundle"))
-    assert (tmp_path / "bundle" / "b.bin").read_bytes() == (artifact.folder / "b.bin").read_bytes()
-
-
 def test_cache_dir(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("VLMC_CACHE", raising=False)
@@ -458,148 +313,9 @@ def test_cache_dir(monkeypatch, tmp_path):
 
 
 # Separate processes: one program, told what to do with its pass.
-PROGRAM = """
-import sys, time
-from pathlib import Path
-from vlmc.workspace import Workspace
-
-root, log, mode = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
-
-def tell(event):
-    if event.kind == "notice":
-        print(event.message, flush=True)
-
-def fn(folder):
-    with log.open("a") as file:
-        file.write("run\\n")
-    (folder / "half").write_text("x")
-    if mode == "hang":
-        print("building", flush=True)
-        time.sleep(60)
-    time.sleep(0.5)
-    (folder / "whole").write_text("y")
-
-artifact = Workspace(root, tell).step("race", fn, options={}, code=1)
-print(artifact.digest, artifact.hit, flush=True)
-"""
-
-
-@pytest.fixture
-def start(tmp_path):
-    started = []
-
-    def run(mode):
-        process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, str(tmp_path / "cache"), str(tmp_path / "log"), mode],
-            env={**os.environ, "PYTHONPATH": SOURCE},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        started.append(process)
-        return process
-
-    yield run
-    for process in started:
-        process.kill()
-        process.communicate()
-
-
-def finish(process):
-    out, _ = process.communicate(timeout=60)
-    return out.splitlines()
-
-
-def runs(tmp_path):
-    return (tmp_path / "log").read_text().count("run")
-
-
-def test_two_processes_make_a_result_once(tmp_path, start):
-    outs = [finish(process) for process in [start("race") for _ in range(3)]]
-    assert runs(tmp_path) == 1
-    assert len({out[-1].split()[0] for out in outs}) == 1
-    assert sorted(out[-1].split()[1] for out in outs) == ["False", "True", "True"]
-
-
-def test_a_killed_builder_frees_its_key_and_leaves_no_entry(tmp_path, start):
-    killed = start("hang")
-    assert killed.stdout.readline().strip() == "building"
-    waiting = start("race")
-    assert waiting.stdout.readline().strip() == "another build is making it"
-    killed.send_signal(signal.SIGKILL)
-    killed.communicate(timeout=60)
-    (line,) = finish(waiting)
-    assert line.endswith("False")
-    assert runs(tmp_path) == 2
-    (entry,) = (tmp_path / "cache" / "entries").iterdir()
-    assert sorted(path.name for path in (entry / "files").iterdir()) == ["half", "whole"]
-    assert not list((tmp_path / "cache" / "partial").iterdir())
-
-
-def test_what_a_killed_builder_left_is_swept_and_what_a_live_one_builds_is_not(tmp_path, start):
-    killed = start("hang")
-    assert killed.stdout.readline().strip() == "building"
-    partial = tmp_path / "cache" / "partial"
-    Workspace(tmp_path / "cache")
-    assert len(list(partial.iterdir())) == 1
-    killed.send_signal(signal.SIGKILL)
-    killed.communicate(timeout=60)
-    assert len(list(partial.iterdir())) == 1
-    Workspace(tmp_path / "cache")
-    assert not list(partial.iterdir())
-    assert not list((tmp_path / "cache" / "entries").iterdir())
-
-
-def test_ctrl_c_leaves_nothing(tmp_path, start):
-    process = start("hang")
-    assert process.stdout.readline().strip() == "building"
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
-    assert not list((tmp_path / "cache" / "partial").iterdir())
-    assert not list((tmp_path / "cache" / "entries").iterdir())
-
-
-def test_threads_of_one_process_wait_for_each_other_too(tmp_path):
-    built = []
-
-    def build():
-        def fn(folder):
-            built.append(1)
-            time.sleep(0.2)
-            (folder / "x").write_text("x")
-
-        Workspace(tmp_path).step("race", fn, options={}, code=1)
-
-    threads = [threading.Thread(target=build) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert built == [1]
 
 
 def test_a_record_is_a_value():
     record = Record("export", 1.0, False, 3, 4, "k")
     with pytest.raises(AttributeError):
         record.hit = True
-
-
-def test_copies_that_are_not_wanted_any_more_end(passes, tmp_path, monkeypatch):
-    copying, going_on = threading.Event(), threading.Event()
-    real = os.copy_file_range
-
-    def slow(read, write, left):
-        copying.set()
-        going_on.wait()
-        return real(read, write, 1000)
-
-    monkeypatch.setattr(os, "copy_file_range", slow)
-    copies = begin_copies(passes(), tmp_path / "bundle")
-    copying.wait()
-    stopping = threading.Thread(target=copies.stop)
-    stopping.start()
-    while not copies.stopping.is_set():
-        time.sleep(0.01)
-    going_on.set()
-    stopping.join()
-    assert [path for path in (tmp_path / "bundle").rglob("*") if path.is_file()] == []

@@ -61,8 +61,8 @@ class OpenOptions:
     Attributes:
         threads: Threads of one run, the caller's included.
         spin: Threads wait for work busily during a run: a shorter step, more CPU time.
-        shrink: Memory taken by a run is given back after it, where the backend can: for
-            programs that run rarely, as a vision tower does.
+        shrink: Memory taken by a run is given back after it, where the backend can and it is
+            much: for programs that run rarely, as a vision tower does.
         portable: Use the program that runs on every machine, whatever this one has.
         strict: Kernels that this machine has must know all that the faster program asks of them;
             otherwise the portable one steps in, as it should for a bundle from elsewhere.

@@ -170,12 +170,18 @@ def _reserve(file: int, size: int) -> None:
 
 def _units(weight: PlacedWeight, block_bytes: int) -> list[tuple[int, int]]:
     """Runs of rows that one thread takes at a time."""
-    step = max(1, block_bytes // max(1, 4 * weight.columns))
+    step = _whole(weight, block_bytes // max(1, 4 * weight.columns))
     if any(part.row_axis == 1 for part in weight.parts):
         # Transposed, each column is one small write: as many rows at once as the bound allows.
         stored = sum(part_bytes(part) for part in weight.parts if part.row_axis == 1)
         step = max(1, block_bytes * weight.rows // max(1, stored))
     return [(low, min(low + step, weight.rows)) for low in range(0, weight.rows, step)]
+
+
+def _whole(weight: PlacedWeight, rows: int) -> int:
+    """About so many rows, all of which lie in places of their own."""
+    each = max(part.rows_each for part in weight.parts)
+    return max(each, rows // each * each)
 
 
 def _write_rows(file: int, weight: PlacedWeight, start: int, stop: int) -> Loss:
@@ -186,7 +192,7 @@ def _write_rows(file: int, weight: PlacedWeight, start: int, stop: int) -> Loss:
         if part.row_axis == 1
     }
     loss = Loss()
-    step = max(1, _PIECE_BYTES // max(1, 4 * weight.columns))
+    step = _whole(weight, _PIECE_BYTES // max(1, 4 * weight.columns))
     for low in range(start, stop, step):
         high = min(low + step, stop)
         arrays, piece = _quantize(weight, weight.read(low, high))
@@ -195,7 +201,9 @@ def _write_rows(file: int, weight: PlacedWeight, start: int, stop: int) -> Loss:
             if part.row_axis == 1:
                 turned[part.suffix][:, low - start : high - start] = array
             else:
-                _write_at(file, array, offset + part_bytes(part) // weight.rows * low)
+                places = math.ceil(weight.rows / part.rows_each)
+                place = part_bytes(part) // places * (low // part.rows_each)
+                _write_at(file, array, offset + place)
     for part, offset in zip(weight.parts, weight.offsets, strict=True):
         if part.row_axis == 1:
             _write_columns(file, turned[part.suffix], part, offset, start)

@@ -21,12 +21,14 @@ class Part:
         shape: Shape of the whole tensor.
         row_axis: The axis along which the weight's rows (output channels) lie, so that a
             block of rows can be written alone.
+        rows_each: Rows that lie in one place of that axis: such a block starts at a multiple.
     """
 
     suffix: str
     dtype: str
     shape: tuple[int, ...]
     row_axis: int = 0
+    rows_each: int = 1
 
 
 @dataclass(frozen=True)

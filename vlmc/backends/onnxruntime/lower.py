@@ -108,7 +108,7 @@ def _linear(low: Lowering, node: ir.Node) -> None:
             "MatMulIntegerToFloat",
             [
                 codes,
-                low.part(name, ""),
+                _columns(low, name),
                 low.constant(np.float32(1)),
                 low.part(name, ".scales"),
                 low.constant(np.uint8(128)),
@@ -122,6 +122,26 @@ def _linear(low: Lowering, node: ir.Node) -> None:
     if bias_value is not None:
         out = low.add("Add", [out, bias_value])
     replace(node, [out])
+
+
+def _columns(low: Lowering, name: str) -> ir.Value:
+    """int8 [K, N] of a weight in panels; onnxruntime makes it once, as it opens the program."""
+    codes, stored = low.part(name, ""), low.weights[name]
+
+    def unpacked() -> ir.Value:
+        panels, groups, width, depth = stored.parts[""].shape
+        turned = low.add("Transpose", [codes], {"perm": [1, 3, 0, 2]})
+        whole = low.constant(np.array([groups * depth, panels * width], np.int64))
+        matrix: ir.Value = low.add("Reshape", [turned, whole])
+        if (groups * depth, panels * width) == (stored.columns, stored.rows):
+            return matrix
+        ends = np.array([stored.columns, stored.rows], np.int64)
+        start = low.constant(np.zeros(2, np.int64))
+        cut: ir.Value = low.add("Slice", [matrix, start, low.constant(ends)])
+        return cut
+
+    made: ir.Value = low.shared("columns", codes, unpacked)
+    return made
 
 
 def _quantize_tokens(low: Lowering, x: ir.Value) -> tuple[ir.Value, ir.Value]:

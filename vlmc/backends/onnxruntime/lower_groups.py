@@ -12,8 +12,8 @@ from vlmc.backends.spec import Product
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-# Of the operators' names: Linear8x3, Gated8, ActivatedBlocks.
-_KINDS = {"Linear8": "8", "LinearBlocks": "Blocks"}
+# Of the operators' names: LinearPanelsx3, GatedPanels, ActivatedBlocks.
+_KINDS = {"LinearPanels": "Panels", "LinearBlocks": "Blocks"}
 _MOST = 3
 # The kernels' numbers for activations.
 _SILU, _GELU_TANH, _GELU_QUICK, _GELU = 1, 2, 3, 4

@@ -42,7 +42,8 @@ def product_parts(
     stored = low.weights[name]
     added = float_weight(low, str(bias[0].name)) if bias and bias[0] is not None else None
     if stored.format == "int8_channel":
-        return "Linear8", [low.part(name, ""), low.part(name, ".scales"), added], {}
+        parts = [low.part(name, ""), low.part(name, ".scales"), added]
+        return "LinearPanels", parts, {"K": stored.columns}
     if stored.format in _BITS:
         zeros = low.part(name, ".zero_points") if ".zero_points" in stored.parts else None
         attributes = {

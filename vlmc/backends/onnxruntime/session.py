@@ -26,8 +26,11 @@ _CALM = "session.force_spinning_stop"
 _FOLDER = "session.model_external_initializers_file_folder_path"
 # onnxruntime's words for an operator that nobody registered.
 _UNKNOWN = "is not a registered function/op"
-_OLDER = "their kernels are not among those of this vlmc: install a newer one"
+_OLDER = "their kernels are not among those of this vlmc: build the bundle again, or update vlmc"
 _SHRINK = "memory.enable_memory_arena_shrinkage"
+# A run on fewer bytes takes some tens of MiB. To keep them costs less than new pages each time: of
+# a tower for 336 x 336 pixels 23 MiB, or 4 % of its time.
+_SMALL = 4 << 20
 
 
 def open_session(
@@ -129,7 +132,7 @@ class OrtSession:
             SessionError: The program failed.
         """
         if feeds is self._same[0] and into is self._same[1]:
-            self._execute()
+            self._execute(feeds)
             return {}
         self._same = (None, None)
         into = into or {}
@@ -155,15 +158,18 @@ class OrtSession:
             self._written.pop(name, None)
             self._binding.bind_output(name, "cpu")
         self._order += [name for name in (*into, *free) if name not in self._order]
-        self._execute()
+        self._execute(feeds)
         if not free:
             self._same = (feeds, into)
         values = self._binding.get_outputs_as_ortvaluevector()
         return {name: values[self._order.index(name)].numpy() for name in free}
 
-    def _execute(self) -> None:
+    def _execute(self, feeds: Mapping[str, Array]) -> None:
+        options = self._run_options
+        if options is not None and sum(array.nbytes for array in feeds.values()) <= _SMALL:
+            options = None
         try:
-            self._session.run_with_iobinding(self._binding, self._run_options)
+            self._session.run_with_iobinding(self._binding, options)
         except _refusals() as error:
             raise SessionError(f"onnxruntime failed: {error}") from error
 

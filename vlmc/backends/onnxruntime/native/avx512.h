@@ -6,6 +6,7 @@
 
 #define AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")))
 #define AVX512_INLINE AVX512 __attribute__((always_inline)) static inline
+#define AVX512_LAMBDA AVX512 __attribute__((always_inline))
 
 namespace vlmc {
 

@@ -8,7 +8,7 @@ namespace vlmc {
 
 // Raised with every change of an operator's meaning; vlmc/backends/onnxruntime/native/__init__.py
 // refuses a library that was built from other sources.
-constexpr int kInterface = 4;
+constexpr int kInterface = 5;
 
 // Runs task(data, 0) .. task(data, tasks - 1), each once, in any order, and waits for all of them.
 // A task must not throw. threads: how many may run at a time, to choose the number of tasks by.
@@ -40,10 +40,11 @@ struct Product {
 // then it is that times the second one's number, which has no y of its own.
 enum class Gate { none = 0, silu = 1, gelu_tanh = 2, gelu_quick = 3, gelu = 4 };
 
-// Products with w[k, n] of int8. A row of x is quantized to int8 with one scale,
-// (largest magnitude + 1e-12) / 127; column j of w has the scale scales[j]. k and n are positive.
-// Throws std::bad_alloc.
-void linear8(const float* x, size_t m, size_t k, const Product* products, size_t count, Gate gate,
+// Products with w of int8 in panels of 64 channels, [ceil(n / 64)][ceil(k / 4)][64][4]: channel
+// 64 p + c has number 4 g + i of its k at [p][g][c][i], and what no channel has is 0. A row of x is
+// quantized to int8 with one scale, (largest magnitude + 1e-12) / 127; channel j of w has the scale
+// scales[j]. k and n are positive. Throws std::bad_alloc.
+void linear_panels(const float* x, size_t m, size_t k, const Product* products, size_t count, Gate gate,
              const Parallel& parallel);
 
 // Products with the transpose of w, whose n rows of k numbers are cut into blocks with one scale

@@ -5,10 +5,20 @@
 #include <cmath>
 #include <vector>
 
-#include "vnni.h"
+#include "panels.h"
 
 namespace vlmc {
 namespace {
+
+// A 4x4 of lanes, transposed.
+AVX512_INLINE void lanes_in_order(__m512i* v) {
+  __m512i a = _mm512_shuffle_i32x4(v[0], v[1], 0x44), b = _mm512_shuffle_i32x4(v[2], v[3], 0x44);
+  __m512i c = _mm512_shuffle_i32x4(v[0], v[1], 0xee), d = _mm512_shuffle_i32x4(v[2], v[3], 0xee);
+  v[0] = _mm512_shuffle_i32x4(a, b, 0x88);
+  v[1] = _mm512_shuffle_i32x4(a, b, 0xdd);
+  v[2] = _mm512_shuffle_i32x4(c, d, 0x88);
+  v[3] = _mm512_shuffle_i32x4(c, d, 0xdd);
+}
 
 AVX512_INLINE void transpose16(__m512i* v) {
   __m512i t[16];
@@ -101,15 +111,15 @@ void linear_blocks(const float* x, size_t m, size_t k, int bits, size_t block,
   }
   const Tokens t = quantize_tokens(x, m, k, parallel);
   const size_t groups = (k + 3) / 4;
-  by_panels(t, m, groups, products, count, gate, parallel,
-            [&](const Product& of, size_t first, size_t channels, uint8_t* panel, float* scales) {
-              static thread_local Scratch<uint8_t> rows;
-              const BlockWeights weights = blocks_of(of, k, block);
-              const size_t width = padded(weights.blocks * block, 64) + 64;
-              pack_blocks(weights, first, channels, groups, rows.at_least(16 * width), width, panel,
-                          scales);
-              return static_cast<const float*>(scales);
-            });
+  by_panels<true>(
+      t, m, groups, products, count, gate, parallel,
+      [&](const Product& of, size_t first, size_t channels, uint8_t* room, float* scales) -> Panel {
+        static thread_local Scratch<uint8_t> rows;
+        const BlockWeights weights = blocks_of(of, k, block);
+        const size_t width = padded(weights.blocks * block, 64) + 64;
+        pack_blocks(weights, first, channels, groups, rows.at_least(16 * width), width, room, scales);
+        return {room, false};
+      });
 }
 
 }  // namespace vlmc

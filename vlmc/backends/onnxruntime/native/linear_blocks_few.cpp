@@ -87,19 +87,13 @@ AVX512_INLINE void dot_channels(const Blocked& x, const BlockWeights& w, size_t 
   const uint8_t* codes = w.codes + first * bytes;
   const float* scales = w.scales + first * w.blocks;
   __m512 acc[C][R];
-#pragma GCC unroll 2
+#pragma GCC unroll 4
   for (size_t c = 0; c < C; ++c)
 #pragma GCC unroll 8
     for (size_t r = 0; r < R; ++r) acc[c][r] = _mm512_setzero_ps();
-  __mmask64 code_mask = ~0ull;
-  __mmask16 scale_mask = first16(in_chunk);
-  for (size_t g = 0; g < x.chunks; ++g) {
+  const auto chunk = [&](size_t g, __mmask64 code_mask, __mmask16 scale_mask) AVX512_LAMBDA {
     const size_t at = g * x.numbers >> log_block;
-    if (g + 1 == x.chunks) {  // what lies behind belongs to others
-      code_mask = first64(bytes - g * 64);
-      scale_mask = first16(std::min(in_chunk, w.blocks - at));
-    }
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (size_t c = 0; c < C; ++c) {
       const __m512i v = _mm512_maskz_loadu_epi8(code_mask, codes + c * bytes + g * 64);
       _mm_prefetch((const char*)(codes + c * bytes + g * 64 + kAhead), _MM_HINT_T0);
@@ -119,11 +113,15 @@ AVX512_INLINE void dot_channels(const Blocked& x, const BlockWeights& w, size_t 
         acc[c][r] = _mm512_fmadd_ps(part, scale, acc[c][r]);
       }
     }
-  }
+  };
+  const size_t last = x.chunks - 1, behind = last * x.numbers >> log_block;
+  for (size_t g = 0; g < last; ++g) chunk(g, ~0ull, first16(in_chunk));
+  // What lies behind the last one's belongs to others.
+  chunk(last, first64(bytes - last * 64), first16(std::min(in_chunk, w.blocks - behind)));
   const size_t zero_bytes = (w.blocks + 1) / 2;
   if (w.zero_points) _mm_prefetch((const char*)(w.zero_points + first * zero_bytes + 512), _MM_HINT_T0);
   for (size_t at = 0; at < w.blocks; at += 16)
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (size_t c = 0; c < C; ++c) {
       const uint8_t* zeros = w.zero_points ? w.zero_points + (first + c) * zero_bytes : nullptr;
       const __m512 shift = _mm512_mul_ps(
@@ -134,7 +132,7 @@ AVX512_INLINE void dot_channels(const Blocked& x, const BlockWeights& w, size_t 
         acc[c][r] =
             _mm512_fnmadd_ps(shift, _mm512_loadu_ps(x.sums + r * x.width + at), acc[c][r]);
     }
-#pragma GCC unroll 2
+#pragma GCC unroll 4
   for (size_t c = 0; c < C; ++c)
 #pragma GCC unroll 8
     for (size_t r = 0; r < R; ++r)
@@ -149,8 +147,9 @@ AVX512 void channels(const Blocked& x, const BlockWeights& w, size_t first, size
   for (size_t i = 0; i < 16; ++i) lane_block[i] = (int32_t)(i * (x.numbers / 16) / w.block);
   const __m512i which = _mm512_load_si512(lane_block);
   size_t c = first;
-  for (; c + 2 <= last; c += 2) dot_channels<Bits, R, 2>(x, w, c, which, n, bias, y);
-  if (c < last) dot_channels<Bits, R, 1>(x, w, c, which, n, bias, y);
+  constexpr size_t C = R <= 2 ? 4 : 2;  // as many sums as fit, and one load of x for all of them
+  for (; c + C <= last; c += C) dot_channels<Bits, R, C>(x, w, c, which, n, bias, y);
+  for (; c < last; ++c) dot_channels<Bits, R, 1>(x, w, c, which, n, bias, y);
 }
 
 using Channels = void (*)(const Blocked&, const BlockWeights&, size_t, size_t, size_t,

@@ -24,15 +24,16 @@ void infer_product(const ShapeContext* context, size_t of, size_t at = 0) {
   check(api->ShapeInferContext_SetOutputTypeShape(context, at, y.it));
 }
 
-// inputs: x, then w int8 [K, N], w_scales [N] and, or not, bias [N] of each product.
+// inputs: x, then w int8 [ceil(N / 64), ceil(K / 4), 64, 4], w_scales [N] and, or not, bias [N] of
+// each product.
 template <size_t Count, With Extra>
-struct Linear8 : Group<Count, Extra> {
+struct LinearPanels : Group<Count, Extra> {
   using Group = ort::Group<Count, Extra>;
   static constexpr size_t first = Group::first;
-  static constexpr const char* names[] = {"Linear8",       "Linear8x2",       "Linear8x3",
-                                          "NormedLinear8", "NormedLinear8x2", "NormedLinear8x3",
-                                          "Activated8",    "Gated8",          "",
-                                          "NormedActivated8", "NormedGated8"};
+  static constexpr const char* names[] = {
+      "LinearPanels",          "LinearPanelsx2",       "LinearPanelsx3",  "NormedLinearPanels",
+      "NormedLinearPanelsx2",  "NormedLinearPanelsx3", "ActivatedPanels", "GatedPanels", "",
+      "NormedActivatedPanels", "NormedGatedPanels"};
   static constexpr const char* name = names[6 * gated(Extra) + 3 * normed(Extra) + Count - 1];
   static constexpr auto inputs = [] {
     std::array<Input, first + 3 * Count> made{};
@@ -48,21 +49,20 @@ struct Linear8 : Group<Count, Extra> {
     Group::infer_sums(context);
   }
 
-  explicit Linear8(const KernelInfo* info)
-      : Group(info), threads(ort::threads(info)), given(info) {}
+  explicit LinearPanels(const KernelInfo* info)
+      : Group(info), threads(ort::threads(info)), k(attribute(info, "K")), given(info) {
+    if (k <= 0) throw std::invalid_argument("LinearPanels takes rows of K numbers");
+  }
 
   void compute(KernelContext* context) const {
     vlmc::Product products[Count];
-    int64_t k = 0;
     for (size_t i = 0; i < Count; ++i) {
       const size_t at = first + 3 * i;
       const Tensor w = given(context, at), scales = given(context, at + 1),
                    bias = given(context, at + 2);
-      if (w.shape.size() != 2) throw std::invalid_argument("w is " + text(w.shape) + ", not [K, N]");
-      if (i == 0) k = w.shape[0];
-      const int64_t n = w.shape[1];
-      expect("w", w, {k, n});
+      const int64_t n = scales.shape.empty() ? 0 : scales.shape[0];
       expect("w_scales", scales, {n});
+      expect("w", w, {(n + 63) / 64, (k + 3) / 4, 64, 4});
       if (bias.data) expect("bias", bias, {n});
       products[i] = {w.data, scales.as<float>(), nullptr, bias.as<float>(), nullptr,
                      static_cast<size_t>(n)};
@@ -71,12 +71,13 @@ struct Linear8 : Group<Count, Extra> {
     const Sums sums = this->bind(context, rows, k, products);
     if (!rows.count) return;
     Borrowed{context}.run(threads, [&](const vlmc::Parallel& parallel) {
-      vlmc::linear8(this->multiplied(context, rows, k, sums, parallel), rows.count,
+      vlmc::linear_panels(this->multiplied(context, rows, k, sums, parallel), rows.count,
                     static_cast<size_t>(k), products, Count, this->gate, parallel);
     });
   }
 
   size_t threads;
+  int64_t k;
   Inputs<first + 3 * Count> given;
 };
 
@@ -181,16 +182,16 @@ struct LinearFloat {
 
 const CustomOp* const* linear_ops(size_t* count) {
   static const CustomOp made[] = {
-      declared<Linear8<1, With::nothing>>(),
-      declared<Linear8<2, With::nothing>>(),
-      declared<Linear8<3, With::nothing>>(),
-      declared<Linear8<1, With::gate>>(),
-      declared<Linear8<2, With::gate>>(),
-      declared<Linear8<1, With::norm>>(),
-      declared<Linear8<2, With::norm>>(),
-      declared<Linear8<3, With::norm>>(),
-      declared<Linear8<1, With::norm_and_gate>>(),
-      declared<Linear8<2, With::norm_and_gate>>(),
+      declared<LinearPanels<1, With::nothing>>(),
+      declared<LinearPanels<2, With::nothing>>(),
+      declared<LinearPanels<3, With::nothing>>(),
+      declared<LinearPanels<1, With::gate>>(),
+      declared<LinearPanels<2, With::gate>>(),
+      declared<LinearPanels<1, With::norm>>(),
+      declared<LinearPanels<2, With::norm>>(),
+      declared<LinearPanels<3, With::norm>>(),
+      declared<LinearPanels<1, With::norm_and_gate>>(),
+      declared<LinearPanels<2, With::norm_and_gate>>(),
       declared<LinearBlocks<1, With::nothing>>(),
       declared<LinearBlocks<2, With::nothing>>(),
       declared<LinearBlocks<3, With::nothing>>(),

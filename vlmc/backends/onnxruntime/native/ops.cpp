@@ -63,10 +63,10 @@ VLMC_EXPORT void vlmc_quantize_blocks(const float* w, size_t rows, size_t column
   vlmc::quantize_blocks(w, rows, columns, block, codes, scales, zero_points, loss);
 }
 
-VLMC_EXPORT void vlmc_linear8(const float* x, size_t m, size_t k, size_t n, const int8_t* w,
-                              const float* scales, const float* bias, float* y) {
+VLMC_EXPORT void vlmc_linear_panels(const float* x, size_t m, size_t k, size_t n, const int8_t* w,
+                                    const float* scales, const float* bias, float* y) {
   const vlmc::Product product{w, scales, nullptr, bias, y, n};
-  vlmc::linear8(x, m, k, &product, 1, vlmc::Gate::none, serial());
+  vlmc::linear_panels(x, m, k, &product, 1, vlmc::Gate::none, serial());
 }
 
 VLMC_EXPORT void vlmc_linear_blocks(const float* x, size_t m, size_t k, size_t n, int bits,

@@ -1,0 +1,32 @@
+// Products with int8 weights that have one scale a channel and lie in panels, as they are multiplied.
+#include "panels.h"
+
+namespace vlmc {
+namespace {
+
+// Up to here weights are read as often as there are tiles of tokens; else they are copied near, and
+// shifted, once.
+constexpr size_t kNear = 12;
+
+AVX512 void shift(const uint8_t* from, size_t bytes, uint8_t* to) {
+  const __m512i by = _mm512_set1_epi8((char)0x80);
+  for (size_t i = 0; i < bytes; i += 64)
+    _mm512_store_si512(to + i, _mm512_xor_si512(_mm512_loadu_si512(from + i), by));
+}
+
+}  // namespace
+
+void linear_panels(const float* x, size_t m, size_t k, const Product* products, size_t count, Gate gate,
+             const Parallel& parallel) {
+  if (m == 0) return;
+  const size_t groups = (k + 3) / 4, bytes = groups * 4 * kPanel;
+  by_panels<false>(quantize_tokens(x, m, k, parallel), m, groups, products, count, gate, parallel,
+                   [&](const Product& of, size_t first, size_t, uint8_t* room, float*) -> Panel {
+                     const uint8_t* w = static_cast<const uint8_t*>(of.w) + first / kPanel * bytes;
+                     if (m <= kNear) return {w, true};
+                     shift(w, bytes, room);
+                     return {room, false};
+                   });
+}
+
+}  // namespace vlmc

@@ -1,0 +1,157 @@
+#pragma once
+// Products of tokens with panels of 64 channels, of one byte a weight, whose bytes lie as vpdpbusd
+// takes them: [k/4][64][4].
+//
+// Weights are its unsigned operand: signed ones are shifted by 128, and 128 times the sum of a
+// token's codes is taken off again.
+#include "team.h"
+#include "vnni.h"
+
+namespace vlmc {
+
+struct Panel {
+  const uint8_t* bytes;
+  bool direct;  // signed still, and read from memory for the first time
+};
+
+struct Out {
+  const float* scales;  // of the panel's channels
+  const float* bias;    // or null
+  float* y;             // first token, first channel of the panel
+  size_t stride, count;
+};
+
+// R tokens, from `first` on. Whole: the panel has 64 channels, not fewer.
+template <size_t R, bool Direct, bool Whole, bool Bias>
+AVX512_INLINE void byte_tile(const Tokens& t, const uint8_t* b, size_t groups, const Out& out,
+                             size_t first) {
+  constexpr size_t kAhead = 4096;  // bytes that are asked for before they are read
+  const int8_t* a = t.codes + first * t.room;
+  const size_t room = t.room;
+  const __m512i shift = _mm512_set1_epi8((char)0x80);
+  __m512i acc[R][4];
+#pragma GCC unroll 8
+  for (size_t r = 0; r < R; ++r)
+#pragma GCC unroll 4
+    for (size_t c = 0; c < 4; ++c) acc[r][c] = _mm512_set1_epi32(t.sums[first + r] * -128);
+  for (size_t g = 0; g < groups; ++g) {
+    __m512i v[4];
+#pragma GCC unroll 4
+    for (size_t c = 0; c < 4; ++c) {
+      const uint8_t* at = b + (g * 4 + c) * 64;
+      if (Direct) _mm_prefetch((const char*)at + kAhead, _MM_HINT_T0);
+      v[c] = _mm512_loadu_si512(at);
+      if (Direct) v[c] = _mm512_xor_si512(v[c], shift);
+    }
+#pragma GCC unroll 8
+    for (size_t r = 0; r < R; ++r) {
+      int32_t four;
+      std::memcpy(&four, a + r * room + g * 4, 4);
+      const __m512i x = _mm512_set1_epi32(four);
+#pragma GCC unroll 4
+      for (size_t c = 0; c < 4; ++c) acc[r][c] = _mm512_dpbusd_epi32(acc[r][c], v[c], x);
+    }
+  }
+  // Without this, gcc 12 stores sums to the stack in every turn of the loop above.
+#pragma GCC unroll 8
+  for (size_t r = 0; r < R; ++r)
+#pragma GCC unroll 4
+    for (size_t c = 0; c < 4; ++c) asm("" : "+v"(acc[r][c]));
+#pragma GCC unroll 4
+  for (size_t c = 0; c < 4; ++c) {
+    if (!Whole && c * 16 >= out.count) break;
+    const __mmask16 there = Whole ? 0xffff : first16(out.count - c * 16);
+    const __m512 scale = _mm512_maskz_loadu_ps(there, out.scales + c * 16);
+    float* y = out.y + first * out.stride + c * 16;
+#pragma GCC unroll 8
+    for (size_t r = 0; r < R; ++r) {
+      __m512 f = _mm512_mul_ps(_mm512_cvtepi32_ps(acc[r][c]), scale);
+      f = _mm512_mul_ps(f, _mm512_set1_ps(t.scales[first + r]));
+      if (Bias) f = _mm512_add_ps(f, _mm512_maskz_loadu_ps(there, out.bias + c * 16));
+      _mm512_mask_storeu_ps(y + r * out.stride, there, f);
+    }
+  }
+}
+
+template <bool Direct, bool Whole, bool Bias>
+AVX512 void multiply_tiles(const Tokens& t, size_t m, const uint8_t* panel, size_t groups,
+                           const Out& out) {
+  size_t i = 0;
+  for (; i + 6 <= m; i += 6) byte_tile<6, Direct, Whole, Bias>(t, panel, groups, out, i);
+  switch (m - i) {
+    case 5: return byte_tile<5, Direct, Whole, Bias>(t, panel, groups, out, i);
+    case 4: return byte_tile<4, Direct, Whole, Bias>(t, panel, groups, out, i);
+    case 3: return byte_tile<3, Direct, Whole, Bias>(t, panel, groups, out, i);
+    case 2: return byte_tile<2, Direct, Whole, Bias>(t, panel, groups, out, i);
+    case 1: return byte_tile<1, Direct, Whole, Bias>(t, panel, groups, out, i);
+    default: return;
+  }
+}
+
+// Every token by one panel of channels.
+inline void multiply_panel(const Tokens& t, size_t m, const Panel& panel, size_t groups,
+                           const Out& out) {
+  using Tiles = void (*)(const Tokens&, size_t, const uint8_t*, size_t, const Out&);
+  static constexpr Tiles kTiles[2][2][2] = {
+      {{multiply_tiles<false, false, false>, multiply_tiles<false, false, true>},
+       {multiply_tiles<false, true, false>, multiply_tiles<false, true, true>}},
+      {{multiply_tiles<true, false, false>, multiply_tiles<true, false, true>},
+       {multiply_tiles<true, true, false>, multiply_tiles<true, true, true>}}};
+  kTiles[panel.direct][out.count >= kPanel][out.bias != nullptr](t, m, panel.bytes, groups, out);
+}
+
+// Every token by every panel of the products' channels, and with a gate what it makes of them.
+// pack(product, first, count, room, scales) gives a panel of a product's channels, which may lie in
+// `room`; their scales are the product's, unless it writes others to `scales`, of 64.
+template <bool Rescaled, typename Pack>
+void by_panels(const Tokens& t, size_t m, size_t groups, const Product* products, size_t count,
+               Gate gate, const Parallel& parallel, Pack&& pack) {
+  constexpr size_t kRows = 48;  // tokens whose products stay near until they are gated
+  const auto panels = [](const Product& p) { return (p.n + kPanel - 1) / kPanel; };
+  struct Packed {
+    Panel panel;
+    Out out;
+    alignas(64) float scales[kPanel];
+  };
+  const auto packed = [&](const Product& p, size_t index, uint8_t* room, Packed* made) {
+    const size_t first = index * kPanel, channels = std::min(kPanel, p.n - first);
+    made->panel = pack(p, first, channels, room, made->scales);
+    made->out = {Rescaled ? made->scales : p.scales + first, p.bias ? p.bias + first : nullptr,
+                 p.y + first, p.n, channels};
+  };
+  const auto multiply = [&](size_t index, uint8_t* room) {
+    const Product* p = products;
+    for (; index >= panels(*p); ++p) index -= panels(*p);
+    Packed made;
+    packed(*p, index, room, &made);
+    multiply_panel(t, m, made.panel, groups, made.out);
+  };
+  const auto multiply_and_gate = [&](size_t index, uint8_t* room) {
+    alignas(64) float beside[kRows * kPanel];
+    Packed gates, lets;
+    packed(products[0], index, room, &gates);
+    if (count > 1) packed(products[1], index, room + groups * 4 * kPanel, &lets);
+    for (size_t row = 0; row < m; row += kRows) {
+      const Tokens some{t.codes + row * t.room, t.scales + row, t.sums + row, t.room};
+      const size_t rows = std::min(kRows, m - row);
+      Out out = gates.out;
+      out.y += row * out.stride;
+      multiply_panel(some, rows, gates.panel, groups, out);
+      lets.out.y = beside, lets.out.stride = kPanel;
+      if (count > 1) multiply_panel(some, rows, lets.panel, groups, lets.out);
+      gate_rows(gate, rows, out.count, count > 1 ? beside : nullptr, kPanel, out.y, out.stride);
+    }
+  };
+  size_t all = 0;
+  for (size_t i = 0; i < (gate == Gate::none ? count : 1); ++i) all += panels(products[i]);
+  // A thread's panels lie side by side: what it asks memory for ahead is its own.
+  together<1>(parallel, [&](Member member) {
+    static thread_local Scratch<uint8_t> scratch;
+    uint8_t* room = scratch.at_least(count * groups * 4 * kPanel);
+    member.share(all, 1, [&](size_t from, size_t to) {
+      for (; from < to; ++from) gate == Gate::none ? multiply(from, room) : multiply_and_gate(from, room);
+    });
+  });
+}
+
+}  // namespace vlmc
