@@ -113,8 +113,8 @@ struct CachedAttention {
     Borrowed{context}.run(threads, [&](const vlmc::Parallel& parallel) {
       vlmc::cached_attention(shape, static_cast<size_t>(batch), static_cast<size_t>(step),
                              static_cast<size_t>(capacity), query.as<float>(), key.as<float>(),
-                             value.as<float>(), by, lengths.as<int32_t>(), present_keys, present_values,
-                             Element == kFloat16, out, parallel);
+                             value.as<float>(), by, lengths.as<int32_t>(), present_keys,
+                             present_values, Element == kFloat16, out, parallel);
     });
   }
 

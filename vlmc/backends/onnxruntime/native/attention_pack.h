@@ -33,8 +33,8 @@ AVX512_INLINE void ask_to_write(void* to, size_t bytes) {
 
 // Query rows from[r], times `scale`, `room` apart.
 template <bool Pairs>
-AVX512 void pack_queries(const float* const* from, size_t rows, float scale, size_t size, float* out,
-                         size_t room) {
+AVX512 void pack_queries(const float* const* from, size_t rows, float scale, size_t size,
+                         float* out, size_t room) {
   constexpr size_t kWord = Pairs ? 2 : 1;
   const __m512 factor = _mm512_set1_ps(scale);
   for (size_t d = 0; d < size; d += 16 * kWord) {
