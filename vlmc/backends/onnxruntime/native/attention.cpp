@@ -1,37 +1,40 @@
 // Scaled dot-product attention in float32 on AVX-512: of decoders, over a cache that is extended in
 // place, and of towers. Scores of a few query rows are computed for all keys they may see, and for
-// no other; then softmax; then the sum of values. Of towers whose products are quantized anyway, the
-// factors of both products may be rounded to bfloat16; sums and softmax stay float32.
+// no other; then softmax; then the sum of values: scores stay in the first cache. Of towers whose
+// products are quantized anyway, the factors of both products may be rounded to bfloat16; sums and
+// softmax stay float32.
 #include "kernels.h"
 
 #include <algorithm>
+#include <cfloat>
 #include <cstring>
 #include <functional>
 
+#include "attention_pack.h"
 #include "attention_step.h"
+#include "attention_tile.h"
 #include "bfloat16.h"
 #include "float_tile.h"
+#include "rotary.h"
 #include "scratch.h"
 #include "softmax.h"
 
 namespace vlmc {
 namespace {
 
-constexpr size_t kRows = 24;  // query rows whose scores are kept
+constexpr size_t kRows = 24;  // query rows of a part, at least
 
-// Keys or values of one head: element (t, d) lies at `from`[t * stride + d].
-struct Head {
-  const void* from;
-  size_t stride;
-  bool half;
-};
-
+// To scores, which are in base 2.
 AVX512 void add_bias(float* row, const float* bias, size_t count) {
   for (size_t i = 0; i < count; i += 16) {
     const __mmask16 there = first16(count - i);
-    _mm512_mask_storeu_ps(row + i, there,
-                          _mm512_add_ps(_mm512_maskz_loadu_ps(there, row + i),
-                                        _mm512_maskz_loadu_ps(there, bias + i)));
+    const __m512 add = _mm512_maskz_loadu_ps(there, bias + i);
+    const __m512 score = _mm512_maskz_loadu_ps(there, row + i);
+    const __m512 sum = _mm512_fmadd_ps(add, _mm512_set1_ps(kLog2E), score);
+    // What is hidden by the lowest number is not hidden from who sees nothing else.
+    const __mmask16 finite = _mm512_cmp_ps_mask(add, _mm512_set1_ps(-INFINITY), _CMP_NEQ_UQ);
+    const __m512 lowest = _mm512_set1_ps(-FLT_MAX);
+    _mm512_mask_storeu_ps(row + i, there, _mm512_mask_max_ps(sum, finite, lowest, sum));
   }
 }
 
@@ -41,14 +44,45 @@ struct Rows {
   const float* query;  // of step 0, the group's first head
   float* out;          // likewise
   const float* bias;   // of step 0, that head, or null
+  Turn by;             // of step 0
   size_t past, total;
 };
 
-// What row r may see: keys first .. last.
-inline void seen(const Rows& rows, size_t r, size_t* first, size_t* last) {
+// What row r may see, from key `low` on.
+inline Span seen(const Rows& rows, size_t r, size_t low = 0) {
   const AttentionShape& s = rows.shape;
-  *last = s.causal ? rows.past + r / s.group + 1 : rows.total;
-  *first = s.window && *last > s.window ? *last - s.window : 0;
+  const size_t to = s.causal ? rows.past + r / s.group + 1 : rows.total;
+  const size_t from = s.window && to > s.window ? to - s.window : 0;
+  return {static_cast<uint32_t>(from - low), static_cast<uint32_t>(to - low)};
+}
+
+// Keys as panels, and values, row by row; of Pairs, words of two bfloat16.
+struct Packed {
+  const float* keys;
+  const float* values;
+  size_t value_stride;
+};
+
+template <bool Pairs>
+AVX512 Packed pack(const Head& keys, const Head& values, size_t low, size_t high, size_t size) {
+  static thread_local Scratch<float> key_room, value_room;
+  const size_t words = Pairs ? size / 2 : size, count = high - low;
+  float* panels = key_room.at_least((count + kPanel - 1) / kPanel * kPanel * words);
+  // Heads that lie side by side are a power of two apart in most models: their rows would share a
+  // few sets of each cache.
+  const bool copied = Pairs || values.half || values.stride != size;
+  float* rows = copied ? value_room.at_least((count + 15) / 16 * 16 * size) : nullptr;
+  for (size_t t = 0; t < count; t += 16) {
+    for (size_t next = low + t + 16; next < std::min(high, low + t + 32); ++next) {
+      ask(keys.row(next), size * keys.width());
+      if (copied) ask(values.row(next), size * values.width());
+    }
+    const size_t there = std::min<size_t>(16, count - t);
+    pack_keys<Pairs>(keys, low + t, there, size, panels + t / kPanel * kPanel * words + t % kPanel);
+    if (copied) pack_values<Pairs>(values, low + t, there, size, rows + (Pairs ? t / 2 : t) * size);
+  }
+  if (copied) return {panels, rows, size};
+  return {panels, static_cast<const float*>(values.from) + low * values.stride, values.stride};
 }
 
 // Pairs: of bfloat16. Every row sees all keys, the head's size is even, and the caches are float32.
@@ -58,101 +92,87 @@ AVX512 void attend_rows(const Rows& rows, const Head& keys, const Head& values, 
   const AttentionShape& s = rows.shape;
   const size_t size = s.head_size, room = (size + 15) / 16 * 16;
   const size_t inner = Pairs ? size / 2 : size;  // elements of a key
-  size_t low, high, unused;
-  seen(rows, begin, &low, &unused);
-  seen(rows, end - 1, &unused, &high);
-  const size_t panels = (high - low + kPanel - 1) / kPanel, width = panels * kPanel;
-  static thread_local Scratch<float> key_room, value_room, query_room, score_room, out_room;
-  float* packed = key_room.at_least(panels * inner * kPanel);
-  float* queries = query_room.at_least(kRows * room);
-  float* scores = score_room.at_least(kRows * width);
+  const size_t low = seen(rows, begin).from, high = seen(rows, end - 1).to;
+  const Packed packed = pack<Pairs>(keys, values, low, high, size);
+  const size_t width = (high - low + 15) / 16 * 16;
+  static thread_local Scratch<float> turn_room, query_room, score_room, out_room;
+  float* turned = turn_room.at_least(kTile * size);
+  float* queries = query_room.at_least(kTile * room);
+  float* scores = score_room.at_least(kTile * width);
   float* sums = out_room.at_least(kTile * room);
-  if (Pairs) {
-    float* words = value_room.at_least((high - low + 1) / 2 * 2 * size);
-    for (size_t t = low; t < high; ++t)
-      pair_up(static_cast<const float*>(keys.from) + t * keys.stride, size,
-              words + (t - low) * inner);
-    pack_panels(words, false, inner, 0, high - low, inner, packed);
-  } else {
-    pack_panels(keys.from, keys.half, keys.stride, low, high, size, packed);
-  }
-  const float* value = static_cast<const float*>(values.from) + low * values.stride;
-  size_t value_stride = values.stride;
-  // Heads that lie side by side are a power of two apart in most models: their rows would share a
-  // few sets of each cache.
-  if (Pairs) {
-    float* words = value_room.at_least((high - low + 1) / 2 * 2 * size);
-    pair_rows(value, value_stride, high - low, size, words);
-    value = words, value_stride = size;
-  } else if (values.half || values.stride != size) {
-    float* plain = value_room.at_least((high - low) * size);
-    for (size_t t = low; t < high; ++t)
-      for (size_t d = 0; d < size; d += 16)
-        _mm512_mask_storeu_ps(plain + (t - low) * size + d, first16(size - d),
-                              load(values.from, values.half, t * values.stride + d,
-                                   first16(size - d)));
-    value = plain, value_stride = size;
-  }
   const size_t steps_apart = s.heads * size;
   const auto place = [&](size_t r) { return r / s.group * steps_apart + r % s.group * size; };
-  for (size_t block = begin; block < end; block += kRows) {
-    const size_t count = std::min(kRows, end - block);
+  for (size_t tile = begin; tile < end; tile += kTile) {
+    const size_t count = std::min(kTile, end - tile);
+    size_t at[kTile];
     for (size_t r = 0; r < count; ++r) {
-      const float* from = rows.query + place(block + r);
-      for (size_t d = 0; d < size; d += 16)
-        _mm512_mask_storeu_ps(queries + r * room + d, first16(size - d),
-                              _mm512_mul_ps(_mm512_maskz_loadu_ps(first16(size - d), from + d),
-                                            _mm512_set1_ps(s.scale)));
-      if (Pairs) pair_up(queries + r * room, size, queries + r * room);
+      at[r] = place(tile + r);
+      ask_to_write(rows.out + at[r], size * sizeof(float));
+      if (tile + r + kTile < end) ask(rows.query + place(tile + r + kTile), size * sizeof(float));
     }
-    // The first and last key that some row of a tile sees, from `low` on, in whole panels.
-    size_t from[kRows], to[kRows], tile_from[kRows / kTile], tile_to[kRows / kTile];
+    const float* from[kTile];
     for (size_t r = 0; r < count; ++r) {
-      seen(rows, block + r, &from[r], &to[r]);
-      from[r] -= low, to[r] -= low;
-      if (r % kTile == 0) tile_from[r / kTile] = from[r] / kPanel * kPanel;
-      tile_to[r / kTile] = to[r];
+      from[r] = rows.query + at[r];
+      if (Pairs || !rows.by.half) continue;
+      const size_t angle = (tile + r) / s.group * rows.by.half;
+      float* to = turned + r * size;
+      turn(from[r], 1, size, rows.by.half, rows.by.cos + angle, rows.by.sin + angle, to);
+      from[r] = to;
     }
-    for (size_t p = 0; p < panels; ++p)
-      for (size_t r = 0; r < count; r += kTile) {
-        if (p * kPanel < tile_from[r / kTile] || p * kPanel >= tile_to[r / kTile]) continue;
-        multiply<Pairs>(std::min(kTile, count - r), queries + r * room, room,
-                        packed + p * inner * kPanel, kPanel, inner,
-                        scores + r * width + p * kPanel, width, kPanel, false);
-      }
-    for (size_t r = 0; r < count; r += kTile) {
-      const size_t of_tile = std::min(kTile, count - r), start = tile_from[r / kTile];
-      float inverse[kTile];
-      for (size_t j = 0; j < of_tile; ++j) {
-        float* row = scores + (r + j) * width;
-        const size_t first = from[r + j], last = to[r + j];
-        if (s.softcap > 0) cap_scores(row + first, last - first, s.softcap);
-        if (rows.bias) {
-          const size_t step = (block + r + j) / s.group, head = (block + r + j) % s.group;
-          add_bias(row + first,
-                   rows.bias + head * s.bias_head_stride + step * s.bias_width + low + first,
-                   last - first);
-        }
-        const float sum = softmax<Pairs>(row + first, last - first);
-        inverse[j] = sum > 0 ? 1 / sum : 0;
-        if (Pairs) continue;  // all rows see the same
-        std::fill(row + start, row + first, 0.0f);
-        std::fill(row + last, row + tile_to[r / kTile], 0.0f);
-      }
-      const size_t seen_keys = tile_to[r / kTile] - start;
-      const float* from_value = value + (Pairs ? start / 2 : start) * value_stride;
-      for (size_t d = 0; d < size; d += kPanel)
-        multiply<Pairs>(of_tile, scores + r * width + start, width, from_value + d, value_stride,
-                        Pairs ? (seen_keys + 1) / 2 : seen_keys, sums + d, room,
-                        std::min(kPanel, size - d), false);
-      for (size_t j = 0; j < of_tile; ++j) {
-        float* to_out = rows.out + place(block + r + j);
-        for (size_t d = 0; d < size; d += 16)
-          _mm512_mask_storeu_ps(to_out + d, first16(size - d),
-                                _mm512_mul_ps(_mm512_maskz_loadu_ps(first16(size - d), sums + j * room + d),
-                                              _mm512_set1_ps(inverse[j])));
-      }
+    pack_queries<Pairs>(from, count, s.scale * kLog2E, size, queries, room);
+    Span spans[kTile];
+    for (size_t r = 0; r < count; ++r) spans[r] = seen(rows, tile + r, low);
+    // Panels that some row sees a key of, and those that are seen whole by all.
+    const size_t start = spans[0].from / kPanel * kPanel, stop = spans[count - 1].to;
+    size_t whole = (spans[count - 1].from + kPanel - 1) / kPanel * kPanel;
+    size_t part = spans[0].to / kPanel * kPanel;
+    if (part <= whole) whole = part = start;
+    alignas(64) float tops[kTile * 16];
+    std::fill(tops, tops + kTile * 16, -INFINITY);
+    kScores<Pairs>[count - 1](queries, room, packed.keys + whole * inner, inner,
+                              (part - whole) / kPanel, scores + whole, width, tops);
+    for (size_t t = start; t < stop; t += kPanel)
+      if (t < whole || t >= part)
+        multiply<Pairs>(count, queries, room, packed.keys + t * inner, kPanel, inner, scores + t,
+                        width, std::min(kPanel, (stop - t + 15) / 16 * 16), false);
+    const bool changed = s.softcap > 0 || rows.bias;
+    for (size_t r = 0; changed && r < count; ++r) {
+      float* row = scores + r * width;
+      const size_t first = spans[r].from, last = spans[r].to;
+      if (s.softcap > 0) cap_scores(row + first, last - first, s.softcap * kLog2E);
+      if (!rows.bias) continue;
+      const size_t step = (tile + r) / s.group, head = (tile + r) % s.group;
+      add_bias(row + first,
+               rows.bias + head * s.bias_head_stride + step * s.bias_width + low + first,
+               last - first);
     }
+    float largest[kTile], inverse[kTile];
+    kSoftmax<Pairs>[count - 1](scores, width, spans, {start, whole, part, stop},
+                               changed ? nullptr : tops, largest, inverse);
+    for (size_t r = 0; r < count; ++r) inverse[r] = inverse[r] > 0 ? 1 / inverse[r] : 0;
+    const size_t seen_keys = stop - start;
+    const float* value = packed.values + (Pairs ? start / 2 : start) * packed.value_stride;
+    for (size_t d = 0; d < size; d += kPanel)
+      multiply<Pairs>(count, scores + start, width, value + d, packed.value_stride,
+                      Pairs ? (seen_keys + 1) / 2 : seen_keys, sums + d, room,
+                      std::min(kPanel, size - d), false);
+    for (size_t d = 0; d < size; d += 16)
+      for (size_t r = 0; r < count; ++r)
+        _mm512_mask_storeu_ps(rows.out + at[r] + d, first16(size - d),
+                              _mm512_mul_ps(_mm512_loadu_ps(sums + r * room + d),
+                                            _mm512_set1_ps(inverse[r])));
+  }
+}
+
+// Heads of `count` tokens into a cache, turned on the way.
+AVX512 void append_turned(const float* from, size_t stride, size_t count, size_t size,
+                          const Turn& by, void* to, bool half) {
+  if (!by.half) return append(from, stride, count, size, to, half);
+  static thread_local Scratch<float> room;
+  float* turned = room.at_least(size);
+  for (size_t t = 0; t < count; ++t) {
+    turn(from + t * stride, 1, size, by.half, by.cos + t * by.half, by.sin + t * by.half, turned);
+    append(turned, 0, 1, size, static_cast<char*>(to) + t * size * (half ? 2 : 4), half);
   }
 }
 
@@ -172,10 +192,11 @@ void attend(const AttentionShape& s, size_t batch, size_t step, const Parallel& 
   const size_t of_part = (rows + parts - 1) / parts;
   each(parallel, batch * kv_heads * parts, [&](size_t task) {
     const size_t part = parts - 1 - task % parts;  // the longest first
-    Rows of{s, nullptr, nullptr, nullptr, 0, 0};
+    Rows of{s, nullptr, nullptr, nullptr, {}, 0, 0};
     Head keys, values;
     const size_t begin = part * of_part, end = std::min(rows, begin + of_part);
-    if (begin < end && head_of(task / parts / kv_heads, task / parts % kv_heads, &of, &keys, &values))
+    const size_t head = task / parts;
+    if (begin < end && head_of(head / kv_heads, head % kv_heads, &of, &keys, &values))
       attend_rows<Pairs>(of, keys, values, begin, end);
   });
 }
@@ -183,13 +204,20 @@ void attend(const AttentionShape& s, size_t batch, size_t step, const Parallel& 
 }  // namespace
 
 void cached_attention(const AttentionShape& s, size_t batch, size_t step, size_t capacity,
-                      const float* query, const float* key, const float* value,
+                      const float* query, const float* key, const float* value, const Turn& by,
                       const int32_t* lengths, void* keys, void* values, bool half, float* out,
                       const Parallel& parallel) {
+  const size_t kv_heads = s.heads / s.group, size = s.head_size, width = half ? 2 : 4;
+  if (step == 1 && by.half) {
+    static thread_local Scratch<float> turn_room;
+    float* turned = turn_room.at_least(batch * kv_heads * size);
+    rotate(query, batch, s.heads, size, by, out, parallel);
+    rotate(key, batch, kv_heads, size, by, turned, parallel);
+    query = out, key = turned;
+  }
   if (step == 1)
     return step_attention(s, batch, capacity, query, key, value, lengths, keys, values, half, out,
                           parallel);
-  const size_t kv_heads = s.heads / s.group, size = s.head_size, width = half ? 2 : 4;
   const auto at = [&](void* cache, size_t b, size_t h, size_t t) {
     return static_cast<char*>(cache) + ((b * kv_heads + h) * capacity + t) * size * width;
   };
@@ -205,7 +233,8 @@ void cached_attention(const AttentionShape& s, size_t batch, size_t step, size_t
       return;
     }
     const size_t past = lengths[b] - step, from = (b * step * kv_heads + h) * size;
-    append(key + from, kv_heads * size, step, size, at(keys, b, h, past), half);
+    const Turn of{by.cos + b * step * by.half, by.sin + b * step * by.half, by.half};
+    append_turned(key + from, kv_heads * size, step, size, of, at(keys, b, h, past), half);
     append(value + from, kv_heads * size, step, size, at(values, b, h, past), half);
   });
   attend(s, batch, step, parallel, [&](size_t b, size_t h, Rows* rows, Head* k, Head* v) {
@@ -213,6 +242,7 @@ void cached_attention(const AttentionShape& s, size_t batch, size_t step, size_t
     const size_t from = b * step * s.heads * size + h * s.group * size;
     rows->query = query + from, rows->out = out + from;
     rows->total = lengths[b], rows->past = lengths[b] - step;
+    rows->by = {by.cos + b * step * by.half, by.sin + b * step * by.half, by.half};
     *k = {at(keys, b, h, 0), size, half};
     *v = {at(values, b, h, 0), size, half};
     return true;

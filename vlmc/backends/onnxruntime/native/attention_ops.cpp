@@ -4,7 +4,6 @@
 #include <cstring>
 
 #include "op.h"
-#include "scratch.h"
 
 namespace ort {
 namespace {
@@ -110,21 +109,11 @@ struct CachedAttention {
                                      softcap,
                                      true,
                                      static_cast<size_t>(window)};
+    const vlmc::Turn by{cos.as<float>(), sin.as<float>(), static_cast<size_t>(half)};
     Borrowed{context}.run(threads, [&](const vlmc::Parallel& parallel) {
-      const float *queries = query.as<float>(), *adds = key.as<float>();
-      if (Rotary) {
-        static thread_local vlmc::Scratch<float> room;
-        float* turned = room.at_least(static_cast<size_t>(batch * step * heads.key * size));
-        const auto rotate = [&](const float* x, int64_t count, float* to) {
-          vlmc::rotate(x, static_cast<size_t>(batch * step), static_cast<size_t>(count),
-                       static_cast<size_t>(size), static_cast<size_t>(half), cos.as<float>(),
-                       sin.as<float>(), to, parallel);
-        };
-        rotate(queries, heads.query, out), rotate(adds, heads.key, turned);
-        queries = out, adds = turned;
-      }
       vlmc::cached_attention(shape, static_cast<size_t>(batch), static_cast<size_t>(step),
-                             static_cast<size_t>(capacity), queries, adds, value.as<float>(), lengths.as<int32_t>(), present_keys,
+                             static_cast<size_t>(capacity), query.as<float>(), key.as<float>(),
+                             value.as<float>(), by, lengths.as<int32_t>(), present_keys,
                              present_values, Element == kFloat16, out, parallel);
     });
   }

@@ -153,12 +153,18 @@ AVX512 void attend_part(const AttentionShape& s, const float* query, const void*
     for (size_t d = 0; d < size; d += 16)
       _mm512_storeu_ps(queries + r * room + d,
                        _mm512_mul_ps(_mm512_maskz_loadu_ps(first16(size - d), query + r * size + d),
-                                     _mm512_set1_ps(s.scale)));
+                                     _mm512_set1_ps(s.scale * kLog2E)));
   score_keys(queries, s.group, room, keys, values, half, count, size, scores, width);
-  for (size_t r = 0; r < s.group; ++r) {
-    float* row = scores + r * width;
-    if (s.softcap > 0) cap_scores(row, count, s.softcap);
-    part.sum(r) = softmax<false>(row, count, &part.top(r));
+  for (size_t r = 0; s.softcap > 0 && r < s.group; ++r)
+    cap_scores(scores + r * width, count, s.softcap * kLog2E);
+  Span all[kTile];
+  std::fill(all, all + kTile, Span{0, static_cast<uint32_t>(count)});
+  for (size_t r = 0; r < s.group; r += kTile) {
+    const size_t rows = std::min(kTile, s.group - r);
+    float tops[kTile], sums[kTile];
+    kSoftmax<false>[rows - 1](scores + r * width, width, all, {0, 0, count / 16 * 16, count}, nullptr,
+                              tops, sums);
+    for (size_t j = 0; j < rows; ++j) part.top(r + j) = tops[j], part.sum(r + j) = sums[j];
   }
   add_values(scores, s.group, width, values, half, count, size, part.of, room + 16);
 }
@@ -170,7 +176,7 @@ AVX512 void weigh(const AttentionShape& s, const Part* parts, size_t count, floa
     for (size_t p = 0; p < count; ++p) top = std::max(top, parts[p].top(r));
     for (size_t p = 0; p < count; ++p) {
       float& weight = parts[p].top(r);  // no more needed
-      weight = top == -INFINITY ? 0 : std::exp(weight - top);
+      weight = top == -INFINITY ? 0 : std::exp2(weight - top);
       sum += weight * parts[p].sum(r);
     }
     const __m512 inverse = _mm512_set1_ps(sum > 0 ? 1 / sum : 0);

@@ -20,29 +20,19 @@ AVX512_INLINE __m256i to_bf16(__m512 x) {
   return y;
 }
 
-// Numbers that follow each other, in pairs: `to` may be `from`. What an odd count lacks is 0.
-AVX512 inline void pair_up(const float* from, size_t count, float* to) {
-  for (size_t i = 0; i < count; i += 16)
-    _mm256_mask_storeu_epi32(to + i / 2, first16((count - i + 1) / 2),
-                             to_bf16(_mm512_maskz_loadu_ps(first16(count - i), from + i)));
+// 32 numbers as bfloat16: those of `low` in the first 8 lanes, two in each, then those of `high`.
+AVX512_INLINE __m512 pairs(__m512 low, __m512 high) {
+  __m512 y;
+  asm("vcvtne2ps2bf16 %1, %2, %0" : "=v"(y) : "v"(low), "v"(high));
+  return y;
 }
 
-// bfloat16 of 16 numbers, one in each lane.
-AVX512_INLINE __m512i lanes(__m512 x) {
-  return _mm512_maskz_cvtepu16_epi32(0xffff, to_bf16(x));
-}
-
-// Rows 2 i and 2 i + 1 of `from`, number by number, in pairs: [ceil(count / 2)][size].
-AVX512 inline void pair_rows(const float* from, size_t stride, size_t count, size_t size, float* to) {
-  for (size_t t = 0; t < count; t += 2)
-    for (size_t d = 0; d < size; d += 16) {
-      const __mmask16 there = first16(size - d), also = t + 1 < count ? there : 0;
-      const __m512 low = _mm512_maskz_loadu_ps(there, from + t * stride + d);
-      const __m512 high = _mm512_maskz_loadu_ps(also, from + (t + 1) * stride + d);
-      _mm512_mask_storeu_epi32(
-          to + t / 2 * size + d, there,
-          _mm512_or_si512(lanes(low), _mm512_maskz_slli_epi32(0xffff, lanes(high), 16)));
-    }
+// Of what `pairs` gives: number i of `low` and number i of `high` in lane i.
+AVX512_INLINE __m512 interleaved(__m512 x) {
+  const __m512i low = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+  const __m512i places = _mm512_or_si512(
+      low, _mm512_slli_epi32(_mm512_add_epi32(low, _mm512_set1_epi32(16)), 16));
+  return _mm512_castsi512_ps(_mm512_permutexvar_epi16(places, _mm512_castps_si512(x)));
 }
 
 }  // namespace vlmc

@@ -75,18 +75,25 @@ struct AttentionShape {
   size_t bias_head_stride = 0, bias_width = 0;
 };
 
-// out[tokens, heads, size] = x, whose heads' numbers i and half + i are turned by the angle whose
-// cosine and sine are cos[tokens, half] and sin[tokens, half]; 2 half <= size.
-void rotate(const float* x, size_t tokens, size_t heads, size_t size, size_t half, const float* cos,
-            const float* sin, float* out, const Parallel& parallel);
+// Angles of tokens: heads' numbers i and half + i are turned by those whose cosine and sine are
+// cos[tokens, half] and sin[tokens, half]; 2 half is at most a head's size. 0: none is turned.
+struct Turn {
+  const float* cos = nullptr;
+  const float* sin = nullptr;
+  size_t half = 0;
+};
+
+// out[tokens, heads, size] = x, turned.
+void rotate(const float* x, size_t tokens, size_t heads, size_t size, const Turn& by, float* out,
+            const Parallel& parallel);
 
 // out[batch, step, heads, head_size] = softmax(query key^T) value over a cache [batch, key heads,
 // capacity, head_size] (float16 where half), which key and value [batch, step, key heads,
-// head_size] are written to first. lengths[batch]: of each row's cache after this step; a row whose
-// length is less than step, or more than capacity, is left alone and its answer is zeros. query may
-// lie in out.
+// head_size] are written to first. Heads of query and key are turned before. lengths[batch]: of
+// each row's cache after this step; a row whose length is less than step, or more than capacity, is
+// left alone and its answer is zeros. Throws std::bad_alloc.
 void cached_attention(const AttentionShape& shape, size_t batch, size_t step, size_t capacity,
-                      const float* query, const float* key, const float* value,
+                      const float* query, const float* key, const float* value, const Turn& by,
                       const int32_t* lengths, void* keys, void* values, bool half, float* out,
                       const Parallel& parallel);
 

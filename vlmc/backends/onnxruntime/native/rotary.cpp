@@ -1,40 +1,19 @@
-// Rotary embeddings of heads that lie packed, each head's first half turned against its second.
-#include "avx512.h"
+// Rotary embeddings of many tokens.
+#include "rotary.h"
+
+#include <algorithm>
+
 #include "kernels.h"
 #include "scratch.h"
 
-#include <algorithm>
-#include <cstring>
-
 namespace vlmc {
-namespace {
 
-AVX512 void turn(const float* x, size_t heads, size_t size, size_t half, const float* cos,
-                 const float* sin, float* out) {
-  for (size_t h = 0; h < heads; ++h, x += size, out += size) {
-    for (size_t i = 0; i < half; i += 16) {
-      const __mmask16 there = first16(half - i);
-      const __m512 first = _mm512_maskz_loadu_ps(there, x + i);
-      const __m512 second = _mm512_maskz_loadu_ps(there, x + half + i);
-      const __m512 c = _mm512_maskz_loadu_ps(there, cos + i);
-      const __m512 s = _mm512_maskz_loadu_ps(there, sin + i);
-      _mm512_mask_storeu_ps(out + i, there,
-                            _mm512_fmsub_ps(first, c, _mm512_mul_ps(second, s)));
-      _mm512_mask_storeu_ps(out + half + i, there,
-                            _mm512_fmadd_ps(second, c, _mm512_mul_ps(first, s)));
-    }
-    std::memcpy(out + 2 * half, x + 2 * half, (size - 2 * half) * sizeof(float));
-  }
-}
-
-}  // namespace
-
-void rotate(const float* x, size_t tokens, size_t heads, size_t size, size_t half, const float* cos,
-            const float* sin, float* out, const Parallel& parallel) {
+void rotate(const float* x, size_t tokens, size_t heads, size_t size, const Turn& by, float* out,
+            const Parallel& parallel) {
   constexpr size_t kTokens = 16;  // of a task
   each(parallel, (tokens + kTokens - 1) / kTokens, [&](size_t task) {
     for (size_t t = task * kTokens; t < std::min(tokens, (task + 1) * kTokens); ++t)
-      turn(x + t * heads * size, heads, size, half, cos + t * half, sin + t * half,
+      turn(x + t * heads * size, heads, size, by.half, by.cos + t * by.half, by.sin + t * by.half,
            out + t * heads * size);
   });
 }

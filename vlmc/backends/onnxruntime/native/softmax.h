@@ -2,63 +2,120 @@
 // From scores of a query row to weights of values.
 #include <cmath>
 #include <cstddef>
+#include <cstdint>
 
-#include "activation.h"
 #include "avx512.h"
 #include "bfloat16.h"
 
 namespace vlmc {
 
-// exp(row - its largest) in place, of Pairs as bfloat16 and 0 behind an odd count; returns the sum.
-// `top` is told the largest. Four at a time: what one waits for, others do.
-template <bool Pairs>
-AVX512 float softmax(float* row, size_t count, float* top_seen = nullptr) {
-  const size_t whole = count / 64 * 64;
-  __m512 top[4], sum[4];
-#pragma GCC unroll 4
-  for (size_t j = 0; j < 4; ++j) top[j] = _mm512_set1_ps(-INFINITY), sum[j] = _mm512_setzero_ps();
-  for (size_t i = 0; i < whole; i += 64)
-#pragma GCC unroll 4
-    for (size_t j = 0; j < 4; ++j)
-      top[j] = _mm512_max_ps(top[j], _mm512_loadu_ps(row + i + j * 16));
-  for (size_t i = whole; i < count; i += 16)
-    top[0] = _mm512_mask_max_ps(top[0], first16(count - i), top[0],
-                                _mm512_maskz_loadu_ps(first16(count - i), row + i));
-  const float largest = _mm512_reduce_max_ps(
-      _mm512_max_ps(_mm512_max_ps(top[0], top[1]), _mm512_max_ps(top[2], top[3])));
-  if (top_seen) *top_seen = largest;
-  // Nothing may be seen: the sum stays 0 and the row's answer is zeros.
-  const __m512 zero = _mm512_set1_ps(largest == -INFINITY ? 0.0f : largest);
-  for (size_t i = 0; i < whole; i += 64) {
-    __m512 e[4];
-#pragma GCC unroll 4
-    for (size_t j = 0; j < 4; ++j) e[j] = _mm512_loadu_ps(row + i + j * 16);
-#pragma GCC unroll 4
-    for (size_t j = 0; j < 4; ++j) {
-      e[j] = exponential(_mm512_sub_ps(e[j], zero));
-      sum[j] = _mm512_add_ps(sum[j], e[j]);
-    }
-#pragma GCC unroll 4
-    for (size_t j = 0; j < 4; ++j) {
-      if (Pairs)
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(row + i / 2 + j * 8), to_bf16(e[j]));
-      else
-        _mm512_storeu_ps(row + i + j * 16, e[j]);
-    }
-  }
-  for (size_t i = whole; i < count; i += 16) {
-    const __mmask16 there = first16(count - i);
-    const __m512 x = _mm512_sub_ps(_mm512_maskz_loadu_ps(there, row + i), zero);
-    const __m512 e = _mm512_maskz_mov_ps(there, exponential(x));
-    sum[0] = _mm512_add_ps(sum[0], e);
-    if (Pairs)
-      _mm256_mask_storeu_epi32(row + i / 2, first16((count - i + 1) / 2), to_bf16(e));
-    else
-      _mm512_mask_storeu_ps(row + i, there, e);
-  }
-  return _mm512_reduce_add_ps(
-      _mm512_add_ps(_mm512_add_ps(sum[0], sum[1]), _mm512_add_ps(sum[2], sum[3])));
+// Scores are in base 2: what makes them, multiplies by this, and no exponential has to.
+constexpr float kLog2E = 1.44269504088896341f;
+
+// 2^x for x <= 0, 0 far below. To one unit in the last place; of what is Rounded to bfloat16 next,
+// to 3e-6 of itself.
+template <bool Rounded>
+AVX512_INLINE __m512 power(__m512 x) {
+  x = _mm512_max_ps(_mm512_set1_ps(-200.0f), x);  // the second of the two where one is no number
+  const __m512 n = _mm512_roundscale_ps(x, 0), r = _mm512_sub_ps(x, n);
+  // Of least relative error between -1/2 and 1/2, 1 at 0.
+  __m512 p = _mm512_set1_ps(Rounded ? 9.58285294e-3f : 1.53533620e-4f);
+  if (!Rounded) p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.33988750e-3f));
+  if (!Rounded) p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(9.61843692e-3f));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(Rounded ? 5.59064262e-2f : 5.55033237e-2f));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(Rounded ? 2.40240991e-1f : 2.40226477e-1f));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(Rounded ? 6.93124175e-1f : 6.93147182e-1f));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
+  return _mm512_scalef_ps(p, n);
 }
+
+// The keys that a query row sees.
+struct Span {
+  uint32_t from, to;
+};
+
+// The keys start .. stop that some of several rows see; all of them see whole .. part. All but
+// `stop` are multiples of 16.
+struct Range {
+  size_t start, whole, part, stop;
+};
+
+// Which of 16 keys are seen.
+AVX512_INLINE __mmask16 seen16(Span seen, __m512i keys) {
+  const __mmask16 before_end = _mm512_cmplt_epu32_mask(keys, _mm512_set1_epi32(seen.to));
+  return _mm512_mask_cmpge_epu32_mask(before_end, keys, _mm512_set1_epi32(seen.from));
+}
+
+// Keys at .. at + 15.
+AVX512_INLINE __m512i keys16(size_t at) {
+  const __m512i lanes = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+  return _mm512_add_epi32(_mm512_set1_epi32(at), lanes);
+}
+
+// tops[R]: the larger of what they are and of scores of keys from .. to, by lanes. Of Hidden, some
+// row does not see some key.
+template <size_t R, bool Hidden>
+AVX512_INLINE void raise(const float* scores, size_t width, const Span* seen, size_t from,
+                         size_t to, __m512 (&tops)[R]) {
+  for (size_t t = from; t < to; t += 16)
+#pragma GCC unroll 8
+    for (size_t r = 0; r < R; ++r) {
+      const __m512 x = _mm512_loadu_ps(scores + r * width + t);
+      tops[r] = Hidden ? _mm512_mask_max_ps(tops[r], seen16(seen[r], keys16(t)), tops[r], x)
+                       : _mm512_max_ps(tops[r], x);
+    }
+}
+
+// 2^(score - top) in place; of Hidden, 0 where a key is not seen.
+template <size_t R, bool Hidden, bool Pairs>
+AVX512_INLINE void weigh(float* scores, size_t width, const Span* seen, size_t from, size_t to,
+                         const __m512 (&tops)[R], __m512 (&sums)[R]) {
+  for (size_t t = from; t < to; t += 16)
+#pragma GCC unroll 8
+    for (size_t r = 0; r < R; ++r) {
+      float* row = scores + r * width;
+      __m512 e = power<Pairs>(_mm512_sub_ps(_mm512_loadu_ps(row + t), tops[r]));
+      if (Hidden) e = _mm512_maskz_mov_ps(seen16(seen[r], keys16(t)), e);
+      sums[r] = _mm512_add_ps(sums[r], e);
+      if (Pairs)
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(row + t / 2), to_bf16(e));
+      else
+        _mm512_storeu_ps(row + t, e);
+    }
+}
+
+// 2^(score - the row's largest) of scores[R][width] in place, of Pairs as bfloat16 from the row's
+// front on; 0 for what is hidden, and for up to 15 numbers behind the last. tops[R]: the largest;
+// sums[R]: of what comes out. known[R][16]: the largest of keys whole .. part, by lanes, or null.
+// All rows at once: what one waits for, others do.
+template <size_t R, bool Pairs>
+AVX512 void softmax(float* scores, size_t width, const Span* seen, Range keys, const float* known,
+                    float* tops, float* sums) {
+  __m512 top[R], sum[R];
+#pragma GCC unroll 8
+  for (size_t r = 0; r < R; ++r)
+    top[r] = known ? _mm512_loadu_ps(known + r * 16) : _mm512_set1_ps(-INFINITY);
+  raise<R, true>(scores, width, seen, keys.start, keys.whole, top);
+  if (!known) raise<R, false>(scores, width, seen, keys.whole, keys.part, top);
+  raise<R, true>(scores, width, seen, keys.part, keys.stop, top);
+#pragma GCC unroll 8
+  for (size_t r = 0; r < R; ++r) {
+    tops[r] = _mm512_reduce_max_ps(top[r]);
+    // Nothing may be seen: the sum stays 0 and the row's answer is zeros.
+    top[r] = _mm512_set1_ps(tops[r] == -INFINITY ? 0.0f : tops[r]);
+    sum[r] = _mm512_setzero_ps();
+  }
+  weigh<R, true, Pairs>(scores, width, seen, keys.start, keys.whole, top, sum);
+  weigh<R, false, Pairs>(scores, width, seen, keys.whole, keys.part, top, sum);
+  weigh<R, true, Pairs>(scores, width, seen, keys.part, keys.stop, top, sum);
+#pragma GCC unroll 8
+  for (size_t r = 0; r < R; ++r) sums[r] = _mm512_reduce_add_ps(sum[r]);
+}
+
+using Softmax = void (*)(float*, size_t, const Span*, Range, const float*, float*, float*);
+template <bool Pairs>
+constexpr Softmax kSoftmax[] = {softmax<1, Pairs>, softmax<2, Pairs>, softmax<3, Pairs>,
+                                softmax<4, Pairs>, softmax<5, Pairs>, softmax<6, Pairs>};
 
 AVX512 inline void cap_scores(float* row, size_t count, float cap) {
   for (size_t i = 0; i < count; ++i) row[i] = cap * std::tanh(row[i] / cap);

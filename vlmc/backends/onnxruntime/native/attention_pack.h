@@ -1,0 +1,87 @@
+#pragma once
+// Queries, keys and values of one head as products read them: of Pairs, two numbers as bfloat16 in
+// the place of one.
+#include <algorithm>
+#include <cstddef>
+
+#include "avx512.h"
+#include "bfloat16.h"
+#include "float_tile.h"
+
+namespace vlmc {
+
+// Keys or values of one head: element (t, d) lies at `from`[t * stride + d].
+struct Head {
+  const void* from;
+  size_t stride;
+  bool half;
+
+  const char* row(size_t t) const { return static_cast<const char*>(from) + t * stride * width(); }
+  size_t width() const { return half ? 2 : 4; }
+};
+
+// Of heads that lie side by side, each row is on a page of its own: no hardware foresees the next.
+AVX512_INLINE void ask(const void* from, size_t bytes) {
+  for (size_t i = 0; i < bytes; i += 64)
+    _mm_prefetch(static_cast<const char*>(from) + i, _MM_HINT_T0);
+}
+
+AVX512_INLINE void ask_to_write(void* to, size_t bytes) {
+  for (size_t i = 0; i < bytes; i += 64)
+    asm volatile("prefetchw %0" : : "m"(static_cast<char*>(to)[i]));
+}
+
+// Query rows from[r], times `scale`, `room` apart.
+template <bool Pairs>
+AVX512 void pack_queries(const float* const* from, size_t rows, float scale, size_t size,
+                         float* out, size_t room) {
+  constexpr size_t kWord = Pairs ? 2 : 1;
+  const __m512 factor = _mm512_set1_ps(scale);
+  for (size_t d = 0; d < size; d += 16 * kWord) {
+    const __mmask16 there = first16(size - d), more = size > d + 16 ? first16(size - d - 16) : 0;
+    for (size_t r = 0; r < rows; ++r) {
+      const float* x = from[r] + d;
+      __m512 v = _mm512_mul_ps(_mm512_maskz_loadu_ps(there, x), factor);
+      if (Pairs) v = pairs(v, _mm512_mul_ps(_mm512_maskz_loadu_ps(more, x + 16), factor));
+      _mm512_storeu_ps(out + r * room + d / kWord, v);
+    }
+  }
+}
+
+// Up to 16 keys from `first` on, transposed, of Pairs as words of two bfloat16: [words][kPanel];
+// zeros behind the last.
+template <bool Pairs>
+AVX512 void pack_keys(const Head& head, size_t first, size_t rows, size_t size, float* out) {
+  constexpr size_t kWord = Pairs ? 2 : 1;
+  for (size_t d = 0; d < size; d += 16 * kWord) {
+    const __mmask16 there = first16(size - d), more = size > d + 16 ? first16(size - d - 16) : 0;
+    __m512 v[16];
+    for (size_t j = 0; j < 16; ++j) {
+      const size_t at = (first + j) * head.stride + d;
+      v[j] = _mm512_setzero_ps();
+      if (j < rows) v[j] = load(head.from, head.half, at, there);
+      if (j < rows && Pairs) v[j] = pairs(v[j], load(head.from, head.half, at + 16, more));
+    }
+    transpose(v);
+    for (size_t j = 0; j < 16 && d + j * kWord < size; ++j)
+      _mm512_storeu_ps(out + (d / kWord + j) * kPanel, v[j]);
+  }
+}
+
+// Up to 16 values from `first` on, of Pairs two in each row of words of two bfloat16.
+template <bool Pairs>
+AVX512 void pack_values(const Head& head, size_t first, size_t rows, size_t size, float* out) {
+  constexpr size_t kWord = Pairs ? 2 : 1;
+  for (size_t d = 0; d < size; d += 16) {
+    const __mmask16 there = first16(size - d);
+    for (size_t t = 0; t < rows; t += kWord) {
+      const size_t at = (first + t) * head.stride + d;
+      __m512 v = load(head.from, head.half, at, there);
+      const __mmask16 also = t + 1 < rows ? there : 0;
+      if (Pairs) v = interleaved(pairs(v, load(head.from, head.half, at + head.stride, also)));
+      _mm512_mask_storeu_ps(out + t / kWord * size + d, there, v);
+    }
+  }
+}
+
+}  // namespace vlmc
