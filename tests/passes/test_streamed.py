@@ -89,6 +89,22 @@ def test_no_more_is_read_than_is_needed(pair, monkeypatch):
     assert rows["experts"] == [1, 1]
 
 
+def test_a_product_is_held_once(pair, monkeypatch):
+    """Pieces of a long prompt's logits that are joined would be there twice."""
+    import torch
+
+    from vlmc.passes import streamed
+
+    whole, model, _ = pair
+    x = torch.randn(7, 30)
+    with torch.no_grad():
+        expected = torch.nn.functional.linear(x, whole.head.weight, torch.ones(40))
+        monkeypatch.setattr(streamed, "_PIECE_BYTES", 16 * 30 * 4)
+        monkeypatch.setattr(torch, "cat", None)
+        found = torch.nn.functional.linear(x, model.head.weight, torch.ones(40))
+    np.testing.assert_allclose(found.numpy(), expected.numpy(), rtol=1e-5, atol=1e-6)
+
+
 def test_shares_of_all_rows_are_summed_piece_by_piece(pair, monkeypatch):
     import torch
 

@@ -121,12 +121,12 @@ def _read(ref: TensorRef, start: int, stop: int | None) -> torch.Tensor:
 def _linear(x: torch.Tensor, weight: StoredTensor, bias: Any = None) -> torch.Tensor:
     rows, columns = weight.shape
     step = max(1, _PIECE_BYTES // (4 * columns))
-    pieces = [
-        torch.nn.functional.linear(x, weight.read(at, min(at + step, rows)))
-        for at in range(0, rows, step)
-    ]
-    out = pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=-1)
-    return out if bias is None else out + _whole(bias)
+    # Of a long prompt and a head the result alone is a GB: it is made in place, not joined.
+    out = x.new_empty(*x.shape[:-1], rows)
+    for at in range(0, rows, step):
+        end = min(at + step, rows)
+        out[..., at:end] = torch.nn.functional.linear(x, weight.read(at, end))
+    return out if bias is None else out.add_(_whole(bias))
 
 
 def _embedding(ids: torch.Tensor, weight: StoredTensor, *_: Any, **__: Any) -> torch.Tensor:

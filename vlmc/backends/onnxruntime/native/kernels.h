@@ -44,8 +44,8 @@ enum class Gate { none = 0, silu = 1, gelu_tanh = 2, gelu_quick = 3, gelu = 4 };
 // 64 p + c has number 4 g + i of its k at [p][g][c][i], and what no channel has is 0. A row of x is
 // quantized to int8 with one scale, (largest magnitude + 1e-12) / 127; channel j of w has the scale
 // scales[j]. k and n are positive. Throws std::bad_alloc.
-void linear_panels(const float* x, size_t m, size_t k, const Product* products, size_t count, Gate gate,
-             const Parallel& parallel);
+void linear_panels(const float* x, size_t m, size_t k, const Product* products, size_t count,
+                   Gate gate, const Parallel& parallel);
 
 // Products with the transpose of w, whose n rows of k numbers are cut into blocks with one scale
 // each.

@@ -72,7 +72,7 @@ struct LinearPanels : Group<Count, Extra> {
     if (!rows.count) return;
     Borrowed{context}.run(threads, [&](const vlmc::Parallel& parallel) {
       vlmc::linear_panels(this->multiplied(context, rows, k, sums, parallel), rows.count,
-                    static_cast<size_t>(k), products, Count, this->gate, parallel);
+                          static_cast<size_t>(k), products, Count, this->gate, parallel);
     });
   }
 

@@ -16,8 +16,8 @@ AVX512 void shift(const uint8_t* from, size_t bytes, uint8_t* to) {
 
 }  // namespace
 
-void linear_panels(const float* x, size_t m, size_t k, const Product* products, size_t count, Gate gate,
-             const Parallel& parallel) {
+void linear_panels(const float* x, size_t m, size_t k, const Product* products, size_t count,
+                   Gate gate, const Parallel& parallel) {
   if (m == 0) return;
   const size_t groups = (k + 3) / 4, bytes = groups * 4 * kPanel;
   by_panels<false>(quantize_tokens(x, m, k, parallel), m, groups, products, count, gate, parallel,

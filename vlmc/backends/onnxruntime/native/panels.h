@@ -149,7 +149,8 @@ void by_panels(const Tokens& t, size_t m, size_t groups, const Product* products
     static thread_local Scratch<uint8_t> scratch;
     uint8_t* room = scratch.at_least(count * groups * 4 * kPanel);
     member.share(all, 1, [&](size_t from, size_t to) {
-      for (; from < to; ++from) gate == Gate::none ? multiply(from, room) : multiply_and_gate(from, room);
+      for (; from < to; ++from)
+        gate == Gate::none ? multiply(from, room) : multiply_and_gate(from, room);
     });
   });
 }

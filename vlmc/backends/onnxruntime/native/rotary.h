@@ -9,7 +9,7 @@ namespace vlmc {
 
 // Heads of one token, by cosines and sines [half].
 AVX512 inline void turn(const float* x, size_t heads, size_t size, size_t half, const float* cos,
-                 const float* sin, float* out) {
+                        const float* sin, float* out) {
   for (size_t h = 0; h < heads; ++h, x += size, out += size) {
     for (size_t i = 0; i < half; i += 16) {
       const __mmask16 there = first16(half - i);
