@@ -54,6 +54,7 @@ ALLOWED = {
     ("job", "sources"),
     ("job", "workspace"),
     ("asking", "job"),
+    ("asking", "scope"),
     ("stages", "asking"),
     ("stages", "assembly"),
     ("stages", "job"),

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from vlmc.job import Job
+from vlmc.passes.questions import Question, answer_length
 from vlmc.passes.reference import Reference
 from vlmc.schema import Json
+from vlmc.scope import golden_questions
 
 
 def transformers_of(job: Job) -> Reference:
@@ -40,4 +44,30 @@ def asked_alike(job: Job) -> Json:
         "template": family.template,
         "deepstack": list(facts.deepstack),
         "part": family.part,
+    }
+
+
+def answer_tokens(job: Job) -> int:
+    """How many tokens of each golden question's answer are compared."""
+    return answer_length(sum(ref.nbytes for ref in job.index.values()))
+
+
+def compared(job: Job) -> list[Question]:
+    """The golden questions that transformers is asked too; none where the recipe says so."""
+    wanted = job.plan.recipe.checks.reference == "auto"
+    return golden_questions(job.plan, answer_tokens(job)) if wanted else []
+
+
+def answering(job: Job) -> dict[str, Any]:
+    """The pass of transformers' answers, as the cache knows it: arguments of ``step``."""
+    return {
+        "name": "reference",
+        "inputs": [job.metadata, job.shards],
+        "options": {
+            "questions": [question.name for question in compared(job)],
+            "tokens": answer_tokens(job),
+            **asked_alike(job),
+        },
+        "libraries": ("torch", "transformers", "tokenizers", "numpy", "pillow"),
+        "code": ["vlmc.passes.answers", *transformers_code(job)],
     }

@@ -76,3 +76,7 @@ class Job:
         """
         if name == self.until != PASSES[-1]:
             raise Stopped
+
+    def reaches(self, name: Pass) -> bool:
+        """Whether that pass is wanted."""
+        return PASSES.index(name) <= PASSES.index(self.until)

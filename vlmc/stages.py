@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from vlmc.asking import asked_alike, transformers_code, transformers_of
+from vlmc.asking import (
+    answer_tokens,
+    answering,
+    asked_alike,
+    compared,
+    transformers_code,
+    transformers_of,
+)
 from vlmc.assembly import contents, draft_of, lay_trial, plain
 from vlmc.backends import BACKENDS
 from vlmc.bundle.publish import Draft, seal
 from vlmc.job import Job
-from vlmc.passes.answers import read_answers, write_answers
+from vlmc.passes.answers import Expected, askings, read_answers, write_answers
 from vlmc.passes.calibrate import calibrate
 from vlmc.passes.calibration import digests as question_digests
 from vlmc.passes.check import Gates, check
@@ -21,7 +28,6 @@ from vlmc.passes.export import export
 from vlmc.passes.garbage import seldom_collected
 from vlmc.passes.load import load
 from vlmc.passes.quantize import Formats, quantize
-from vlmc.passes.questions import answer_length
 from vlmc.passes.scaling import FOLDS
 from vlmc.passes.simplify import simplify
 from vlmc.passes.transform import transform
@@ -59,10 +65,11 @@ class Graphs:
 
 @dataclass(frozen=True)
 class Weights:
-    """The stored weights, and the factors that calibration found."""
+    """The stored weights, the factors that calibration found, and what was answered meanwhile."""
 
     quantized: Artifact
     folds: Path | None
+    answers: Sequence[Expected] = ()
 
 
 def load_files(job: Job) -> Artifact:
@@ -143,11 +150,14 @@ def store_weights(job: Job, graphs: Graphs, tell: Callable[[int, int], None] | N
     formats = Formats(storage.vision, storage.language, storage.embedding, storage.head, block)
     exported = graphs.exported.folder
     calibrated = None
+    answers: list[Expected] = []
     if job.calibration:
         forms = formats.calibrated()
-        calibrated = job.workspace.step(
-            "calibrate",
-            lambda folder: calibrate(
+
+        def run_calibrate(folder: Path) -> None:
+            # The weights of a large checkpoint are read once for all that is asked.
+            known = not job.reaches("reference") or job.workspace.holds(**answering(job))
+            answers[:] = calibrate(
                 graphs.files,
                 exported,
                 job.index,
@@ -156,7 +166,12 @@ def store_weights(job: Job, graphs: Graphs, tell: Callable[[int, int], None] | N
                 transformers_of(job),
                 job.calibration,
                 folder,
-            ),
+                beside=[] if known else askings(compared(job), answer_tokens(job)),
+            )
+
+        calibrated = job.workspace.step(
+            "calibrate",
+            run_calibrate,
             inputs=[graphs.simplified, graphs.exported, job.metadata, job.shards],
             options={
                 "formats": forms,
@@ -182,7 +197,7 @@ def store_weights(job: Job, graphs: Graphs, tell: Callable[[int, int], None] | N
         code=["vlmc.passes.quantize"],
     )
     job.after("quantize")
-    return Weights(quantized, folds)
+    return Weights(quantized, folds, answers)
 
 
 def compile_graphs(job: Job, graphs: Graphs, weights: Weights) -> Artifact:
@@ -227,28 +242,15 @@ def prove(
         VlmcError: A gate is missed.
     """
     plan, checks = job.plan, job.plan.recipe.checks
-    tokens = answer_length(sum(ref.nbytes for ref in job.index.values()))
-    questions = golden_questions(plan, tokens)
-    asked = questions if checks.reference == "auto" else []
+    tokens = answer_tokens(job)
+    questions, asked = golden_questions(plan, tokens), compared(job)
 
-    def ask_transformers(folder: Path) -> None:
+    def run_reference(folder: Path) -> None:
         if asked:
-            write_answers(transformers_of(job), asked, tokens, folder)
+            answers = weights.answers or transformers_of(job).answers(askings(asked, tokens))
+            write_answers(asked, answers, folder)
 
-    answered = job.workspace.step(
-        "reference",
-        lambda folder: (
-            write_answers(transformers_of(job), asked, tokens, folder) if asked else None
-        ),
-        inputs=[job.metadata, job.shards],
-        options={
-            "questions": [question.name for question in asked],
-            "tokens": tokens,
-            **asked_alike(job),
-        },
-        libraries=("torch", "transformers", "tokenizers", "numpy", "pillow"),
-        code=["vlmc.passes.answers", *transformers_code(job)],
-    )
+    answered = job.workspace.step(fn=run_reference, **answering(job))
     job.after("reference")
 
     parts = (loaded, weights.quantized, compiled)

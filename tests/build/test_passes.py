@@ -11,6 +11,7 @@ import pytest
 from tests.build.test_parity import compare
 from vlmc.compiler import PASSES
 from vlmc.errors import VlmcError
+from vlmc.passes.reference import Reference
 
 pytestmark = pytest.mark.build
 ROOT = Path(__file__).parents[2]
@@ -136,3 +137,33 @@ def test_a_second_length_asks_transformers_nothing_again(workshop):
     assert not hits(made)["check"]
     report = json.loads((made.bundle / "report/build.json").read_text(encoding="utf-8"))
     assert all(figures["logit_error"] < 1e-4 for figures in report["check"]["questions"])
+
+
+def test_what_calibrates_and_what_compares_is_asked_in_one_reading(workshop, tmp_path, monkeypatch):
+    """Either alone where the other one is known; and nothing is compared that is not wanted."""
+    asked = []
+    answers = Reference.answers
+
+    def counted(self, askings):
+        asked.append([one.features for one in askings])
+        return answers(self, askings)
+
+    monkeypatch.setattr(Reference, "answers", counted)
+
+    def build(*overrides, **options):
+        asked.clear()
+        made = workshop.build(NAME, *overrides, "checks.reference=auto", cache=cache, **options)
+        return made, [(one.count(False), one.count(True)) for one in asked]
+
+    cache = tmp_path / "cache"
+    _, found = build("precision=int8", until="quantize")
+    assert found == [(8, 0)]
+    made, found = build("precision=int8")
+    assert found == [(0, 3)]
+    apart = contents(made.bundle)
+    cache = tmp_path / "other"
+    made, found = build("precision=int8")
+    assert found == [(8, 3)]
+    assert contents(made.bundle) == apart
+    assert build("precision=int8")[1] == []
+    assert build("precision=int4")[1] == [(8, 0)]

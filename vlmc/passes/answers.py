@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from vlmc.passes.questions import Question, messages_of, picture
 
 if TYPE_CHECKING:
-    from vlmc.passes.reference import Reference
+    from vlmc.passes.reference import Asking
 
 
 @dataclass(frozen=True)
@@ -39,22 +39,31 @@ class Expected:
     logits: NDArray[np.float32]
 
 
-def write_answers(
-    reference: Reference, questions: Sequence[Question], tokens: int, out: Path
-) -> None:
-    """Asks every question and writes ``NAME.json`` and ``NAME-*.npy`` for each.
-
-    Args:
-        reference: transformers over the checkpoint.
-        questions: Those that fit the bundle's limits.
-        tokens: How many of each answer.
-        out: The pass's folder.
-    """
+def askings(questions: Sequence[Question], tokens: int) -> list[Asking]:
+    """The golden questions as transformers is asked them, for so many tokens of each answer."""
     from PIL import Image
 
-    for q in questions:
-        opened = [Image.open(io.BytesIO(picture(size))) for size in q.sizes]
-        answer = reference.answer(messages_of(q), opened, tokens)
+    from vlmc.passes.reference import Asking
+
+    return [
+        Asking(
+            messages_of(q),
+            [Image.open(io.BytesIO(picture(size))) for size in q.sizes],
+            tokens,
+        )
+        for q in questions
+    ]
+
+
+def write_answers(questions: Sequence[Question], answers: Iterable[Expected], out: Path) -> None:
+    """Writes ``NAME.json`` and ``NAME-*.npy`` for each question.
+
+    Args:
+        questions: Those that fit the bundle's limits.
+        answers: To each of them.
+        out: The pass's folder.
+    """
+    for q, answer in zip(questions, answers, strict=True):
         ids = {"prompt_token_ids": answer.prompt_token_ids, "token_ids": answer.token_ids}
         (out / f"{q.name}.json").write_text(json.dumps(ids), encoding="utf-8")
         np.save(out / f"{q.name}-logits.npy", answer.logits)

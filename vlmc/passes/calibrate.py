@@ -7,7 +7,9 @@ memory. Kept of what layers read: sums for each channel, and a few tokens.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +24,9 @@ from vlmc.passes.scaling import FOLDS, Fold, write_folds
 from vlmc.passes.smoothing import Seen, Smoothed, smooth
 
 if TYPE_CHECKING:
+    from vlmc.passes.answers import Expected
     from vlmc.passes.calibration import Asked
-    from vlmc.passes.reference import Reference
+    from vlmc.passes.reference import Asking, Reference
 
 Array = NDArray[Any]
 
@@ -43,7 +46,8 @@ def calibrate(
     reference: Reference,
     questions: Sequence[Asked],
     out: Path,
-) -> None:
+    beside: Sequence[Asking] = (),
+) -> list[Expected]:
     """Writes ``folds.json``: which factors move between which weights.
 
     Args:
@@ -55,6 +59,10 @@ def calibrate(
         reference: transformers over the same checkpoint.
         questions: What it is asked.
         out: The folder to write to.
+        beside: What else to ask while the weights are read.
+
+    Returns:
+        The answers to the latter.
 
     Raises:
         VlmcError: The model's chat template refuses a question.
@@ -76,7 +84,7 @@ def calibrate(
     wide = sum(4 * fold.columns for fold, _ in folds)
     room = min(_TOKENS, _KEPT_BYTES // max(1, wide)) // len(questions)
     watched = [fold.consumers[0] for fold, _ in folds]
-    seen = _observe(reference, watched, questions, max(1, room))
+    seen, answers = _observe(reference, watched, questions, max(1, room), beside)
     found: list[tuple[Fold, Smoothed]] = []
     for fold, form in folds:
         if fold.consumers[0] not in seen:
@@ -88,16 +96,17 @@ def calibrate(
         [(fold, made.exponents) for fold, made in found if made.exponents.any()],
         {"questions": len(questions), **_facts([made for _, made in found])},
     )
+    return answers
 
 
 class _Watch:
-    """What one layer reads, call by call; ``room`` more tokens are kept as they are."""
+    """What one layer reads during one question; ``room`` tokens are kept as they are."""
 
-    def __init__(self) -> None:
-        self.level: Any = 0.0
+    def __init__(self, room: int) -> None:
+        self.sums: list[Array] = []
         self.count = 0
         self.kept: list[Array] = []
-        self.room = 0
+        self._room = room
 
     def __call__(self, module: Any, inputs: tuple[Any, ...]) -> None:
         """A hook before the layer's forward; its input is float ``[..., K]``."""
@@ -106,14 +115,30 @@ class _Watch:
             some = rows[start : start + _AT_ONCE]
             size = np.sqrt(np.square(some, dtype=np.float64).mean(axis=1, keepdims=True))
             heard = size[:, 0] > 0
-            self.level = self.level + (np.abs(some[heard]) / size[heard]).sum(axis=0)
+            self.sums.append((np.abs(some[heard]) / size[heard]).sum(axis=0))
             self.count += int(heard.sum())
-        places = np.linspace(0, len(rows) - 1, min(self.room, len(rows))).astype(int)
+        places = np.linspace(0, len(rows) - 1, min(self._room, len(rows))).astype(int)
         self.kept.append(rows[places])
-        self.room -= len(places)
+        self._room -= len(places)
+
+
+class _Heard:
+    """All questions together, in their order."""
+
+    def __init__(self) -> None:
+        self.level: Any = 0.0
+        self.count = 0
+        self.kept: list[Array] = []
+
+    def add(self, watch: _Watch) -> None:
+        """One more question."""
+        for some in watch.sums:
+            self.level = self.level + some
+        self.count += watch.count
+        self.kept += watch.kept
 
     def seen(self) -> Seen:
-        """All of it together."""
+        """What ``smooth`` is told."""
         return Seen(self.level / max(1, self.count), np.concatenate(self.kept))
 
 
@@ -122,32 +147,52 @@ def _observe(
     weights: Sequence[str],
     questions: Sequence[Asked],
     room: int,
-) -> dict[str, Seen]:
-    """What the linear layers of these weights read; a layer that is never called is left out."""
+    beside: Sequence[Asking],
+) -> tuple[dict[str, Seen], list[Expected]]:
+    """What the linear layers of these weights read, and the answers to what is asked beside.
+
+    A layer that is never called is left out.
+    """
     import torch
-    from jinja2 import TemplateError
+
+    from vlmc.passes.reference import Asking
 
     modules = dict(reference.model.named_modules())
-    watches: dict[str, _Watch] = {}
-    hooks = []
-    for name in weights:
-        module = modules.get(name.removesuffix(".weight"))
-        if isinstance(module, torch.nn.Linear):
-            watches[name] = _Watch()
-            hooks.append(module.register_forward_pre_hook(watches[name]))
-    for number, asked in enumerate(questions, start=1):
-        for watch in watches.values():
-            watch.room = room
-        try:
-            reference.answer(asked.messages, asked.pictures, max_new_tokens=1)
-        except TemplateError as error:
-            raise VlmcError(
-                f"the model's chat template refuses question {number}: {error}",
-                at="quantize.calibration",
-            ) from error
-    for hook in hooks:
-        hook.remove()
-    return {name: watch.seen() for name, watch in watches.items() if watch.count}
+    paths = {name: name.removesuffix(".weight") for name in weights}
+    watched = {n: p for n, p in paths.items() if isinstance(modules.get(p), torch.nn.Linear)}
+    watches = [{name: _Watch(room) for name in watched} for _ in questions]
+    asked = [
+        Asking(
+            one.messages,
+            one.pictures,
+            tokens=1,
+            features=False,
+            listeners={watched[name]: watch for name, watch in own.items()},
+            within=partial(_named, number),
+        )
+        for number, (one, own) in enumerate(zip(questions, watches, strict=True), start=1)
+    ]
+    answers = reference.answers([*asked, *beside])
+    heard = {name: _Heard() for name in watched}
+    for own, _ in zip(watches, answers, strict=False):
+        for name, watch in own.items():
+            heard[name].add(watch)
+        own.clear()
+    return {name: all_.seen() for name, all_ in heard.items() if all_.count}, list(answers)
+
+
+@contextmanager
+def _named(number: int) -> Iterator[None]:
+    """Says which question a chat template refuses."""
+    from jinja2 import TemplateError
+
+    try:
+        yield
+    except TemplateError as error:
+        raise VlmcError(
+            f"the model's chat template refuses question {number}: {error}",
+            at="quantize.calibration",
+        ) from error
 
 
 def _some_rows(ref: TensorRef) -> Array:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +28,8 @@ BITS = {
 }
 # How the dtypes that can be weights are read from disk, little-endian as the format is.
 _STORED = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+# What is asked for ahead; and how much at once, for the system does no more than that.
+_AHEAD_BYTES, _ADVISED_BYTES = 192 << 20, 4 << 20
 
 
 @dataclass(frozen=True)
@@ -153,15 +156,46 @@ def let_go(ref: TensorRef) -> None:
 
     Where the system cannot be told, nothing happens.
     """
+    if hasattr(os, "posix_fadvise"):  # Linux only
+        _advise(ref, os.POSIX_FADV_DONTNEED, ref.nbytes)
+
+
+class ReadAhead:
+    """Tensors in the order in which they are read: the system is told of them beforehand.
+
+    It then reads the next ones from the disk while one is computed with.
+    """
+
+    def __init__(self, order: Sequence[TensorRef]) -> None:
+        self._order = order
+        self._place = self._told = 0
+
+    def of(self, place: int) -> None:
+        """The tensor of that place is read now."""
+        if place < self._place:  # once more from the start
+            self._told = 0
+        self._place, room = place, _AHEAD_BYTES
+        for at in range(place + 1, len(self._order)):
+            room -= self._order[at].nbytes
+            if room < 0:
+                break
+            if at >= self._told and hasattr(os, "posix_fadvise"):
+                _advise(self._order[at], os.POSIX_FADV_WILLNEED, _ADVISED_BYTES)
+                self._told = at + 1
+
+
+def _advise(ref: TensorRef, advice: int, step: int) -> None:
+    """Gives the system advice on what a tensor takes of its files, ``step`` bytes at a time."""
     pieces = (*ref.parts, *itertools.chain.from_iterable(ref.stacked))
     for piece in pieces:
-        let_go(piece)
-    if pieces or not hasattr(os, "posix_fadvise"):  # Linux only
+        _advise(piece, advice, step)
+    if pieces:
         return
     with suppress(OSError):  # advice
         file = os.open(ref.path, os.O_RDONLY)
         try:
-            os.posix_fadvise(file, ref.begin, ref.nbytes, os.POSIX_FADV_DONTNEED)
+            for at in range(0, ref.nbytes, max(1, step)):
+                os.posix_fadvise(file, ref.begin + at, min(step, ref.nbytes - at), advice)
         finally:
             os.close(file)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
-import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,16 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlmc.bundle.manifest import ImageSpec
-from vlmc.errors import VlmcError
+from vlmc.passes.abreast import abreast
 from vlmc.passes.answers import Expected
-from vlmc.passes.bounds import bound_images
 from vlmc.passes.checkpoint import TensorRef
-from vlmc.passes.feature_counts import counted, tell_counts
-from vlmc.passes.host_images import load_images
+from vlmc.passes.feature_counts import counted
 from vlmc.passes.parameters import adopt_buffers, match_names, untie_different
-from vlmc.passes.processor_class import processor_class
+from vlmc.passes.processors import make_processor
 from vlmc.passes.quiet import quiet
-from vlmc.passes.stand_in import cut_tensors
 from vlmc.passes.token_types import ask_token_types
 from vlmc.passes.transform import build_module
 from vlmc.passes.weight_stream import keep_freed_memory
@@ -30,10 +29,8 @@ from vlmc.runtime.images import image_tokens
 from vlmc.schema import Json
 
 _LOGGER = "transformers"
-# What is said of a part that needs torchvision, or is for sounds; such a part is done without.
-_TORCHVISION = re.compile(
-    "video processor|feature extractor|any image processor|dependencies: .*torchvision"
-)
+# Of conversations asked abreast: squares of their lengths, in all.
+_SCORES = 1 << 22
 # What ``get_image_features`` may take of a processor's output.
 _IMAGE_INPUTS = (
     "pixel_values",
@@ -54,10 +51,27 @@ _IMAGE_INPUTS = (
     "image_grids",
     "target_sizes",
 )
-# Parts that need torchvision, or are for sounds.
-_OTHER_PARTS = ("video_processor", "audio_processor", "feature_extractor")
-# What a processor is made of; its own file sets the rest.
-_PARTS = {"self", "image_processor", "tokenizer", *_OTHER_PARTS, "chat_template", "kwargs"}
+
+
+@dataclass(frozen=True)
+class Asking:
+    """One conversation, and what is wanted of it.
+
+    Attributes:
+        messages: Chat messages of image and text parts.
+        pictures: PIL images, in their order.
+        tokens: Length of the answer.
+        features: Whether image features are answered too.
+        listeners: By module, what is called before it with what its forward is given.
+        within: Makes the context that it is asked in.
+    """
+
+    messages: Sequence[Json]
+    pictures: Sequence[Any]
+    tokens: int
+    features: bool = True
+    listeners: Mapping[str, Callable[[Any, tuple[Any, ...]], None]] = field(default_factory=dict)
+    within: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
 class Reference:
@@ -87,7 +101,7 @@ class Reference:
         untie_different(model, index, matched)
         model.tie_weights(recompute_mapping=False)
         keep_freed_memory()
-        stream_weights(model, index, matched)
+        stream_weights(model, index, matched, _of_the_decoder(model))
         self.model = model
         self.processor = make_processor(folder, images)
         ask_token_types(self.processor, model)
@@ -100,25 +114,49 @@ class Reference:
         self, messages: Sequence[Json], pictures: Sequence[Any], max_new_tokens: int
     ) -> Expected:
         """Greedy tokens and their logits for one conversation; pictures are PIL images."""
+        return next(self.answers([Asking(messages, pictures, max_new_tokens)]))
+
+    def answers(self, asked: Sequence[Asking]) -> Iterator[Expected]:
+        """The same for each of several, in their order; several are asked abreast.
+
+        Raises:
+            VlmcError: The processor counts other image tokens than the model makes.
+            jinja2.TemplateError: The model's chat template refuses a conversation.
+        """
+        for some in _rounds(asked, self.images):
+            models = [self.model, *(_alike(self.model) for _ in some[1:])]
+            asks = (partial(self._answer, *pair) for pair in zip(models, some, strict=True))
+            with quiet(_LOGGER):
+                found = abreast(list(asks))
+            yield from found
+
+    def _answer(self, model: Any, asked: Asking) -> Expected:
         import torch
         from transformers import GenerationConfig
 
         # No end token: past it there would be nothing to compare.
-        asked = GenerationConfig(
-            max_new_tokens=max_new_tokens,
+        settings = GenerationConfig(
+            max_new_tokens=asked.tokens,
             do_sample=False,
             output_logits=True,
             return_dict_in_generate=True,
             pad_token_id=0,
         )
-        for module in self.model.modules():
+        for module in model.modules():
             # BLIP-2 and its kin hand a question to the decoder's own ``generate``.
             if getattr(module, "generation_config", None) is not None:
-                module.generation_config = asked
-        with torch.no_grad(), quiet(_LOGGER), counted():
-            inputs = self._inputs(messages, pictures)
-            features = self._features(inputs, pictures) if pictures else []
-            made = self.model.generate(**inputs)
+                module.generation_config = settings
+        hooks = [
+            model.get_submodule(name).register_forward_pre_hook(listener)
+            for name, listener in asked.listeners.items()
+        ]
+        with torch.no_grad(), counted(), asked.within():
+            inputs = self._inputs(asked.messages, asked.pictures)
+            wanted = asked.features and asked.pictures
+            features = self._features(model, inputs, asked.pictures) if wanted else []
+            made = model.generate(**inputs)
+        for hook in hooks:
+            hook.remove()
         length = inputs["input_ids"].shape[1]
         return Expected(
             prompt_token_ids=inputs["input_ids"][0].tolist(),
@@ -158,15 +196,17 @@ class Reference:
                 return self.processor(text=[text], images=list(pictures), return_tensors="pt")
             return self.processor.tokenizer(text, return_tensors="pt")
 
-    def _features(self, inputs: Any, pictures: Sequence[Any]) -> list[NDArray[np.float32]]:
+    def _features(
+        self, model: Any, inputs: Any, pictures: Sequence[Any]
+    ) -> list[NDArray[np.float32]]:
         given = {key: inputs[key] for key in _IMAGE_INPUTS if key in inputs}
         for own in ("image_patches", "pixel_values_images"):
             if own in inputs:
                 given["pixel_values"] = inputs[own]
-        made = image_features_of(self.model)(**given, return_dict=True)
+        made = image_features_of(model)(**given, return_dict=True)
         if made.pooler_output is None and not self.deepstack:
             # Llama 4 leaves it to its caller; Fuyu has one picture, and no more to do.
-            projector = getattr(self.model, "multi_modal_projector", lambda rows: rows[None])
+            projector = getattr(model, "multi_modal_projector", lambda rows: rows[None])
             made.pooler_output = projector(made.last_hidden_state)
         # One tensor for each picture, for each of its tiles, or for all; deep-stack ones beside.
         found = _parts(made, self.deepstack)
@@ -178,6 +218,46 @@ class Reference:
         split = np.split(rows, np.cumsum(counts)[:-1])
         marks = getattr(made, "visual_indicator_features", None)  # the same behind every picture's
         return split if marks is None else [np.concatenate([own, marks]) for own in split]
+
+
+def _rounds(asked: Sequence[Asking], images: ImageSpec) -> Iterator[Sequence[Asking]]:
+    """Those to ask abreast: attention's scores of each are held until the last one has its own."""
+    some: list[Asking] = []
+    scores = 0
+    for one in asked:
+        words = sum(len(str(part)) for message in one.messages for part in message.values())
+        counts = (
+            image_tokens(p.height, p.width, images, count=len(one.pictures)) for p in one.pictures
+        )
+        own = (words + sum(counts)) ** 2
+        if some and scores + own > _SCORES:
+            yield some
+            some, scores = [], 0
+        some.append(one)
+        scores += own
+    if some:
+        yield some
+
+
+def _alike(model: Any) -> Any:
+    """A copy of a model over the same tensors: what a model remembers is each copy's own."""
+    kept = (*model.parameters(), *model.buffers())
+    return deepcopy(model, {id(tensor): tensor for tensor in kept})
+
+
+def _of_the_decoder(model: Any) -> set[str]:
+    """Parameters that questions wait for together: the decoder's, and the head.
+
+    A tower has more to remember meanwhile, and is small beside them.
+    """
+    words, head = model.get_input_embeddings(), model.get_output_embeddings()
+    [path] = [name for name, module in model.named_modules() if module is words]
+    decoder = path.rpartition(".")[0]
+    return {
+        name
+        for name, parameter in model.named_parameters()
+        if name.startswith(decoder) or (head is not None and parameter is head.weight)
+    }
 
 
 def image_features_of(model: Any) -> Any:
@@ -214,79 +294,3 @@ def _parts(made: Any, deepstack: Collection[int]) -> list[Any]:
     added = {layer: parts for layer, parts in deep if layer in deepstack}
     some = next(iter(added.values()))
     return [[torch.zeros_like(part) for part in some], *added.values()]
-
-
-def make_processor(folder: Path, images: ImageSpec) -> Any:
-    """The processor of transformers, with the recipe's bounds; no part needs torchvision.
-
-    Raises:
-        VlmcError: transformers cannot make it.
-    """
-    from transformers import AutoProcessor
-
-    here = {"local_files_only": True, "trust_remote_code": False}
-    try:
-        with quiet(_LOGGER):
-            try:
-                processor = AutoProcessor.from_pretrained(folder, backend="pil", **here)
-                if not hasattr(processor, "image_processor"):  # it is a tokenizer
-                    raise ValueError("no file names its class, and this model type has none")
-            except (ImportError, ValueError, OSError) as error:
-                if not (isinstance(error, ImportError) or _TORCHVISION.search(str(error))):
-                    raise
-                processor = _without_video(folder, images, here)
-    except (ImportError, ValueError, OSError, KeyError, TypeError) as error:
-        raise VlmcError(
-            f"transformers cannot make this checkpoint's processor: {error}",
-            hint="checks: {reference: off} builds without comparing to transformers",
-        ) from error
-    # A template that only the tokenizer has is the model's all the same.
-    processor.chat_template = processor.chat_template or processor.tokenizer.chat_template
-    if getattr(processor, "patch_size", 0) is None:
-        tell_counts(processor, images)
-    if images.geometry == "patch_rows":
-        cut_tensors(processor.image_processor)
-    bound_images(processor, images)
-    return processor
-
-
-def _without_video(folder: Path, images: ImageSpec, here: Mapping[str, Any]) -> Any:
-    """The processor from its parts, but those that would need torchvision."""
-    from transformers import AutoTokenizer
-
-    known = processor_class(folder)
-    if known.__name__ == "SmolVLMProcessor":
-        return _smolvlm_without_video(folder, here)
-
-    class ImageTextProcessor(known):  # type: ignore[misc, valid-type]
-        def check_argument_for_proper_class(self, name: str, argument: Any) -> type:
-            return type(argument)
-
-    # Its own file, and a template wherever checkpoints of any age have one.
-    settings, _ = known.get_processor_dict(folder, **here)
-    takes = inspect.signature(known.__init__).parameters.keys()
-    tokenizer = AutoTokenizer.from_pretrained(folder, **here)
-    pictures = load_images(folder, images, here)
-    others: dict[str, Any] = {name: None for name in _OTHER_PARTS if name in takes}
-    if images.geometry == "slices":
-        others["video_processor"] = pictures  # whose settings it reads, of the same names
-    return ImageTextProcessor(
-        image_processor=pictures,
-        tokenizer=tokenizer,
-        chat_template=settings.get("chat_template") or tokenizer.chat_template,
-        **others,
-        **{key: value for key, value in settings.items() if key in takes - _PARTS},
-    )
-
-
-def _smolvlm_without_video(folder: Path, here: Mapping[str, Any]) -> Any:
-    """For pictures SmolVLM's processor is Idefics3's; for videos it would need num2words too."""
-    from transformers import AutoImageProcessor, AutoTokenizer, Idefics3Processor
-
-    settings, _ = Idefics3Processor.get_processor_dict(folder, **here)
-    return Idefics3Processor(
-        image_processor=AutoImageProcessor.from_pretrained(folder, backend="pil", **here),
-        tokenizer=AutoTokenizer.from_pretrained(folder, **here),
-        image_seq_len=settings.get("image_seq_len", 169),
-        chat_template=settings.get("chat_template"),
-    )

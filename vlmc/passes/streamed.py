@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import torch
 
-from vlmc.passes.checkpoint import TensorRef, read_stored
+from vlmc.passes.checkpoint import ReadAhead, TensorRef, read_stored
 from vlmc.passes.parameters import canonical_names, parameter_sources
 
 # Rows of a large matrix are multiplied in pieces of this size, small enough for the allocator to
 # hand the same memory out again: fresh pages cost more than the products.
 _PIECE_BYTES = 8 << 20
+# Pieces from this size on are multiplied by oneDNN where torch has it: on CPUs that MKL does not
+# know, that takes half the time. For smaller ones, making its kernels would take longer.
+_LARGE_BYTES = 4 << 20
 # What is asked of a tensor without its values.
 _WITHOUT_VALUES = {
     *("size", "dim", "numel", "nelement", "is_floating_point", "is_complex", "element_size"),
@@ -29,14 +33,27 @@ class StoredTensor(torch.Tensor):
     """
 
     ref: TensorRef
+    place: int
+    together: bool
+    ahead: ReadAhead
 
     @staticmethod
-    def of(ref: TensorRef, shape: torch.Size) -> StoredTensor:
-        """The tensor that a model holds as ``shape``; its last two axes may lie the other way."""
+    def of(
+        ref: TensorRef, shape: torch.Size, place: int, together: bool, ahead: ReadAhead
+    ) -> StoredTensor:
+        """The tensor that a model holds as ``shape``; its last two axes may lie the other way.
+
+        Args:
+            ref: Where its values are.
+            shape: The model's.
+            place: Its number among the model's.
+            together: Whether several questions wait for it together, see ``WAIT``.
+            ahead: Of the model's tensors.
+        """
         # The right shape in four bytes.
         blank = torch.full((), torch.nan).expand(shape)
         made = torch.Tensor._make_subclass(StoredTensor, blank)
-        made.ref = ref
+        made.ref, made.place, made.together, made.ahead = ref, place, together, ahead
         return made
 
     def read(self, start: int = 0, stop: int | None = None) -> torch.Tensor:
@@ -64,26 +81,37 @@ class StoredTensor(torch.Tensor):
             if name == "__getitem__" and isinstance(args[0], StoredTensor):
                 row = _row(args[1])
                 if row is not None:
-                    return args[0].read(row, row + 1)[0]
+                    return _of_one(args[0], row)
             return func(*map(_whole, args), **{key: _whole(x) for key, x in kwargs.items()})
 
 
-def stream_weights(model: Any, index: Mapping[str, TensorRef], matched: Mapping[str, str]) -> None:
+def stream_weights(
+    model: Any,
+    index: Mapping[str, TensorRef],
+    matched: Mapping[str, str],
+    together: Collection[str] = (),
+) -> None:
     """Makes every parameter of a module a tensor that stays in the checkpoint.
 
     Args:
         model: The module, built without its weights and tied as the checkpoint says.
         index: The checkpoint's tensors.
         matched: Parameter names to those of ``index``, as ``match_names`` gives them.
+        together: Parameters that several questions wait for together, see ``WAIT``.
     """
     names = canonical_names(model)
     sources = parameter_sources(model, index, matched, names.values())
     refs = {key: index[sources[name]] for key, name in names.items()}
+    places = {key: place for place, key in enumerate(names)}
+    ahead = ReadAhead([refs[key] for key in names])
+    made = {
+        key: StoredTensor.of(refs[key], shape, places[key], names[key] in together, ahead)
+        for key, shape in {id(p): p.shape for p in model.parameters()}.items()
+    }
     for module in model.modules():
         for name, parameter in module._parameters.items():
             if parameter is not None:
-                stored = StoredTensor.of(refs[id(parameter)], parameter.shape)
-                module._parameters[name] = stored
+                module._parameters[name] = made[id(parameter)]
 
 
 def _name(func: Callable[..., Any]) -> str:
@@ -118,15 +146,60 @@ def _read(ref: TensorRef, start: int, stop: int | None) -> torch.Tensor:
     return torch.from_numpy(rows).float()
 
 
+# What a thread that shares weights with others waits by: it is given a tensor, and a float
+# ``[..., K]`` to multiply with it or the number of a row to be read.
+WAIT: ContextVar[Callable[[StoredTensor, torch.Tensor | int], torch.Tensor] | None] = ContextVar(
+    "WAIT", default=None
+)
+
+
+def serve(weight: StoredTensor, wanted: Sequence[torch.Tensor | int]) -> list[torch.Tensor]:
+    """What was waited for, each piece of the tensor read once; products are made one by one.
+
+    Args:
+        weight: The tensor.
+        wanted: Floats ``[..., K]`` to multiply with it, or the number of one row, again and again.
+    """
+    factors = [x for x in wanted if isinstance(x, torch.Tensor)]
+    if factors:
+        return _products(factors, weight)
+    row = int(wanted[0])
+    return [weight.read(row, row + 1)[0]] * len(wanted)
+
+
+def _of_one(weight: StoredTensor, wanted: torch.Tensor | int) -> torch.Tensor:
+    """A product or a row; together with others where this thread shares weights."""
+    wait = WAIT.get()
+    if wait is None or not weight.together:
+        return serve(weight, [wanted])[0]
+    return wait(weight, wanted)
+
+
 def _linear(x: torch.Tensor, weight: StoredTensor, bias: Any = None) -> torch.Tensor:
+    out = _of_one(weight, x)
+    return out if bias is None else out.add_(_whole(bias))
+
+
+def _products(factors: Sequence[torch.Tensor], weight: StoredTensor) -> list[torch.Tensor]:
+    """Each ``[..., K]`` times the matrix ``[N, K]``; what one becomes depends on it alone."""
     rows, columns = weight.shape
     step = max(1, _PIECE_BYTES // (4 * columns))
     # Of a long prompt and a head the result alone is a GB: it is made in place, not joined.
-    out = x.new_empty(*x.shape[:-1], rows)
+    made = [x.new_empty(*x.shape[:-1], rows) for x in factors]
+    weight.ahead.of(weight.place)
     for at in range(0, rows, step):
         end = min(at + step, rows)
-        out[..., at:end] = torch.nn.functional.linear(x, weight.read(at, end))
-    return out if bias is None else out.add_(_whole(bias))
+        piece = weight.read(at, end)
+        for x, out in zip(factors, made, strict=True):
+            out[..., at:end] = _product(x, piece)
+    return made
+
+
+def _product(x: torch.Tensor, piece: torch.Tensor) -> torch.Tensor:
+    if 4 * piece.numel() < _LARGE_BYTES or not torch._C._has_mkldnn:
+        return torch.nn.functional.linear(x, piece)
+    made: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, piece, None, "none", [], "")
+    return made
 
 
 def _embedding(ids: torch.Tensor, weight: StoredTensor, *_: Any, **__: Any) -> torch.Tensor:

@@ -106,6 +106,22 @@ class Workspace:
             self._store.folder(key), result.digest, result.files, record.seconds, record.hit, key
         )
 
+    def holds(
+        self,
+        name: str,
+        *,
+        inputs: Sequence[Input] = (),
+        options: Json,
+        libraries: Sequence[str] = (),
+        code: Sequence[str] | int,
+    ) -> bool:
+        """Whether the files of a pass are there, sound at first sight; arguments as in ``step``."""
+        key = json_digest(_made_from(name, inputs, options, libraries, code))
+        try:
+            return self._store.find(key) is not None
+        except DamagedError:
+            return False
+
     def lazy(
         self,
         name: str,
