@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vlmc.backends.threads import default_threads
 from vlmc.errors import VlmcError
 from vlmc.passes.channels import find_folds
 from vlmc.passes.checkpoint import TensorRef, read_rows
@@ -85,12 +87,18 @@ def calibrate(
     room = min(_TOKENS, _KEPT_BYTES // max(1, wide)) // len(questions)
     watched = [fold.consumers[0] for fold, _ in folds]
     seen, answers = _observe(reference, watched, questions, max(1, room), beside)
-    found: list[tuple[Fold, Smoothed]] = []
-    for fold, form in folds:
-        if fold.consumers[0] not in seen:
-            continue
+
+    def smoothed(given: tuple[Fold, str]) -> tuple[Fold, Smoothed]:
+        fold, form = given
         weights = [_some_rows(index[sources[name]]) for name in fold.consumers]
-        found.append((fold, smooth(fold, seen.pop(fold.consumers[0]), weights, form, block)))
+        return fold, smooth(fold, seen.pop(fold.consumers[0]), weights, form, block)
+
+    with ThreadPoolExecutor(default_threads()) as pool:
+        try:
+            found = list(pool.map(smoothed, [f for f in folds if f[0].consumers[0] in seen]))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # an interrupt, or the first error
+            raise
     write_folds(
         out / FOLDS,
         [(fold, made.exponents) for fold, made in found if made.exponents.any()],

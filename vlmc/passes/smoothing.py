@@ -110,7 +110,9 @@ def _read(tokens: Array, form: str, block: int) -> Array:
 
 def _restored(weight: Array, form: str, block: int) -> Array:
     quantizer = QUANTIZERS[form]
-    return quantizer.restore(quantizer.quantize(weight, block), weight.shape[1], block)
+    known = quantizer.measured(weight, block) if quantizer.measured else None
+    stored = known[0] if known else quantizer.quantize(weight, block)
+    return quantizer.restore(stored, weight.shape[1], block)
 
 
 def _error(found: Array, expected: Array) -> float:
