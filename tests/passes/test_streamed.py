@@ -129,3 +129,25 @@ def test_a_row_is_read_by_itself(pair):
     for at in (4, (4, slice(None)), torch.tensor(4)):
         assert torch.equal(model.words.weight[at], whole.words.weight[at])
     assert read == [("words.weight", 1)] * 3
+
+
+def test_a_large_matrix_is_shared_among_threads_that_compute_alone(tmp_path):
+    """And gives what torch gives, whatever else it is multiplied with."""
+    import torch
+    from safetensors.torch import save_file
+
+    from vlmc.passes.streamed import _workers, serve, stream_weights
+
+    count = torch.get_num_threads()
+    line = torch.nn.Linear(2500, 3500, bias=False)
+    expected = [torch.randn(2, rows, 2500) for rows in (1, 40)]
+    save_file(line.state_dict(), tmp_path / "model.safetensors")
+    with torch.no_grad():
+        inputs, expected = expected, [line(x) for x in expected]
+    stream_weights(line, read_index(tmp_path), {"weight": "weight"})
+    found = serve(line.weight, inputs)
+    for here, there in zip(found, expected, strict=True):
+        torch.testing.assert_close(here, there, rtol=1e-4, atol=1e-4)
+    assert torch.equal(serve(line.weight, inputs[1:])[0], found[1])
+    assert torch.get_num_threads() == count
+    assert _workers().submit(torch.get_num_threads).result() == 1

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
+from functools import cache
+from threading import Barrier
 from typing import Any
 
 import torch
@@ -17,6 +20,8 @@ _PIECE_BYTES = 8 << 20
 # Pieces from this size on are multiplied by oneDNN where torch has it: on CPUs that MKL does not
 # know, that takes half the time. For smaller ones, making its kernels would take longer.
 _LARGE_BYTES = 4 << 20
+# Pieces of a matrix from this size on are shared among threads.
+_SHARED_BYTES = 32 << 20
 # What is asked of a tensor without its values.
 _WITHOUT_VALUES = {
     *("size", "dim", "numel", "nelement", "is_floating_point", "is_complex", "element_size"),
@@ -187,12 +192,39 @@ def _products(factors: Sequence[torch.Tensor], weight: StoredTensor) -> list[tor
     # Of a long prompt and a head the result alone is a GB: it is made in place, not joined.
     made = [x.new_empty(*x.shape[:-1], rows) for x in factors]
     weight.ahead.of(weight.place)
-    for at in range(0, rows, step):
-        end = min(at + step, rows)
-        piece = weight.read(at, end)
+
+    def multiply(start: int) -> None:
+        end = min(start + step, rows)
+        piece = weight.read(start, end)
         for x, out in zip(factors, made, strict=True):
-            out[..., at:end] = _product(x, piece)
+            out[..., start:end] = _product(x, piece)
+
+    starts = range(0, rows, step)
+    if 4 * rows * columns < _SHARED_BYTES:
+        for start in starts:
+            multiply(start)
+    else:
+        list(_workers().map(multiply, starts))
     return made
+
+
+@cache
+def _workers() -> ThreadPoolExecutor:
+    """As many threads as torch has, each to compute alone: one reads while another multiplies."""
+    count = torch.get_num_threads()
+    ready = Barrier(count + 1)
+
+    def begin() -> None:
+        torch.set_num_threads(1)
+        torch.get_num_threads()  # makes it this thread's own
+        ready.wait()
+
+    pool = ThreadPoolExecutor(count)
+    for _ in range(count):
+        pool.submit(begin)
+    ready.wait()
+    torch.set_num_threads(count)  # of the others
+    return pool
 
 
 def _product(x: torch.Tensor, piece: torch.Tensor) -> torch.Tensor:
