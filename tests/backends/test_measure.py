@@ -10,7 +10,7 @@ from vlmc.backends.onnxruntime.lower import lower_graph
 from vlmc.backends.spec import StoredPart, StoredWeight
 from vlmc.quantizers import QUANTIZERS
 
-FORMATS = {"up": "int8_channel", "down": "int4_block", "gate": "fp32"}
+FORMATS = {"up": "int8_channel", "down": "int4_panel", "gate": "fp32"}
 BACKEND = BACKENDS["onnxruntime"]
 
 
