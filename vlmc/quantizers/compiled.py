@@ -35,10 +35,11 @@ def blocks(parts: Callable[[int, int, int], tuple[Part, ...]]) -> Measured:
         if file is None or block > _MOST_BLOCK:
             return None
         weight = np.ascontiguousarray(weight, np.float32)
-        made = parts(*weight.shape, block)
+        rows, columns = weight.shape
+        made = parts(rows, columns, block)
         lanes = made[0].rows_each
         arrays: tuple[Array, ...] = tuple(np.empty(part.shape, part.dtype) for part in made)
-        if len(weight) % lanes:
+        if rows % lanes:
             for array in arrays:
                 array[-1] = 0  # what fills up the last panel is not written
         codes, scales, *zeros = arrays
