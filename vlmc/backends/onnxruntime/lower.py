@@ -142,11 +142,10 @@ def _columns(low: Lowering, name: str) -> ir.Value:
 
     def unpacked() -> ir.Value:
         panels, groups, width, depth = stored.parts[""].shape
-        # In two steps, which onnxruntime takes six times faster than one.
-        turned = low.add("Transpose", [codes], {"perm": [0, 2, 1, 3]})
-        whole = low.constant(np.array([panels * width, groups * depth], np.int64))
-        rows = low.add("Reshape", [turned, whole])
-        matrix: ir.Value = low.add("Transpose", [rows], {"perm": [1, 0]})
+        # Two steps would take a sixth of the time, and twice the memory.
+        turned = low.add("Transpose", [codes], {"perm": [1, 3, 0, 2]})
+        whole = low.constant(np.array([groups * depth, panels * width], np.int64))
+        matrix: ir.Value = low.add("Reshape", [turned, whole])
         if (groups * depth, panels * width) == (stored.columns, stored.rows):
             return matrix
         ends = np.array([stored.columns, stored.rows], np.int64)
