@@ -86,5 +86,5 @@ def test_the_slower_kernel_is_not_used(stored):
     model = ir.load(path)
     lower_graph(model, weights, kernels=True, slower=slower)
     used = [node.op_type for node in model.graph if node.domain == "vlmc.kernels"]
-    assert sorted(used) == ["LinearBlocks", "LinearFloat"]
+    assert sorted(used) == ["LinearBlockPanels", "LinearFloat"]
     assert "MatMulIntegerToFloat" in [node.op_type for node in model.graph]

@@ -23,11 +23,11 @@ K, BLOCK = 96, 32
 WIDTHS = (200, 24, 130)
 PARTS = {
     "Panels": ("w", "scales", "bias"),
-    "Blocks": ("w", "scales", "zero_points", "bias"),
+    "BlockPanels": ("w", "scales", "zero_points", "bias"),
     "Float": ("w", "bias"),
     "Half": ("w", "bias"),
 }
-KINDS = [("Panels", 8), ("Blocks", 4), ("Blocks", 8), ("Float", 32), ("Half", 16)]
+KINDS = [("Panels", 8), ("BlockPanels", 4), ("BlockPanels", 8), ("Float", 32), ("Half", 16)]
 
 
 def made(kind, bits, widths, absent=(), k=K):
@@ -37,7 +37,7 @@ def made(kind, bits, widths, absent=(), k=K):
     for at, n in enumerate(widths):
         if kind == "Panels":
             parts = channels(rng, k, n)
-        elif kind == "Blocks":
+        elif kind == "BlockPanels":
             parts = blocks(rng, k, n, bits, BLOCK)
         else:
             w = rng.standard_normal((n, k)).astype(np.float16 if kind == "Half" else np.float32)
@@ -50,12 +50,12 @@ def made(kind, bits, widths, absent=(), k=K):
 
 def stored(kind, name, part):
     """A part as the operators read it."""
-    return laned(part) if kind == "Blocks" and name != "bias" else part
+    return laned(part) if kind == "BlockPanels" and name != "bias" else part
 
 
 def counts(kind, weights):
     """Attributes that say how many channels each product has, where its weights do not."""
-    channels_of = [len(parts["w"]) for parts in weights] if kind == "Blocks" else []
+    channels_of = [len(parts["w"]) for parts in weights] if kind == "BlockPanels" else []
     return dict(zip(("N", "N2", "N3"), channels_of, strict=False))
 
 
@@ -113,7 +113,7 @@ def test_products_of_one_x(kind, bits, count, lead, threads):
 
 @with_kernels
 @pytest.mark.parametrize("rows", [1, 8])
-@pytest.mark.parametrize("kind", ["Panels", "Blocks"])
+@pytest.mark.parametrize("kind", ["Panels", "BlockPanels"])
 def test_wide_products(kind, rows):
     """Wider than one thread keeps sums of."""
     widths = (8300, 8300)

@@ -22,7 +22,7 @@ from tests.backends.kernels import (
 from vlmc.backends.onnxruntime import native
 
 STATUS = Path("/proc/self/status")
-_IN_BLOCKS = {"LinearBlocks", "BlockRows"}
+_IN_BLOCKS = {"LinearBlockPanels", "BlockRows"}
 ROOT = "session.model_external_initializers_file_folder_path"
 
 
@@ -118,7 +118,7 @@ def test_linear_blocks(rng, tmp_path, lead, bias, bits, external):
     folder = tmp_path if external else None
     shape = [f"d{i}" for i in range(len(lead))] + [96]
     settings = {"K": 96, "N": 40, "bits": bits, "block_size": 32}
-    model = program("LinearBlocks", inputs, parts, shape, folder, **settings)
+    model = program("LinearBlockPanels", inputs, parts, shape, folder, **settings)
     x = rng.standard_normal((*lead, 96)).astype(np.float32)
     [y] = opened(model, folder).run(None, {"x": x})
     zero_points, added = parts.get("zero_points"), parts["bias"] if bias else None
@@ -197,7 +197,7 @@ def test_attributes_that_make_no_sense_are_refused(rng, change):
     settings = {"K": 64, "N": 48, "bits": 4, "block_size": 32} | change
     given = {name: value for name, value in settings.items() if value is not None}
     model = program(
-        "LinearBlocks", ["x", "w", "scales"], blocks(rng, 64, 48, 4, 32), ["M", 64], **given
+        "LinearBlockPanels", ["x", "w", "scales"], blocks(rng, 64, 48, 4, 32), ["M", 64], **given
     )
     with pytest.raises(state.RuntimeException, match=r"blocks have 4 or 8 bits|attribute"):
         opened(model)
@@ -208,7 +208,7 @@ def test_a_node_inside_a_branch_reads_the_weights_outside(rng):
     parts = blocks(rng, 64, 48, 4, 32)
     settings = {"K": 64, "N": 48, "bits": 4, "block_size": 32}
     inputs = ["x", "w", "scales", "zero_points", "bias"]
-    model = program("LinearBlocks", inputs, parts, ["M", 64], **settings)
+    model = program("LinearBlockPanels", inputs, parts, ["M", 64], **settings)
     graph = model.graph
     inner = helper.make_graph(list(graph.node), "inner", [], list(graph.output))
     other = helper.make_graph(

@@ -12,10 +12,10 @@ from vlmc.backends.spec import Product
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-# Of the operators' names: LinearPanelsx3, GatedPanels, ActivatedBlocks.
+# Of the operators' names: LinearPanelsx3, GatedPanels, ActivatedBlockPanels.
 _KINDS = {
     "LinearPanels": "Panels",
-    "LinearBlocks": "Blocks",
+    "LinearBlockPanels": "BlockPanels",
     "LinearFloat": "Float",
     "LinearHalf": "Half",
 }

@@ -71,7 +71,7 @@ def product_parts(
         return "LinearPanels", parts, {"K": stored.columns}
     if stored.format in PANELS:
         blocks, attributes = _block_parts(low, name)
-        return "LinearBlocks", [*blocks, added], attributes
+        return "LinearBlockPanels", [*blocks, added], attributes
     op = "LinearHalf" if stored.format == "fp16" else "LinearFloat"
     return op, [low.part(name, ""), added], {}
 

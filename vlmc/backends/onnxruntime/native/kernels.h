@@ -7,7 +7,8 @@
 namespace vlmc {
 
 // Raised with every change of an operator's meaning; vlmc/backends/onnxruntime/native/__init__.py
-// refuses a library that was built from other sources.
+// refuses a library that was built from other sources. Such an operator gets another name too: programs
+// that were made for the old one are then not given to it, and their bundle's portable ones run.
 constexpr int kInterface = 7;
 
 // Runs task(data, 0) .. task(data, tasks - 1), each once, in any order, and waits for all of them.

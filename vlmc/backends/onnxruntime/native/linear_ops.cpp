@@ -86,13 +86,16 @@ struct LinearPanels : Group<Count, Extra> {
 // bits zero_points [panels, ceil(blocks / 2), 16] and, or not, bias [N] of each product. Panels are
 // filled up: the attributes N, N2 and N3 say how many channels there are.
 template <size_t Count, With Extra>
-struct LinearBlocks : Group<Count, Extra> {
+struct LinearBlockPanels : Group<Count, Extra> {
   using Group = ort::Group<Count, Extra>;
   static constexpr size_t first = Group::first;
   static constexpr const char* names[] = {
-      "LinearBlocks",          "LinearBlocksx2",       "LinearBlocksx3",  "NormedLinearBlocks",
-      "NormedLinearBlocksx2",  "NormedLinearBlocksx3", "ActivatedBlocks", "GatedBlocks", "",
-      "NormedActivatedBlocks", "NormedGatedBlocks"};
+      "LinearBlockPanels",          "LinearBlockPanelsx2",
+      "LinearBlockPanelsx3",        "NormedLinearBlockPanels",
+      "NormedLinearBlockPanelsx2",  "NormedLinearBlockPanelsx3",
+      "ActivatedBlockPanels",       "GatedBlockPanels",
+      "",                           "NormedActivatedBlockPanels",
+      "NormedGatedBlockPanels"};
   static constexpr const char* name = names[6 * gated(Extra) + 3 * normed(Extra) + Count - 1];
   static constexpr auto inputs = [] {
     std::array<Input, first + 4 * Count> made{};
@@ -107,7 +110,7 @@ struct LinearBlocks : Group<Count, Extra> {
 
   static void infer(const ShapeContext* context) { Group::infer_sums(context); }
 
-  explicit LinearBlocks(const KernelInfo* info)
+  explicit LinearBlockPanels(const KernelInfo* info)
       : Group(info), threads(ort::threads(info)), blocks(info), given(info) {
     constexpr const char* names[] = {"N", "N2", "N3"};
     for (size_t i = 0; i < Count; ++i) n[i] = attribute(info, names[i]);
@@ -211,16 +214,16 @@ const CustomOp* const* linear_ops(size_t* count) {
       declared<LinearPanels<3, With::norm>>(),
       declared<LinearPanels<1, With::norm_and_gate>>(),
       declared<LinearPanels<2, With::norm_and_gate>>(),
-      declared<LinearBlocks<1, With::nothing>>(),
-      declared<LinearBlocks<2, With::nothing>>(),
-      declared<LinearBlocks<3, With::nothing>>(),
-      declared<LinearBlocks<1, With::gate>>(),
-      declared<LinearBlocks<2, With::gate>>(),
-      declared<LinearBlocks<1, With::norm>>(),
-      declared<LinearBlocks<2, With::norm>>(),
-      declared<LinearBlocks<3, With::norm>>(),
-      declared<LinearBlocks<1, With::norm_and_gate>>(),
-      declared<LinearBlocks<2, With::norm_and_gate>>(),
+      declared<LinearBlockPanels<1, With::nothing>>(),
+      declared<LinearBlockPanels<2, With::nothing>>(),
+      declared<LinearBlockPanels<3, With::nothing>>(),
+      declared<LinearBlockPanels<1, With::gate>>(),
+      declared<LinearBlockPanels<2, With::gate>>(),
+      declared<LinearBlockPanels<1, With::norm>>(),
+      declared<LinearBlockPanels<2, With::norm>>(),
+      declared<LinearBlockPanels<3, With::norm>>(),
+      declared<LinearBlockPanels<1, With::norm_and_gate>>(),
+      declared<LinearBlockPanels<2, With::norm_and_gate>>(),
       declared<LinearFloat<kFloat, 1, With::nothing>>(),
       declared<LinearFloat<kFloat, 2, With::nothing>>(),
       declared<LinearFloat<kFloat, 3, With::nothing>>(),

@@ -6,7 +6,7 @@
 namespace ort {
 namespace {
 
-// inputs: ids int64, then a table of N rows as LinearBlocks has its weights: w, w_scales and, at 4
+// inputs: ids int64, then a table of N rows as LinearBlockPanels has its weights: w, w_scales and, at 4
 // bits, zero_points. The output has ids' sizes and K. As Gather does, an id below 0 counts from the
 // end.
 struct BlockRows {
