@@ -122,3 +122,33 @@ def test_no_piece_holds_more_than_its_share(tmp_path: Path) -> None:
     for piece in pieces:
         starts = [n for n in piece.nodes if external & set(segments._names_read(n))]
         assert len(starts) <= 1
+
+
+def test_weights_are_turned_in_every_piece_that_reads_them(tmp_path: Path) -> None:
+    """In a piece of their own they would be no constants to the product."""
+    make = onnx.helper.make_node
+    nodes = [
+        make("Transpose", ["codes"], ["turned"]),
+        make("Cast", ["scales"], ["floats"], to=1),
+        make("Mul", ["turned", "floats"], ["matrix"]),
+        make("MatMul", ["x", "matrix"], ["y"]),
+        make("Add", ["y", "other"], ["z"]),
+        make("MatMul", ["z", "matrix"], ["logits"]),
+    ]
+    names = ("codes", "scales", "other")
+    tensors = [onnx.numpy_helper.from_array(np.ones((2, 2), np.float32), n) for n in names]
+    ends = [
+        onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [2, 2])
+        for n in ("x", "logits")
+    ]
+    graph = onnx.helper.make_graph(nodes, "g", ends[:1], ends[1:], tensors)
+    pieces = segments._cut(graph, {tensor.name: tensor for tensor in tensors}, limit=1)
+    made = [[node.output[0] for node in piece.nodes] for piece in pieces]
+    assert made == [
+        ["turned", "floats", "matrix", "y"],
+        ["z"],
+        ["turned", "floats", "matrix", "logits"],
+    ]
+    assert [piece.reads for piece in pieces] == [("x",), ("y",), ("z",)]
+    assert [piece.gives for piece in pieces] == [("y",), ("z",), ("logits",)]
+    assert [piece.weights for piece in pieces] == [names[:2], ("other",), names[:2]]

@@ -199,33 +199,53 @@ def _type_named(name: str) -> int:
 def _cut(
     graph: onnx.GraphProto, weights: Mapping[str, onnx.TensorProto], limit: int
 ) -> list[_Piece]:
-    """The nodes in their order, cut so that none but a single node holds over ``limit`` bytes."""
-    groups: list[list[onnx.NodeProto]] = [[]]
+    """The nodes in their order, cut so that none but a single node holds over ``limit`` bytes.
+
+    What turns weights stays with the node that reads what it makes, in every piece that has one:
+    blocks of codes that are made elsewhere are no constants, and would not be packed.
+    """
+    outputs = {value.name for value in graph.output}
+    fixed: dict[str, onnx.NodeProto] = {}
+    groups: list[dict[tuple[str, ...], onnx.NodeProto]] = [{}]  # by what a node makes
     held: set[str] = set()
     for node in graph.node:
-        new = {name for name in _names_read(node) if name in weights} - held
-        size = sum(_stored_bytes(weights[name]) for name in held | new)
-        if groups[-1] and new and size > limit:
-            groups.append([])
+        known = all(name in weights or name in fixed for name in _names_read(node))
+        if known and outputs.isdisjoint(node.output):
+            fixed |= dict.fromkeys(node.output, node)
+            continue
+        unit = {tuple(each.output): each for each in (*_makers(node, fixed), node)}
+        read = {name for each in unit.values() for name in _names_read(each) if name in weights}
+        size = sum(_stored_bytes(weights[name]) for name in held | read)
+        if groups[-1] and read - held and size > limit:
+            groups.append({})
             held = set()
-            new = {name for name in _names_read(node) if name in weights}
-        groups[-1].append(node)
-        held |= new
-    outputs = {value.name for value in graph.output}
-    reads = [{n for node in group for n in _names_read(node)} for group in groups]
+        groups[-1] |= unit
+        held |= read
+    made = [[name for names in group for name in names if name] for group in groups]
+    reads = [
+        {n for node in group.values() for n in _names_read(node)} - set(own)
+        for group, own in zip(groups, made, strict=True)
+    ]
     pieces = []
     for at, group in enumerate(groups):
-        made = [name for node in group for name in node.output if name]
         wanted = outputs.union(*reads[at + 1 :])
         pieces.append(
             _Piece(
-                nodes=tuple(group),
-                reads=tuple(sorted(reads[at] - set(made) - weights.keys())),
-                gives=tuple(name for name in made if name in wanted),
+                nodes=tuple(group.values()),
+                reads=tuple(sorted(reads[at] - weights.keys())),
+                gives=tuple(name for name in made[at] if name in wanted),
                 weights=tuple(sorted(reads[at] & weights.keys())),
             )
         )
     return pieces
+
+
+def _makers(node: onnx.NodeProto, fixed: Mapping[str, onnx.NodeProto]) -> Iterable[onnx.NodeProto]:
+    """The nodes that make what a node reads of weights alone, each behind those it reads."""
+    for name in _names_read(node):
+        if name in fixed:
+            yield from _makers(fixed[name], fixed)
+            yield fixed[name]
 
 
 def _names_read(node: onnx.NodeProto) -> Iterable[str]:
