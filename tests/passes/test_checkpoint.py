@@ -1,4 +1,5 @@
 import json
+import os
 import struct
 
 import numpy as np
@@ -7,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vlmc.errors import VlmcError
+from vlmc.passes import checkpoint
 from vlmc.passes.checkpoint import TensorRef, read_rows
 from vlmc.passes.checkpoint_index import checkpoint_files, find_tensor, read_index
 
@@ -305,3 +307,24 @@ def test_a_ref_is_a_value(single):
     assert isinstance(refs["bf16"], TensorRef)
     with pytest.raises(AttributeError):
         refs["bf16"].begin = 0
+
+
+def test_the_system_is_told_once_of_what_comes_next(tmp_path, monkeypatch):
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(bytes(600))
+    order = [
+        TensorRef(name, path, "F32", (size // 4,), begin, size)
+        for name, begin, size in (("a", 0, 100), ("b", 100, 120), ("c", 220, 40), ("d", 260, 300))
+    ]
+    told = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda _, *what: told.append(what), raising=False)
+    monkeypatch.setattr(os, "POSIX_FADV_WILLNEED", 3, raising=False)
+    monkeypatch.setattr(checkpoint, "_AHEAD_BYTES", 160)
+    monkeypatch.setattr(checkpoint, "_ADVISED_BYTES", 80)
+    ahead = checkpoint.ReadAhead(order)
+    first = [(at, size, 3) for at, size in ((100, 80), (180, 40), (220, 40))]
+    for place in (0, 0, 1, 2, 3):
+        ahead.of(place)
+    assert told == first  # the last one is more than there is room for
+    ahead.of(0)
+    assert told == first * 2
