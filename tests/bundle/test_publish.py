@@ -2,9 +2,11 @@
 
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -100,8 +102,44 @@ def test_a_build_that_fails_leaves_nothing(tmp_path, failure):
         raise failure("half way")
 
     with pytest.raises(failure):
-        tiny_bundle(tmp_path, goldens=goldens)
-    assert entries(tmp_path / "tiny") == []
+        tiny_bundle(tmp_path / "made" / "too", goldens=goldens)
+    assert entries(tmp_path) == []
+
+
+def test_a_build_that_fails_leaves_what_was_there(tmp_path):
+    def goldens(folder, draft):
+        raise RuntimeError("half way")
+
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RuntimeError):
+        tiny_bundle(tmp_path / "empty", goldens=goldens)
+    assert entries(tmp_path / "empty") == []
+    first = tiny_bundle(tmp_path / "full", seed=1)
+    with pytest.raises(RuntimeError):
+        tiny_bundle(tmp_path / "full", seed=2, goldens=goldens)
+    assert entries(tmp_path / "full" / "tiny") == sorted([first.name, "latest"])
+
+
+def test_builds_take_no_folder_away_from_one_another(tmp_path, monkeypatch):
+    def beside(folder, draft):
+        tiny_bundle(tmp_path / "out", seed=1)
+        raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError):
+        tiny_bundle(tmp_path / "out", seed=2, goldens=beside)
+    there = read_bundle(tmp_path / "out" / "tiny").folder
+
+    make, taken = tempfile.mkdtemp, []
+
+    def taken_away(**words):
+        if not taken:  # by a build that failed, just now
+            shutil.rmtree(words["dir"])
+            taken.append(words["dir"])
+        return make(**words)
+
+    monkeypatch.setattr("vlmc.bundle.publish.tempfile.mkdtemp", taken_away)
+    assert tiny_bundle(tmp_path / "out", seed=1) == there
+    assert taken
 
 
 @pytest.mark.parametrize("step", ["rename", "replace", "fsync"])
@@ -135,7 +173,7 @@ def test_a_full_disk_leaves_nothing(tmp_path):
         text=True,
     )
     assert "File too large" in done.stderr
-    assert entries(tmp_path / "tiny") == []
+    assert entries(tmp_path) == []
 
 
 KILLED = """

@@ -5,7 +5,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from vlmc.bundle.manifest import FileEntry, Manifest
@@ -50,6 +50,7 @@ def write_bundle(
 def begin(out: Path, name: str) -> Iterator[Path]:
     """A hidden folder beside the place of a bundle; gone afterwards unless it was published.
 
+    So are the folders around it, where they were made for it and nothing else came into them.
     What a killed build left there is removed by the next one.
 
     Args:
@@ -63,14 +64,19 @@ def begin(out: Path, name: str) -> Iterator[Path]:
     if not name or name != Path(name).name or name.startswith(".") or name == LATEST:
         raise VlmcError(f"'{name}' cannot be the name of a bundle", at="name")
     home = out / name
-    home.mkdir(parents=True, exist_ok=True)
     latest = home / LATEST
     if latest.exists() and not latest.is_symlink():
         raise VlmcError("'latest' exists and is not a symlink", at=str(latest), hint="move it away")
-    with _locked(home):
-        _sweep(home)
-    with _partial(home) as folder:
-        yield folder
+    missing = [folder for folder in (home, *home.parents) if not folder.exists()]
+    try:
+        with _locked(home):
+            _sweep(home)
+        with _partial(home) as folder:
+            yield folder
+    finally:
+        with suppress(OSError):  # something is in them
+            for made in missing:
+                made.rmdir()
 
 
 def publish(folder: Path, draft: Draft, known: Mapping[str, FileEntry] | None = None) -> Bundle:
@@ -176,11 +182,18 @@ def _locked(folder: Path, *, wait: bool = True) -> Iterator[bool]:
 
 @contextmanager
 def _partial(home: Path) -> Iterator[Path]:
+    """A folder in ``home``, which is made when absent; locked while it is in use."""
     with ExitStack() as held:
-        with _locked(home):  # no sweep between making the folder and locking it
-            folder = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=home))
-            held.callback(shutil.rmtree, folder, ignore_errors=True)
-            held.enter_context(_locked(folder))
+        folder = None
+        while folder is None:
+            home.mkdir(parents=True, exist_ok=True)
+            with _locked(home):  # no sweep between making the folder and locking it
+                try:
+                    folder = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=home))
+                except FileNotFoundError:  # a build that failed has just taken ``home`` away
+                    continue
+                held.callback(shutil.rmtree, folder, ignore_errors=True)
+                held.enter_context(_locked(folder))
         folder.chmod(0o755)
         yield folder
 
