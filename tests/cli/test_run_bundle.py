@@ -81,6 +81,25 @@ def test_the_question_may_come_from_standard_input(capsys, folder, monkeypatch):
     assert answer(capsys, folder)["prompt_token_ids"] == expected["prompt_token_ids"]
 
 
+@pytest.mark.parametrize("text", ["", " ", "\n"])
+def test_a_prompt_without_words_is_what_the_template_makes_of_it(capsys, folder, tmp_path, text):
+    file = tmp_path / "m.json"
+    file.write_text(json.dumps([{"role": "user", "content": text}]))
+    expected = answer(capsys, folder, "--messages", file)["prompt_token_ids"]
+    assert expected
+    assert answer(capsys, folder, "--prompt", text)["prompt_token_ids"] == expected
+
+
+def test_nothing_on_standard_input_is_no_question(capsys, folder, picture, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    code, out, err = vlmc(capsys, "run", folder)
+    assert (code, out) == (2, "")
+    assert err == "error: standard input: there is no question in it\n  give --prompt\n"
+    assert answer(capsys, folder, "--image", picture)["usage"]["image_tokens"] == 4
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n"))
+    assert answer(capsys, folder)["usage"]["image_tokens"] == 0
+
+
 def test_standard_input_must_be_text(capsys, folder, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a\xff"), encoding="utf-8"))
     code, out, err = vlmc(capsys, "run", folder)
@@ -118,7 +137,6 @@ def test_sampling_options_reach_the_sampler(capsys, folder):
         (["--prompt", "x", "--top-k", "0"], "top_k"),
         (["--prompt", "x", "--max-new-tokens", "0"], "max-new-tokens"),
         (["--prompt", "x", "--threads", "0"], "threads"),
-        (["--prompt", ""], "prompt"),
         (["--prompt", "x", "--tempreture", "1"], "--tempreture"),
     ],
 )

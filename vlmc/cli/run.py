@@ -111,9 +111,8 @@ def run(
     if messages is not None:
         asked = request([*head, *_read_messages(messages)], None, pictures)
     else:
-        text = _read_stdin() if prompt is None else prompt
-        if not text and not pictures:
-            raise VlmcError("the prompt is empty", at="--prompt")
+        # An empty prompt is one: a chat template has more to say than it.
+        text = _read_stdin(needed=not pictures) if prompt is None else prompt
         asked = request([*head, *_question(text, len(pictures))], None, pictures)
     model = load(bundle, threads=threads, verify=verify, reuse=False)
     tell_portable(model)
@@ -133,11 +132,14 @@ def show(text: str) -> None:
     sys.stdout.flush()
 
 
-def _read_stdin() -> str:
+def _read_stdin(*, needed: bool) -> str:
     try:
-        return sys.stdin.read().removesuffix("\n")
+        text = sys.stdin.read()
     except UnicodeDecodeError as error:
         raise VlmcError("this is not text in UTF-8", at="standard input") from error
+    if needed and not text:
+        raise VlmcError("there is no question in it", at="standard input", hint="give --prompt")
+    return text.removesuffix("\n")
 
 
 def _question(text: str, images: int) -> list[Json]:
