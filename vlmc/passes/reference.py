@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from vlmc.bundle.manifest import ImageSpec
 from vlmc.errors import VlmcError
+from vlmc.machine import processors
 from vlmc.passes.answers import Expected
 from vlmc.passes.bounds import bound_images
 from vlmc.passes.checkpoint import TensorRef
@@ -79,6 +81,8 @@ class Reference:
         Raises:
             VlmcError: transformers cannot make the checkpoint's processor.
         """
+        import torch
+
         from vlmc.passes.streamed import stream_weights
 
         model: Any = build_module(folder, "eager", timm_tower=timm_tower, part=part)
@@ -87,6 +91,8 @@ class Reference:
         untie_different(model, index, matched)
         model.tie_weights(recompute_mapping=False)
         keep_freed_memory()
+        # torch knows the processors of its mask, and nothing of a container's share of them.
+        torch.set_num_threads(min(torch.get_num_threads(), math.ceil(processors())))
         stream_weights(model, index, matched)
         self.model = model
         self.processor = make_processor(folder, images)
