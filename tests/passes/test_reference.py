@@ -12,7 +12,8 @@ from tests.checkpoints.native import glm4v
 from vlmc.errors import VlmcError
 from vlmc.families import FAMILIES
 from vlmc.passes.checkpoint_index import read_index
-from vlmc.passes.reference import Reference, make_processor
+from vlmc.passes.processor import make_processor
+from vlmc.passes.reference import Reference
 from vlmc.sources import read_checkpoint
 
 
