@@ -76,7 +76,7 @@ def run(
     if ignore_eos and max_new_tokens is None:
         raise VlmcError("--ignore-eos needs --max-new-tokens", at="--ignore-eos")
     waits = prompt is None and messages is None
-    chat = waits and sys.stdin.isatty()
+    chat = waits and sys.stdin is not None and sys.stdin.isatty()
     if chat and as_json:
         raise VlmcError("--json needs --prompt or --messages", at="--json")
     if prompt is not None and messages is not None:
@@ -126,7 +126,9 @@ def run(
 
 
 def show(text: str) -> None:
-    """Writes text to standard output at once, whatever its encoding can say."""
+    """Writes text to standard output at once, whatever its encoding can say; none may be there."""
+    if sys.stdout is None:
+        return
     encoding = sys.stdout.encoding or "utf-8"
     sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
     sys.stdout.flush()
@@ -134,7 +136,7 @@ def show(text: str) -> None:
 
 def _read_stdin(*, needed: bool) -> str:
     try:
-        text = sys.stdin.read()
+        text = "" if sys.stdin is None else sys.stdin.read()
     except UnicodeDecodeError as error:
         raise VlmcError("this is not text in UTF-8", at="standard input") from error
     if needed and not text:
