@@ -151,11 +151,24 @@ def test_a_system_call_that_fails_leaves_the_old_latest(tmp_path, monkeypatch, s
 
     with monkeypatch.context() as patch:
         patch.setattr(f"vlmc.bundle.publish.os.{step}", fail)
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(VlmcError, match="cannot write: No space left on device"):
             tiny_bundle(tmp_path, seed=2)
     assert read_bundle(tmp_path / "tiny").folder == first
     for name in entries(tmp_path / "tiny"):
         verify_digests(read_bundle(tmp_path / "tiny" / name))
+
+
+@pytest.mark.parametrize("step", ["mkdtemp", "mkdir"])
+def test_a_place_that_cannot_be_written_is_named(tmp_path, monkeypatch, step):
+    def refuse(*args, **words):
+        raise OSError(30, "Read-only file system", str(tmp_path / "out"))
+
+    monkeypatch.setattr(Path if step == "mkdir" else tempfile, step, refuse)
+    with pytest.raises(VlmcError, match="cannot write: Read-only file system") as caught:
+        tiny_bundle(tmp_path / "out")
+    assert caught.value.at == str(tmp_path / "out")
+    monkeypatch.undo()
+    assert entries(tmp_path) == []
 
 
 def test_a_full_disk_leaves_nothing(tmp_path):

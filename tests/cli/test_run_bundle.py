@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -276,6 +277,31 @@ def test_bench_measures_each_stage(capsys, folder, picture):
     assert code == 0
     assert "decode rate" in out
     assert "0 of images" in out
+
+
+def test_bench_says_what_its_fresh_process_said(capsys, folder, tmp_path):
+    wrong = (["--image", tmp_path / "no.png"], ["--text-only", "--threads", 0])
+    for words in wrong:
+        _, _, expected = vlmc(capsys, "run", folder, "--prompt", "x", *words[-2:])
+        assert vlmc(capsys, "bench", folder, *words) == (2, "", expected)
+
+
+def test_a_folder_whose_name_is_no_text_is_refused(capsys, folder, tmp_path):
+    odd = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
+    shutil.copytree(folder, odd)
+    code, out, err = vlmc(capsys, "run", odd, "--prompt", "x", "--threads", 1)
+    assert (code, out) == (2, "")
+    assert "its name is not text in UTF-8" in err
+
+
+@pytest.mark.parametrize("name", ["images.json", "prompt.json"])
+def test_a_file_of_the_processor_that_is_damaged_is_named(capsys, folder, tmp_path, name):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    file = copy / "processor" / name
+    file.write_bytes(b"[" + file.read_bytes()[1:])
+    code, out, err = vlmc(capsys, "run", copy, "--prompt", "x", "--threads", 1)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"error: processor/{name}: Invalid JSON")
 
 
 def test_bench_refuses_nothing_to_measure(capsys, folder):

@@ -58,8 +58,8 @@ def begin(out: Path, name: str) -> Iterator[Path]:
         name: The recipe's name: one path component.
 
     Raises:
-        VlmcError: ``name`` is no file name, or ``latest`` is something other than a symlink.
-        OSError: Nothing can be written there.
+        VlmcError: ``name`` is no file name, ``latest`` is something other than a symlink, or
+            nothing can be written there.
     """
     if not name or name != Path(name).name or name.startswith(".") or name == LATEST:
         raise VlmcError(f"'{name}' cannot be the name of a bundle", at="name")
@@ -69,9 +69,11 @@ def begin(out: Path, name: str) -> Iterator[Path]:
         raise VlmcError("'latest' exists and is not a symlink", at=str(latest), hint="move it away")
     missing = [folder for folder in (home, *home.parents) if not folder.exists()]
     try:
-        with _locked(home):
-            _sweep(home)
-        with _partial(home) as folder:
+        with ExitStack() as held:
+            with writing(home):
+                with _locked(home):
+                    _sweep(home)
+                folder = held.enter_context(_partial(home))
             yield folder
     finally:
         with suppress(OSError):  # something is in them
@@ -91,18 +93,19 @@ def publish(folder: Path, draft: Draft, known: Mapping[str, FileEntry] | None = 
         known: See ``seal``.
 
     Raises:
-        VlmcError: A file's name or kind has no place in a bundle.
-        OSError: The disk is full or not writable; the target is left as it was.
+        VlmcError: A file's name or kind has no place in a bundle; the disk is full or not
+            writable, and the target is left as it was.
     """
     home = folder.parent
-    manifest = seal(folder, draft, known)
-    _sync(folder)
-    target = home / manifest.version
-    with _locked(home):
-        _move(folder, target, manifest)
-        _point(home / LATEST, manifest.version)
-        _sync_folder(home)
-        _sweep(home)
+    with writing(folder):
+        manifest = seal(folder, draft, known)
+        _sync(folder)
+        target = home / manifest.version
+        with _locked(home):
+            _move(folder, target, manifest)
+            _point(home / LATEST, manifest.version)
+            _sync_folder(home)
+            _sweep(home)
     return read_bundle(target)
 
 
@@ -151,8 +154,23 @@ def find_published(
     home = out / name
     if not _holds(home / manifest.version, manifest):
         return None
-    _point(home / LATEST, manifest.version)
+    with writing(home):
+        _point(home / LATEST, manifest.version)
     return read_bundle(home / manifest.version)
+
+
+@contextmanager
+def writing(place: Path) -> Iterator[None]:
+    """Tells what the system refuses to write inside.
+
+    Raises:
+        VlmcError: The disk is full, or not ours to write.
+    """
+    try:
+        yield
+    except OSError as error:
+        message = f"cannot write: {error.strerror}"
+        raise VlmcError(message, at=str(error.filename or place)) from error
 
 
 def _manifest(draft: Draft, files: Mapping[str, FileEntry]) -> Manifest:

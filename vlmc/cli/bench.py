@@ -131,6 +131,8 @@ def _cold_start(bundle: Path, pictures: Sequence[Path], prompt: str, threads: in
         child.returncode = os.waitstatus_to_exitcode(status)
         complaints.seek(0)
         said = complaints.read().decode(errors="replace").strip()
+    if child.returncode == 2:  # what it said is what is wrong; a note may stand before it
+        raise VlmcError(said.partition("error: ")[2])
     if child.returncode:
         raise VlmcError(f"the fresh process failed: {said}")
     timings = json.loads(output)["timings"]
