@@ -148,6 +148,14 @@ def test_a_mistake_is_one_message_and_exit_2(capsys, folder, words, complaint):
     assert "Traceback" not in err
 
 
+def test_messages_may_begin_with_a_byte_order_mark(capsys, folder, tmp_path):
+    """As editors on Windows write it; a recipe's may too."""
+    file = tmp_path / "m.json"
+    file.write_text(json.dumps([{"role": "user", "content": "hello"}]), encoding="utf-8-sig")
+    found = answer(capsys, folder, "--messages", file)
+    assert found["token_ids"] == answer(capsys, folder, "--prompt", "hello")["token_ids"]
+
+
 @pytest.mark.parametrize("text", ["", "{", "{}", '"x"', "[" * 100_000])
 def test_messages_that_are_none_are_refused(capsys, folder, tmp_path, text):
     file = tmp_path / "m.json"

@@ -152,7 +152,7 @@ def _question(text: str, images: int) -> list[Json]:
 
 def _read_messages(path: Path) -> list[Json]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise VlmcError(f"cannot read it: {error.strerror}", at=str(path)) from error
     except (ValueError, RecursionError) as error:
