@@ -17,6 +17,7 @@ CONFIGS = ROOT / "tests" / "data" / "configs"
 FLOORS = {
     "errors": 0,
     "schema": 0,
+    "machine": 0,
     "bundle": 1,
     "backends": 2,
     "runtime": 3,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from vlmc.assembly import REPORT, contents, hold_budgets, lay, report_of
 from vlmc.bundle.manifest import FileEntry
-from vlmc.bundle.publish import begin, find_published, publish
+from vlmc.bundle.publish import begin, find_published, publish, writing
 from vlmc.bundle.store import canonical_json
 from vlmc.errors import need
 from vlmc.job import PASSES, Job, Pass, Stopped
@@ -148,8 +148,9 @@ def build(
         if bundle is None:
             lay(folder(), bundled, workspace, begun)
             place = folder() / REPORT
-            place.parent.mkdir()
-            place.write_bytes(report)
+            with writing(place):
+                place.parent.mkdir()
+                place.write_bytes(report)
             bundle = publish(folder(), draft, listed)
         return Build(bundle.folder, bundle.manifest.version, workspace.records)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from vlmc.backends.threads import cpu_name, default_threads
+from vlmc.backends.threads import default_threads
 from vlmc.bundle.manifest import PromptSpec
 from vlmc.families.prompts import read_prompt
+from vlmc.machine import cpu_name
 from vlmc.passes.calibration import Asked, built_in, read_calibration
 from vlmc.passes.checkpoint import TensorRef
 from vlmc.passes.compile import Target

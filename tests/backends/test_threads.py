@@ -5,6 +5,7 @@ import os
 import pytest
 
 from tests.tiny_bundle import tiny_bundle
+from vlmc import machine
 from vlmc.backends import threads
 from vlmc.backends.threads import busy, default_threads
 from vlmc.bundle.store import read_bundle
@@ -12,14 +13,14 @@ from vlmc.runtime.engine import Engine
 
 
 @pytest.fixture
-def machine(tmp_path, monkeypatch):
+def known(tmp_path, monkeypatch):
     def make(siblings, allowed, quota=None):
         for cpu, text in enumerate(siblings):
             (tmp_path / str(cpu)).write_text(text + "\n")
         if quota is not None:
             (tmp_path / "cpu.max").write_text(quota + "\n")
-        monkeypatch.setattr(threads, "_SIBLINGS", str(tmp_path / "{}"))
-        monkeypatch.setattr(threads, "_QUOTA", tmp_path / "cpu.max")
+        monkeypatch.setattr(machine, "_SIBLINGS", str(tmp_path / "{}"))
+        monkeypatch.setattr(machine, "_GROUPS", tmp_path)
         monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(allowed), raising=False)
         monkeypatch.setattr(os, "cpu_count", lambda: 64)
         return default_threads()
@@ -41,8 +42,8 @@ def machine(tmp_path, monkeypatch):
         ([], [], None, 64),
     ],
 )
-def test_threads_worth_using(machine, siblings, allowed, quota, count):
-    assert machine(siblings, allowed, quota) == count
+def test_threads_worth_using(known, siblings, allowed, quota, count):
+    assert known(siblings, allowed, quota) == count
 
 
 def test_this_machine_has_some():
@@ -66,8 +67,19 @@ def test_cores_that_others_want_are_not_spun_on(tmp_path, monkeypatch, load, cou
     if load is not None:
         (tmp_path / "loadavg").write_text(load)
     monkeypatch.setattr(threads, "_LOAD", tmp_path / "loadavg")
+    monkeypatch.setattr(threads, "processors", lambda: 4)
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
     assert busy(count) is not spins
+
+
+@pytest.mark.parametrize(("share", "spins"), [(1.5, False), (2, True), (64, True)])
+def test_a_container_without_time_to_waste_does_not_spin(tmp_path, monkeypatch, share, spins):
+    """On a host that has nothing else to do."""
+    monkeypatch.setattr(threads, "_LOAD", tmp_path / "loadavg")
+    (tmp_path / "loadavg").write_text("0.00 0.01 0.05 1/213 4242\n")
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(threads, "processors", lambda: share)
+    assert busy(2) is not spins
 
 
 @pytest.mark.parametrize(("given", "running", "spins"), [(None, 1, True), (None, 99, False)])

@@ -78,3 +78,18 @@ def test_a_decoder_with_states_of_its_own_is_refused_where_no_family_carries_the
     workshop.made["checkpoint", "states"] = folder
     with pytest.raises(VlmcError, match="layer 0 of the decoder keeps a state"):
         workshop.build("states", until="export")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_checkpoint_that_transformers_cannot_run_is_no_bug_of_ours(workshop, precision):
+    """Gemma 4's decoder looks tokens up by its embeddings, which LLaVA gives it alone."""
+    from tests.checkpoints.fixed import llava
+
+    values = {"head_dim": 16, "global_head_dim": 16, "layer_types": ["full_attention"] * 2}
+    rows = {"hidden_size_per_layer_input": 16, "vocab_size_per_layer_input": 1000}
+    folder = llava(workshop.folder / "apart", tower="siglip", text="gemma4_text", **values, **rows)
+    workshop.made["checkpoint", "apart"] = folder
+    with pytest.raises(VlmcError, match="transformers could not run this checkpoint: ") as caught:
+        workshop.build("apart", "checks.reference=auto", f"precision={precision}")
+    assert "RuntimeError: It seems like you tried to call `forward`" in str(caught.value)
+    assert "reference: off" in str(caught.value)

@@ -2,9 +2,11 @@
 
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -100,8 +102,44 @@ def test_a_build_that_fails_leaves_nothing(tmp_path, failure):
         raise failure("half way")
 
     with pytest.raises(failure):
-        tiny_bundle(tmp_path, goldens=goldens)
-    assert entries(tmp_path / "tiny") == []
+        tiny_bundle(tmp_path / "made" / "too", goldens=goldens)
+    assert entries(tmp_path) == []
+
+
+def test_a_build_that_fails_leaves_what_was_there(tmp_path):
+    def goldens(folder, draft):
+        raise RuntimeError("half way")
+
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RuntimeError):
+        tiny_bundle(tmp_path / "empty", goldens=goldens)
+    assert entries(tmp_path / "empty") == []
+    first = tiny_bundle(tmp_path / "full", seed=1)
+    with pytest.raises(RuntimeError):
+        tiny_bundle(tmp_path / "full", seed=2, goldens=goldens)
+    assert entries(tmp_path / "full" / "tiny") == sorted([first.name, "latest"])
+
+
+def test_builds_take_no_folder_away_from_one_another(tmp_path, monkeypatch):
+    def beside(folder, draft):
+        tiny_bundle(tmp_path / "out", seed=1)
+        raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError):
+        tiny_bundle(tmp_path / "out", seed=2, goldens=beside)
+    there = read_bundle(tmp_path / "out" / "tiny").folder
+
+    make, taken = tempfile.mkdtemp, []
+
+    def taken_away(**words):
+        if not taken:  # by a build that failed, just now
+            shutil.rmtree(words["dir"])
+            taken.append(words["dir"])
+        return make(**words)
+
+    monkeypatch.setattr("vlmc.bundle.publish.tempfile.mkdtemp", taken_away)
+    assert tiny_bundle(tmp_path / "out", seed=1) == there
+    assert taken
 
 
 @pytest.mark.parametrize("step", ["rename", "replace", "fsync"])
@@ -113,11 +151,24 @@ def test_a_system_call_that_fails_leaves_the_old_latest(tmp_path, monkeypatch, s
 
     with monkeypatch.context() as patch:
         patch.setattr(f"vlmc.bundle.publish.os.{step}", fail)
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(VlmcError, match="cannot write: No space left on device"):
             tiny_bundle(tmp_path, seed=2)
     assert read_bundle(tmp_path / "tiny").folder == first
     for name in entries(tmp_path / "tiny"):
         verify_digests(read_bundle(tmp_path / "tiny" / name))
+
+
+@pytest.mark.parametrize("step", ["mkdtemp", "mkdir"])
+def test_a_place_that_cannot_be_written_is_named(tmp_path, monkeypatch, step):
+    def refuse(*args, **words):
+        raise OSError(30, "Read-only file system", str(tmp_path / "out"))
+
+    monkeypatch.setattr(Path if step == "mkdir" else tempfile, step, refuse)
+    with pytest.raises(VlmcError, match="cannot write: Read-only file system") as caught:
+        tiny_bundle(tmp_path / "out")
+    assert caught.value.at == str(tmp_path / "out")
+    monkeypatch.undo()
+    assert entries(tmp_path) == []
 
 
 def test_a_full_disk_leaves_nothing(tmp_path):
@@ -135,7 +186,7 @@ def test_a_full_disk_leaves_nothing(tmp_path):
         text=True,
     )
     assert "File too large" in done.stderr
-    assert entries(tmp_path / "tiny") == []
+    assert entries(tmp_path) == []
 
 
 KILLED = """

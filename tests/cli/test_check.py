@@ -29,7 +29,7 @@ def test_the_plan_is_printed(recipe: Path, capsys: Capture) -> None:
     for line in (
         f"{recipe}: valid",
         "qwen2-vl (Qwen2-VL)",
-        "vision fp32, language int4, embedding int8, head int8, kv-cache fp32",
+        "vision fp32, language int4, embedding int8, head int8, kv-cache fp32\n",
         "ctx-len 1024, prefill-seq-len 128",
         "in   pixel_values     float32 [patches, 1176]",
         "in   position_ids            int64 [3, batch, step]",

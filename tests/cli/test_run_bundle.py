@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -81,6 +82,25 @@ def test_the_question_may_come_from_standard_input(capsys, folder, monkeypatch):
     assert answer(capsys, folder)["prompt_token_ids"] == expected["prompt_token_ids"]
 
 
+@pytest.mark.parametrize("text", ["", " ", "\n"])
+def test_a_prompt_without_words_is_what_the_template_makes_of_it(capsys, folder, tmp_path, text):
+    file = tmp_path / "m.json"
+    file.write_text(json.dumps([{"role": "user", "content": text}]))
+    expected = answer(capsys, folder, "--messages", file)["prompt_token_ids"]
+    assert expected
+    assert answer(capsys, folder, "--prompt", text)["prompt_token_ids"] == expected
+
+
+def test_nothing_on_standard_input_is_no_question(capsys, folder, picture, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    code, out, err = vlmc(capsys, "run", folder)
+    assert (code, out) == (2, "")
+    assert err == "error: standard input: there is no question in it\n  give --prompt\n"
+    assert answer(capsys, folder, "--image", picture)["usage"]["image_tokens"] == 4
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n"))
+    assert answer(capsys, folder)["usage"]["image_tokens"] == 0
+
+
 def test_standard_input_must_be_text(capsys, folder, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a\xff"), encoding="utf-8"))
     code, out, err = vlmc(capsys, "run", folder)
@@ -118,7 +138,6 @@ def test_sampling_options_reach_the_sampler(capsys, folder):
         (["--prompt", "x", "--top-k", "0"], "top_k"),
         (["--prompt", "x", "--max-new-tokens", "0"], "max-new-tokens"),
         (["--prompt", "x", "--threads", "0"], "threads"),
-        (["--prompt", ""], "prompt"),
         (["--prompt", "x", "--tempreture", "1"], "--tempreture"),
     ],
 )
@@ -127,6 +146,14 @@ def test_a_mistake_is_one_message_and_exit_2(capsys, folder, words, complaint):
     assert (code, out) == (2, "")
     assert complaint in err
     assert "Traceback" not in err
+
+
+def test_messages_may_begin_with_a_byte_order_mark(capsys, folder, tmp_path):
+    """As editors on Windows write it; a recipe's may too."""
+    file = tmp_path / "m.json"
+    file.write_text(json.dumps([{"role": "user", "content": "hello"}]), encoding="utf-8-sig")
+    found = answer(capsys, folder, "--messages", file)
+    assert found["token_ids"] == answer(capsys, folder, "--prompt", "hello")["token_ids"]
 
 
 @pytest.mark.parametrize("text", ["", "{", "{}", '"x"', "[" * 100_000])
@@ -258,6 +285,31 @@ def test_bench_measures_each_stage(capsys, folder, picture):
     assert code == 0
     assert "decode rate" in out
     assert "0 of images" in out
+
+
+def test_bench_says_what_its_fresh_process_said(capsys, folder, tmp_path):
+    wrong = (["--image", tmp_path / "no.png"], ["--text-only", "--threads", 0])
+    for words in wrong:
+        _, _, expected = vlmc(capsys, "run", folder, "--prompt", "x", *words[-2:])
+        assert vlmc(capsys, "bench", folder, *words) == (2, "", expected)
+
+
+def test_a_folder_whose_name_is_no_text_is_refused(capsys, folder, tmp_path):
+    odd = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
+    shutil.copytree(folder, odd)
+    code, out, err = vlmc(capsys, "run", odd, "--prompt", "x", "--threads", 1)
+    assert (code, out) == (2, "")
+    assert "its name is not text in UTF-8" in err
+
+
+@pytest.mark.parametrize("name", ["images.json", "prompt.json"])
+def test_a_file_of_the_processor_that_is_damaged_is_named(capsys, folder, tmp_path, name):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    file = copy / "processor" / name
+    file.write_bytes(b"[" + file.read_bytes()[1:])
+    code, out, err = vlmc(capsys, "run", copy, "--prompt", "x", "--threads", 1)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"error: processor/{name}: Invalid JSON")
 
 
 def test_bench_refuses_nothing_to_measure(capsys, folder):

@@ -10,7 +10,7 @@ from PIL import Image
 
 from tests.checkpoints import MAKERS
 from vlmc.families import by_config
-from vlmc.passes.processors import make_processor
+from vlmc.passes.processor import make_processor
 from vlmc.sources import read_checkpoint
 
 

@@ -1,9 +1,10 @@
-"""transformers' processor of a checkpoint, where it cannot be made."""
+"""transformers itself over a checkpoint: its processor, its threads, and what it cannot do."""
 
 import json
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from tests.checkpoints.fixed import llava
@@ -11,7 +12,7 @@ from tests.checkpoints.native import glm4v
 from vlmc.errors import VlmcError
 from vlmc.families import FAMILIES
 from vlmc.passes.checkpoint_index import read_index
-from vlmc.passes.processors import make_processor
+from vlmc.passes.processor import make_processor
 from vlmc.passes.reference import Reference
 from vlmc.sources import read_checkpoint
 
@@ -39,3 +40,19 @@ def test_a_processor_that_counts_other_features_is_a_mistake_of_the_checkpoint(
     with pytest.raises(VlmcError, match="other tokens for a picture") as error:
         reference.answer([{"role": "user", "content": shown}], [Image.new("RGB", (40, 30))], 2)
     assert error.value.at == "processor_config.json"
+
+
+@pytest.mark.parametrize(("share", "threads"), [(1.5, 2), (64, 3)])
+def test_transformers_takes_no_more_threads_than_the_container_may_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float, threads: int
+) -> None:
+    folder = llava(tmp_path / "model", tower="siglip")
+    images = FAMILIES["llava"].facts(read_checkpoint(folder)).images
+    monkeypatch.setattr("vlmc.passes.reference.processors", lambda: share)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        Reference(folder, read_index(folder), images, "<image>")
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)

@@ -306,3 +306,15 @@ def test_any_text_is_read_or_refused(text: str) -> None:
     except VlmcError as error:
         message = str(error)
     assert message.startswith("here")
+
+
+def test_a_file_whose_name_gives_no_name_needs_one(tmp_path: Path) -> None:
+    path = tmp_path / "模型.yaml"
+    path.write_text("model: a/b\n", encoding="utf-8")
+    with pytest.raises(VlmcError) as caught:
+        load_recipe(path)
+    assert str(caught.value) == (
+        f"{path}: name: the file's name gives the bundle none\n"
+        "  add one, such as 'name: my-model', or --set name=my-model"
+    )
+    assert load_recipe(path, ["name=mine"]).name == "mine"

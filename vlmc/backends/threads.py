@@ -1,43 +1,30 @@
-"""How many threads are worth using: physical cores this process may run on. And which go first."""
+"""How many threads are worth using, when they may wait busily, and which go first."""
 
 import math
 import os
-import platform
 import sys
 import threading
 from pathlib import Path
 
-_SIBLINGS = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
-_CPUINFO = Path("/proc/cpuinfo")
-_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+from vlmc.machine import cores, processors
+
 _LOAD = Path("/proc/loadavg")  # averages, then running/existing threads
 
 
 def default_threads() -> int:
-    """Physical cores in this process's affinity mask, within its container's CPU quota."""
-    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
-    cores = {_siblings(cpu) for cpu in allowed}
-    count = len(cores) or os.cpu_count() or 1
-    return max(1, min(count, _quota()))
-
-
-def cpu_name() -> str:
-    """The CPU's own name, or the architecture's where it has none."""
-    if _CPUINFO.is_file():
-        for line in _CPUINFO.read_text().splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == "model name":
-                return value.strip()
-    return platform.machine()
+    """One for each physical core this process may run on, within its container's CPU quota."""
+    return max(1, min(cores(), math.ceil(processors())))
 
 
 def busy(threads: int) -> bool:
-    """Whether other processes want the cores that ``threads`` would spin on, now."""
+    """Whether ``threads`` that spin would want more than is left of the processors, now."""
+    if threads > processors():
+        return True  # a spinning thread takes the time of one that works
     words = _LOAD.read_text().split() if _LOAD.is_file() else []
     if len(words) < 4:
         return False
     running = int(words[3].partition("/")[0]) - 1  # this thread runs
-    return running + threads > (os.cpu_count() or 1)
+    return running + threads > (os.cpu_count() or 1)  # both count the host's
 
 
 def step_back() -> None:
@@ -46,15 +33,3 @@ def step_back() -> None:
         thread = threading.get_native_id()
         nice = min(19, os.getpriority(os.PRIO_PROCESS, thread) + 10)
         os.setpriority(os.PRIO_PROCESS, thread, nice)
-
-
-def _siblings(cpu: int) -> str:
-    path = Path(_SIBLINGS.format(cpu))
-    return path.read_text().strip() if path.is_file() else str(cpu)
-
-
-def _quota() -> int:
-    words = _QUOTA.read_text().split() if _QUOTA.is_file() else []
-    if len(words) != 2 or words[0] == "max":
-        return os.cpu_count() or 1
-    return math.ceil(int(words[0]) / int(words[1]))

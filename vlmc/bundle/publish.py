@@ -5,7 +5,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from vlmc.bundle.manifest import FileEntry, Manifest
@@ -50,6 +50,7 @@ def write_bundle(
 def begin(out: Path, name: str) -> Iterator[Path]:
     """A hidden folder beside the place of a bundle; gone afterwards unless it was published.
 
+    So are the folders around it, where they were made for it and nothing else came into them.
     What a killed build left there is removed by the next one.
 
     Args:
@@ -57,20 +58,27 @@ def begin(out: Path, name: str) -> Iterator[Path]:
         name: The recipe's name: one path component.
 
     Raises:
-        VlmcError: ``name`` is no file name, or ``latest`` is something other than a symlink.
-        OSError: Nothing can be written there.
+        VlmcError: ``name`` is no file name, ``latest`` is something other than a symlink, or
+            nothing can be written there.
     """
     if not name or name != Path(name).name or name.startswith(".") or name == LATEST:
         raise VlmcError(f"'{name}' cannot be the name of a bundle", at="name")
     home = out / name
-    home.mkdir(parents=True, exist_ok=True)
     latest = home / LATEST
     if latest.exists() and not latest.is_symlink():
         raise VlmcError("'latest' exists and is not a symlink", at=str(latest), hint="move it away")
-    with _locked(home):
-        _sweep(home)
-    with _partial(home) as folder:
-        yield folder
+    missing = [folder for folder in (home, *home.parents) if not folder.exists()]
+    try:
+        with ExitStack() as held:
+            with writing(home):
+                with _locked(home):
+                    _sweep(home)
+                folder = held.enter_context(_partial(home))
+            yield folder
+    finally:
+        with suppress(OSError):  # something is in them
+            for made in missing:
+                made.rmdir()
 
 
 def publish(folder: Path, draft: Draft, known: Mapping[str, FileEntry] | None = None) -> Bundle:
@@ -85,18 +93,19 @@ def publish(folder: Path, draft: Draft, known: Mapping[str, FileEntry] | None = 
         known: See ``seal``.
 
     Raises:
-        VlmcError: A file's name or kind has no place in a bundle.
-        OSError: The disk is full or not writable; the target is left as it was.
+        VlmcError: A file's name or kind has no place in a bundle; the disk is full or not
+            writable, and the target is left as it was.
     """
     home = folder.parent
-    manifest = seal(folder, draft, known)
-    _sync(folder)
-    target = home / manifest.version
-    with _locked(home):
-        _move(folder, target, manifest)
-        _point(home / LATEST, manifest.version)
-        _sync_folder(home)
-        _sweep(home)
+    with writing(folder):
+        manifest = seal(folder, draft, known)
+        _sync(folder)
+        target = home / manifest.version
+        with _locked(home):
+            _move(folder, target, manifest)
+            _point(home / LATEST, manifest.version)
+            _sync_folder(home)
+            _sweep(home)
     return read_bundle(target)
 
 
@@ -145,8 +154,23 @@ def find_published(
     home = out / name
     if not _holds(home / manifest.version, manifest):
         return None
-    _point(home / LATEST, manifest.version)
+    with writing(home):
+        _point(home / LATEST, manifest.version)
     return read_bundle(home / manifest.version)
+
+
+@contextmanager
+def writing(place: Path) -> Iterator[None]:
+    """Tells what the system refuses to write inside.
+
+    Raises:
+        VlmcError: The disk is full, or not ours to write.
+    """
+    try:
+        yield
+    except OSError as error:
+        message = f"cannot write: {error.strerror}"
+        raise VlmcError(message, at=str(error.filename or place)) from error
 
 
 def _manifest(draft: Draft, files: Mapping[str, FileEntry]) -> Manifest:
@@ -176,11 +200,18 @@ def _locked(folder: Path, *, wait: bool = True) -> Iterator[bool]:
 
 @contextmanager
 def _partial(home: Path) -> Iterator[Path]:
+    """A folder in ``home``, which is made when absent; locked while it is in use."""
     with ExitStack() as held:
-        with _locked(home):  # no sweep between making the folder and locking it
-            folder = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=home))
-            held.callback(shutil.rmtree, folder, ignore_errors=True)
-            held.enter_context(_locked(folder))
+        folder = None
+        while folder is None:
+            home.mkdir(parents=True, exist_ok=True)
+            with _locked(home):  # no sweep between making the folder and locking it
+                try:
+                    folder = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=home))
+                except FileNotFoundError:  # a build that failed has just taken ``home`` away
+                    continue
+                held.callback(shutil.rmtree, folder, ignore_errors=True)
+                held.enter_context(_locked(folder))
         folder.chmod(0o755)
         yield folder
 

@@ -116,6 +116,10 @@ def read_bundle(path: Path) -> Bundle:
             hint="build one with `vlmc build RECIPE`",
         )
     folder = folder.resolve()
+    try:
+        os.fspath(folder).encode()
+    except UnicodeEncodeError as error:
+        raise VlmcError("its name is not text in UTF-8", at=ascii(str(folder))) from error
     if (folder / MANIFEST).is_symlink():
         raise VlmcError("manifest.json is a symlink", at=str(folder))
     manifest = _parse_manifest(folder / MANIFEST)

@@ -1,9 +1,13 @@
 """The command line: one table of commands, one place that turns errors into exit codes."""
 
+import errno
 import importlib
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -26,6 +30,8 @@ COMMANDS = {
 }
 
 INTERRUPTED = 130
+# What standard output may say of itself.
+_UNWRITABLE = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 class _Commands(TyperGroup):
@@ -78,13 +84,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 done, 2 a user's mistake, 130 interrupted, 1 anything else that is said
         in one line. A bug is raised, and keeps its traceback.
+
+    Raises:
+        SystemExit: The process was told to end (SIGTERM, SIGHUP).
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     app = _app(_Commands)
     app.callback()(_vlmc)
     command = typer.main.get_command(app)
     try:
-        code = command.main(args=words or ["--help"], prog_name="vlmc", standalone_mode=False)
+        with _ending_tidily():
+            code = command.main(args=words or ["--help"], prog_name="vlmc", standalone_mode=False)
         if sys.stdout is not None:
             sys.stdout.flush()
     except VlmcError as error:
@@ -95,10 +105,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         code = INTERRUPTED
-    except BrokenPipeError:
-        # The reader went away. Python flushes once more as it ends: give it somewhere to write.
+    except OSError as error:
+        if error.errno not in _UNWRITABLE or error.filename is not None:
+            raise
+        # Python flushes once more as it ends: give it somewhere to write.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if error.errno != errno.EPIPE:  # the reader went away
+            print(f"error: cannot write the output: {error.strerror}", file=sys.stderr)
         return 1
     if code == INTERRUPTED:
         print("interrupted", file=sys.stderr)
     return code if isinstance(code, int) else 0
+
+
+@contextmanager
+def _ending_tidily() -> Iterator[None]:
+    """Has signals that end a process unwind it first: what a build has begun is removed."""
+    caught: list[signal.Signals] = []
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is signal.SIG_DFL:
+                signal.signal(number, lambda given, frame: sys.exit(128 + given))
+                caught.append(number)
+    try:
+        yield
+    finally:
+        for number in caught:
+            signal.signal(number, signal.SIG_DFL)

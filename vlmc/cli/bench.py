@@ -17,6 +17,7 @@ import typer
 from vlmc.cli.notice import tell_portable
 from vlmc.cli.sizes import size_text
 from vlmc.errors import VlmcError
+from vlmc.machine import peak_memory
 from vlmc.schema import Json
 
 STAGES = ("preprocess", "vision", "prefill", "decode", "ttft")
@@ -130,16 +131,17 @@ def _cold_start(bundle: Path, pictures: Sequence[Path], prompt: str, threads: in
         child.returncode = os.waitstatus_to_exitcode(status)
         complaints.seek(0)
         said = complaints.read().decode(errors="replace").strip()
+    if child.returncode == 2:  # what it said is what is wrong; a note may stand before it
+        raise VlmcError(said.partition("error: ")[2])
     if child.returncode:
         raise VlmcError(f"the fresh process failed: {said}")
     timings = json.loads(output)["timings"]
-    unit = 1 if sys.platform == "darwin" else 1024
     return {
         "wall": seconds,
         "cpu": usage.ru_utime + usage.ru_stime,
         "load": timings["load"],
         "ttft": timings["ttft"],
-        "peak_memory": usage.ru_maxrss * unit,
+        "peak_memory": peak_memory(usage),
     }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vlmc.cli.progress import shown
+from vlmc.cli.writable import need_folder
 from vlmc.errors import VlmcError
 from vlmc.schema import Json
 
@@ -54,8 +54,8 @@ def build(
     from vlmc.compiler import build as build_recipe
     from vlmc.workspace import cache_dir
 
-    _need_folder(out, at="--out")
-    _need_folder(cache or cache_dir(), at="--cache" if cache else "the cache")
+    need_folder(out, at="--out")
+    need_folder(cache or cache_dir(), at="--cache" if cache else "the cache")
     results = []
     for path, recipe in loaded:
         with shown(recipe.name) as (progress, bytes_done):
@@ -74,16 +74,6 @@ def build(
             print(f"{recipe.name}: {made.bundle}", file=sys.stderr if as_json else sys.stdout)
     if as_json:
         print(json.dumps(results[0] if len(results) == 1 else {"builds": results}, indent=2))
-
-
-def _need_folder(path: Path, *, at: str) -> None:
-    """Refuses a folder that cannot be made or written to, before hours of work for it."""
-    whole = path.absolute()
-    there = next(part for part in (whole, *whole.parents) if os.path.exists(part))
-    if not there.is_dir():
-        raise VlmcError(f"'{there}' is a file, not a folder", at=f"{at} {path}")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise VlmcError(f"'{there}' cannot be written to", at=f"{at} {path}")
 
 
 def _described(made: Build) -> Json:

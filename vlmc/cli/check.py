@@ -1,7 +1,7 @@
 """``vlmc check``: a recipe validated and its plan printed, without torch and without weights."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -165,7 +165,9 @@ def _tensors(specs: Sequence[TensorSpec]) -> Rows:
     return rows
 
 
-def _precision(parts: dict[str, object]) -> str:
+def _precision(parts: Mapping[str, object]) -> str:
+    """Words of parts; what else is known of their storage is left out."""
+    parts = {name: word for name, word in parts.items() if isinstance(word, str)}
     return ", ".join(f"{name.replace('_', '-')} {word}" for name, word in parts.items())
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vlmc.cli.progress import shown
+from vlmc.cli.writable import need_folder
 from vlmc.errors import VlmcError
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ def demo(
 
     path = recipe_path()
     recipe = load_recipe(path, [f"model={json.dumps(str(MODEL))}", *(overrides or ())])
+    need_folder(out, at="--out")
+    need_folder(cache_dir(), at="the cache")
     with shown(recipe.name) as (progress, bytes_done):
         made = build(
             recipe,

@@ -76,7 +76,7 @@ def run(
     if ignore_eos and max_new_tokens is None:
         raise VlmcError("--ignore-eos needs --max-new-tokens", at="--ignore-eos")
     waits = prompt is None and messages is None
-    chat = waits and sys.stdin.isatty()
+    chat = waits and sys.stdin is not None and sys.stdin.isatty()
     if chat and as_json:
         raise VlmcError("--json needs --prompt or --messages", at="--json")
     if prompt is not None and messages is not None:
@@ -111,9 +111,8 @@ def run(
     if messages is not None:
         asked = request([*head, *_read_messages(messages)], None, pictures)
     else:
-        text = _read_stdin() if prompt is None else prompt
-        if not text and not pictures:
-            raise VlmcError("the prompt is empty", at="--prompt")
+        # An empty prompt is one: a chat template has more to say than it.
+        text = _read_stdin(needed=not pictures) if prompt is None else prompt
         asked = request([*head, *_question(text, len(pictures))], None, pictures)
     model = load(bundle, threads=threads, verify=verify, reuse=False)
     tell_portable(model)
@@ -127,17 +126,22 @@ def run(
 
 
 def show(text: str) -> None:
-    """Writes text to standard output at once, whatever its encoding can say."""
+    """Writes text to standard output at once, whatever its encoding can say; none may be there."""
+    if sys.stdout is None:
+        return
     encoding = sys.stdout.encoding or "utf-8"
     sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
     sys.stdout.flush()
 
 
-def _read_stdin() -> str:
+def _read_stdin(*, needed: bool) -> str:
     try:
-        return sys.stdin.read().removesuffix("\n")
+        text = "" if sys.stdin is None else sys.stdin.read()
     except UnicodeDecodeError as error:
         raise VlmcError("this is not text in UTF-8", at="standard input") from error
+    if needed and not text:
+        raise VlmcError("there is no question in it", at="standard input", hint="give --prompt")
+    return text.removesuffix("\n")
 
 
 def _question(text: str, images: int) -> list[Json]:
@@ -148,7 +152,7 @@ def _question(text: str, images: int) -> list[Json]:
 
 def _read_messages(path: Path) -> list[Json]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise VlmcError(f"cannot read it: {error.strerror}", at=str(path)) from error
     except (ValueError, RecursionError) as error:

@@ -12,115 +12,10 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from vlmc.families.fastvit import HEAD, FastVit, padding
+from vlmc.families.fastvit import HEAD, FastVit
+from vlmc.families.mergeable_modules import Branches, LargeKernel, Normed, Positions, convolution
 
-_POSITIONS = 7  # side of the convolution that tells places
-_MIXED = 7  # of the one before a block's products
-# Channels that weigh the others, one for so many of them: of features, and where a stage begins.
-_GATE, _DOWN_GATE = 16, 4
-
-
-def _conv(before: int, after: int, side: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
-    """A convolution that keeps the picture's place, with a bias."""
-    return nn.Conv2d(before, after, side, stride, padding(side, stride), groups=groups)
-
-
-class _Normed(nn.Module):
-    """A convolution and the normalization of its channels."""
-
-    def __init__(self, before: int, after: int, side: int, stride: int, groups: int) -> None:
-        super().__init__()
-        made = _conv(before, after, side, stride, groups)
-        made.register_parameter("bias", None)
-        self.conv, self.bn = made, nn.BatchNorm2d(after)
-
-    def forward(self, x: Tensor) -> Tensor:
-        normed: Tensor = self.bn(self.conv(x))
-        return normed
-
-
-class _Gate(nn.Module):
-    """Channels weighed by what all of the picture shows (squeeze and excitation)."""
-
-    def __init__(self, width: int, part: int, divisor: int) -> None:
-        super().__init__()
-        share = width / part
-        inner = max(divisor, int(share + divisor / 2) // divisor * divisor)
-        self.fc1, self.fc2 = nn.Conv2d(width, inner, 1), nn.Conv2d(inner, width, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        weighed = torch.relu(self.fc1(x.mean((2, 3), keepdim=True)))
-        return x * torch.sigmoid(self.fc2(weighed))
-
-
-class _Branches(nn.Module):
-    """MobileOne's block: branches that add up, or the convolution they were merged into."""
-
-    def __init__(
-        self,
-        before: int,
-        after: int,
-        side: int,
-        stride: int = 1,
-        *,
-        groups: int = 1,
-        merged: bool,
-        act: bool = True,
-        scaled: bool = True,
-        normed: bool = True,
-        gate: bool = False,
-    ) -> None:
-        super().__init__()
-        self.se = _Gate(after, _GATE, 1) if gate else nn.Identity()
-        self.act = nn.GELU() if act else nn.Identity()
-        self.reparam_conv = _conv(before, after, side, stride, groups) if merged else None
-        self.identity: nn.Module | None = None
-        self.conv_kxk: nn.ModuleList | None = None
-        self.conv_scale: nn.Module | None = None
-        if merged:
-            return
-        if before == after and stride == 1:
-            self.identity = nn.BatchNorm2d(before)
-        if normed:
-            self.conv_kxk = nn.ModuleList([_Normed(before, after, side, stride, groups)])
-        if scaled and side > 1:
-            self.conv_scale = _Normed(before, after, 1, stride, groups)
-
-    def forward(self, x: Tensor) -> Tensor:
-        branches = (self.conv_scale, self.identity, *(self.conv_kxk or ()))
-        parts = branches if self.reparam_conv is None else (self.reparam_conv,)
-        added = [part(x) for part in parts if part is not None]
-        out: Tensor = self.act(self.se(sum(added[1:], added[0])))
-        return out
-
-
-class _LargeKernel(nn.Module):
-    """A depthwise convolution of large side beside one of side 3, or both merged."""
-
-    def __init__(
-        self,
-        before: int,
-        after: int,
-        side: int,
-        stride: int,
-        *,
-        merged: bool,
-        gate: bool,
-        act: bool,
-    ) -> None:
-        super().__init__()
-        self.reparam_conv = _conv(before, after, side, stride, before) if merged else None
-        if not merged:
-            self.large_conv = _Normed(before, after, side, stride, before)
-            self.small_conv = _Normed(before, after, 3, stride, before)
-        self.se = _Gate(after, _DOWN_GATE, 8) if gate else nn.Identity()
-        self.act = nn.GELU() if act else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        merged = self.reparam_conv
-        added = self.large_conv(x) + self.small_conv(x) if merged is None else merged(x)
-        out: Tensor = self.act(self.se(added))
-        return out
+_MIXED = 7  # side of the convolution before a block's products
 
 
 class _Down(nn.Module):
@@ -131,7 +26,7 @@ class _Down(nn.Module):
         before, after = sizes.embed_dims[stage - 1 if stage else 0], sizes.embed_dims[stage]
         merged = sizes.inference_mode
         self.proj = nn.Sequential(
-            _LargeKernel(
+            LargeKernel(
                 before,
                 after,
                 sizes.down_patch_size,
@@ -140,29 +35,12 @@ class _Down(nn.Module):
                 gate=sizes.se_downsamples[stage],
                 act=sizes.lkc_use_act,
             ),
-            _Branches(after, after, 1, merged=merged),
+            Branches(after, after, 1, merged=merged),
         )
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.proj(x)
         return out
-
-
-class _Positions(nn.Module):
-    """Places told by a depthwise convolution added to what it reads, or merged with it."""
-
-    def __init__(self, width: int, *, merged: bool) -> None:
-        super().__init__()
-        made = _conv(width, width, _POSITIONS, groups=width)
-        self.reparam_conv = made if merged else None
-        self.pos_enc = None if merged else made
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.reparam_conv is not None:
-            x = self.reparam_conv(x)
-        if self.pos_enc is not None:
-            x = self.pos_enc(x) + x
-        return x
 
 
 class _Scale(nn.Module):
@@ -183,10 +61,10 @@ class _RepMixer(nn.Module):
         super().__init__()
         side = sizes.repmixer_kernel_size
         self.reparam_conv = (
-            _conv(width, width, side, groups=width) if sizes.inference_mode else None
+            convolution(width, width, side, groups=width) if sizes.inference_mode else None
         )
         if self.reparam_conv is None:
-            self.norm = _Branches(
+            self.norm = Branches(
                 width,
                 width,
                 side,
@@ -196,7 +74,7 @@ class _RepMixer(nn.Module):
                 scaled=False,
                 normed=False,
             )
-            self.mixer = _Branches(width, width, side, groups=width, merged=False, act=False)
+            self.mixer = Branches(width, width, side, groups=width, merged=False, act=False)
             self.layer_scale = _Scale(width)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -242,7 +120,7 @@ class _Mlp(nn.Module):
         super().__init__()
         width = sizes.embed_dims[stage]
         inner = int(width * sizes.mlp_ratios[stage])
-        self.conv = _Normed(width, width, _MIXED, 1, width)
+        self.conv = Normed(width, width, _MIXED, 1, width)
         self.matrices = matrices
         self.fc1 = nn.Linear(width, inner) if matrices else nn.Conv2d(width, inner, 1)
         self.act = nn.GELU()
@@ -300,7 +178,7 @@ class _Stage(nn.Module):
         self.downsample = _Down(sizes, stage) if sizes.halves(stage) else nn.Identity()
         width, merged = sizes.embed_dims[stage], sizes.inference_mode
         told = sizes.pos_embs[stage]
-        self.pos_emb = _Positions(width, merged=merged) if told else nn.Identity()
+        self.pos_emb = Positions(width, merged=merged) if told else nn.Identity()
         attends = sizes.token_mixers[stage] == "attention"
         self.blocks = nn.ModuleList(
             _AttentionBlock(sizes, stage, config, matrices)
@@ -330,15 +208,15 @@ class FastVitTower(nn.Module):
         first, last, merged = sizes.embed_dims[0], sizes.embed_dims[-1], sizes.inference_mode
         scaled = sizes.stem_use_scale_branch
         self.stem = nn.Sequential(
-            _Branches(sizes.in_chans, first, 3, 2, merged=merged, scaled=scaled),
-            _Branches(first, first, 3, 2, groups=first, merged=merged, scaled=scaled),
-            _Branches(first, first, 1, merged=merged, scaled=scaled),
+            Branches(sizes.in_chans, first, 3, 2, merged=merged, scaled=scaled),
+            Branches(first, first, 3, 2, groups=first, merged=merged, scaled=scaled),
+            Branches(first, first, 1, merged=merged, scaled=scaled),
         )
         self.stages = nn.ModuleList(
             _Stage(sizes, stage, config, matrices) for stage in range(len(sizes.layers))
         )
         # A channel is read by as many of the features as there are for each.
-        self.final_conv = _Branches(last, sizes.features, 3, groups=last, merged=merged, gate=True)
+        self.final_conv = Branches(last, sizes.features, 3, groups=last, merged=merged, gate=True)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Pixels [B, 3, H, W] to features [B, C, h, w]."""

@@ -16,6 +16,7 @@ from vlmc.passes.fold import fold
 from vlmc.passes.parameters import canonical_names, parameter_sources
 from vlmc.passes.quiet import quiet
 from vlmc.passes.unfold import unfold
+from vlmc.passes.upstream import in_a_line
 from vlmc.schema import Json
 
 if TYPE_CHECKING:
@@ -160,10 +161,8 @@ def _refused(graph: str) -> Iterator[None]:
         first: BaseException = error
         while first.__cause__ is not None:
             first = first.__cause__
-        said = next(iter(str(first).splitlines()), "")
         raise VlmcError(
-            f"transformers' code of the {graph} part cannot be exported: "
-            f"{type(first).__name__}: {said}",
+            f"transformers' code of the {graph} part cannot be exported: {in_a_line(first)}",
             at="config.json",
             hint="this model, or this text backbone, is not supported yet",
         ) from error

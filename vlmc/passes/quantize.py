@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 from vlmc.backends.spec import StoredPart, StoredWeight
 from vlmc.bundle.manifest import FileEntry
 from vlmc.errors import VlmcError
+from vlmc.machine import memory
 from vlmc.passes.checkpoint import TensorRef
 from vlmc.passes.export import PARAMETERS
 from vlmc.passes.scaling import read_folds, scalings
@@ -88,7 +88,7 @@ def quantize(
     moved = scalings(read_folds(folds), sizes) if folds is not None else {}
     # Of a checkpoint that fills the memory, what is read gives way to what is written, which the
     # next passes read.
-    crowding = sum(ref.nbytes for ref in index.values()) > _memory() / 2
+    crowding = sum(ref.nbytes for ref in index.values()) > memory() / 2
     (out / FOLDER).mkdir()
     described: dict[str, Any] = {}
     files: dict[str, FileEntry] = {}
@@ -167,12 +167,6 @@ def read_weights(folder: Path) -> dict[str, StoredWeight]:
         )
         for name, weight in described.items()
     }
-
-
-def _memory() -> float:
-    """The machine's memory in bytes; without end where it is not known."""
-    known = hasattr(os, "sysconf") and {"SC_PHYS_PAGES", "SC_PAGE_SIZE"} <= os.sysconf_names.keys()
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if known else math.inf
 
 
 def _tables_of(graph: Any) -> set[str]:

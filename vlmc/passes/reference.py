@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
@@ -15,15 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlmc.bundle.manifest import ImageSpec
+from vlmc.machine import processors
 from vlmc.passes.abreast import abreast
 from vlmc.passes.answers import Expected
 from vlmc.passes.checkpoint import TensorRef
 from vlmc.passes.feature_counts import counted
 from vlmc.passes.parameters import adopt_buffers, match_names, untie_different
-from vlmc.passes.processors import make_processor
+from vlmc.passes.processor import make_processor
 from vlmc.passes.quiet import quiet
 from vlmc.passes.token_types import ask_token_types
 from vlmc.passes.transform import build_module
+from vlmc.passes.upstream import run_by_transformers
 from vlmc.passes.weight_stream import keep_freed_memory
 from vlmc.runtime.images import image_tokens
 from vlmc.schema import Json
@@ -93,6 +96,8 @@ class Reference:
         Raises:
             VlmcError: transformers cannot make the checkpoint's processor.
         """
+        import torch
+
         from vlmc.passes.streamed import stream_weights
 
         model: Any = build_module(folder, "eager", timm_tower=timm_tower, part=part)
@@ -101,6 +106,8 @@ class Reference:
         untie_different(model, index, matched)
         model.tie_weights(recompute_mapping=False)
         keep_freed_memory()
+        # torch knows the processors of its mask, and nothing of a container's share of them.
+        torch.set_num_threads(min(torch.get_num_threads(), math.ceil(processors())))
         stream_weights(model, index, matched, _of_the_decoder(model))
         self.model = model
         self.processor = make_processor(folder, images)
@@ -113,7 +120,12 @@ class Reference:
     def answer(
         self, messages: Sequence[Json], pictures: Sequence[Any], max_new_tokens: int
     ) -> Expected:
-        """Greedy tokens and their logits for one conversation; pictures are PIL images."""
+        """Greedy tokens and their logits for one conversation; pictures are PIL images.
+
+        Raises:
+            VlmcError: transformers cannot run the checkpoint, or counts other image tokens.
+            jinja2.TemplateError: The chat template refuses the conversation.
+        """
         return next(self.answers([Asking(messages, pictures, max_new_tokens)]))
 
     def answers(self, asked: Sequence[Asking]) -> Iterator[Expected]:
@@ -150,7 +162,7 @@ class Reference:
             model.get_submodule(name).register_forward_pre_hook(listener)
             for name, listener in asked.listeners.items()
         ]
-        with torch.no_grad(), counted(), asked.within():
+        with torch.no_grad(), run_by_transformers(), counted(), asked.within():
             inputs = self._inputs(asked.messages, asked.pictures)
             wanted = asked.features and asked.pictures
             features = self._features(model, inputs, asked.pictures) if wanted else []

@@ -44,7 +44,8 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     def place(keys: Keys) -> str:
         return _place(path, parsed, flags, keys)
 
-    values.setdefault("name", _default_name(path))
+    if "name" not in values:
+        values["name"] = _default_name(path)
     try:
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
@@ -99,7 +100,14 @@ def _place(path: Path, parsed: Parsed, flags: dict[Keys, str], keys: Keys) -> st
 
 def _default_name(path: Path) -> str:
     """The file's stem, with what a safe name cannot hold made '-'."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem)[:128].strip("-.")
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem)[:128].strip("-.")
+    if not name:
+        raise VlmcError(
+            "the file's name gives the bundle none",
+            at=f"{path}: name",
+            hint="add one, such as 'name: my-model', or --set name=my-model",
+        )
+    return name
 
 
 def _check_lengths(recipe: Recipe, at: str) -> None:

@@ -259,5 +259,7 @@ def _image_spec(bundle: Bundle) -> ImageSpec:
         spec = ImageSpec.model_validate_json(bundle.read(IMAGES_FILE))
     except ValidationError as error:
         first = error.errors()[0]
-        raise VlmcError(first["msg"], at=f"{IMAGES_FILE}: {first['loc']}") from error
+        place = ".".join(str(key) for key in first["loc"])
+        at = f"{IMAGES_FILE}: {place}" if place else IMAGES_FILE
+        raise VlmcError(first["msg"], at=at) from error
     return check_spec(spec, at=IMAGES_FILE)

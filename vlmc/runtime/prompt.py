@@ -89,7 +89,8 @@ class PromptBuilder:
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(str(key) for key in first["loc"])
-            raise VlmcError(first["msg"], at=f"{PROMPT_FILE}: {place}") from error
+            at = f"{PROMPT_FILE}: {place}" if place else PROMPT_FILE
+            raise VlmcError(first["msg"], at=at) from error
         tokenizer = TextTokenizer(
             _read(bundle / TOKENIZER_FILE),
             clean_up_tokenization_spaces=spec.clean_up_tokenization_spaces,

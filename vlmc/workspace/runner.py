@@ -1,7 +1,5 @@
 """The runner around the passes: it times, digests, caches, resumes and reports; passes do not."""
 
-import resource
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -11,6 +9,7 @@ from typing import TypeVar
 
 from vlmc.bundle.manifest import FileEntry
 from vlmc.errors import VlmcError
+from vlmc.machine import peak_memory
 from vlmc.schema import Json
 from vlmc.workspace.copies import Copies, copied
 from vlmc.workspace.digests import code_digest, json_digest, library_versions
@@ -99,7 +98,7 @@ class Workspace:
         key = json_digest(made_from)
         this = _Pass(name, len(self._records), key, made_from, tuple(inputs), fn)
         self._passes[key] = this
-        self._records.append(Record(name, 0.0, True, 0, _peak(), key))
+        self._records.append(Record(name, 0.0, True, 0, peak_memory(), key))
         result = self._run(this)
         record = self._records[this.place]
         return Artifact(
@@ -138,7 +137,7 @@ class Workspace:
         """
         key = json_digest(_made_from(name, inputs, options, libraries, code))
         place = len(self._records)
-        self._records.append(Record(name, 0.0, True, 0, _peak(), key))
+        self._records.append(Record(name, 0.0, True, 0, peak_memory(), key))
 
         def timed() -> T:
             self._progress(Event("started", name))
@@ -146,7 +145,7 @@ class Workspace:
                 self._ensure(given)
             with self._clock() as seconds:
                 value = make()
-            self._finish(place, Record(name, seconds[0], False, 0, _peak(), key))
+            self._finish(place, Record(name, seconds[0], False, 0, peak_memory(), key))
             return value
 
         return Lazy(key, timed)
@@ -189,7 +188,7 @@ class Workspace:
         if thorough or not hit:
             self._sound.add(this.key)
         size = sum(entry.size for entry in result.files.values())
-        self._finish(this.place, Record(this.name, seconds[0], hit, size, _peak(), this.key))
+        self._finish(this.place, Record(this.name, seconds[0], hit, size, peak_memory(), this.key))
         return result
 
     def _mend(self, this: _Pass, thorough: bool) -> Result | None:
@@ -268,9 +267,3 @@ def _made_from(
         "libraries": library_versions(libraries),
         "code": code if isinstance(code, int) else code_digest(code),
     }
-
-
-def _peak() -> int:
-    """Most memory this process has held, in bytes."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,4 +1,4 @@
-"""The processor of transformers over a checkpoint folder; none of its parts needs torchvision."""
+"""transformers' processor of a checkpoint, made without what a build does not need."""
 
 from __future__ import annotations
 
