@@ -20,13 +20,20 @@ void linear_panels(const float* x, size_t m, size_t k, const Product* products, 
                    Gate gate, const Parallel& parallel) {
   if (m == 0) return;
   const size_t groups = (k + 3) / 4, bytes = groups * 4 * kPanel;
-  by_panels<false>(quantize_tokens(x, m, k, parallel), m, groups, products, count, gate, parallel,
-                   [&](const Product& of, size_t first, size_t, uint8_t* room, float*) -> Panel {
-                     const uint8_t* w = static_cast<const uint8_t*>(of.w) + first / kPanel * bytes;
-                     if (m <= kNear) return {w, true};
-                     shift(w, bytes, room);
-                     return {room, false};
-                   });
+  const auto panel = [&](const Product& of, size_t first) {
+    return static_cast<const uint8_t*>(of.w) + first / kPanel * bytes;
+  };
+  const Tokens t = quantize_tokens(x, m, k, parallel);
+  if (m <= kNear)
+    return by_panels<false, true>(t, m, groups, products, count, gate, parallel,
+                                  [&](const Product& of, size_t first, size_t, uint8_t*,
+                                      float*) -> Panel { return {panel(of, first), true}; });
+  by_panels<false, false>(
+      t, m, groups, products, count, gate, parallel,
+      [&](const Product& of, size_t first, size_t, uint8_t* room, float*) -> Panel {
+        shift(panel(of, first), bytes, room);
+        return {room, false};
+      });
 }
 
 }  // namespace vlmc
