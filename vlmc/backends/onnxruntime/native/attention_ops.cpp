@@ -189,14 +189,14 @@ struct TowerAttention {
 
 }  // namespace
 
-const CustomOp* const* attention_ops(size_t* count) {
-  static const CustomOp cached = declared<CachedAttention<kFloat, false>>();
-  static const CustomOp cached_half = declared<CachedAttention<kFloat16, false>>();
-  static const CustomOp rotary = declared<CachedAttention<kFloat, true>>();
-  static const CustomOp rotary_half = declared<CachedAttention<kFloat16, true>>();
-  static const CustomOp tower = declared<TowerAttention<false>>();
-  static const CustomOp tower_rounded = declared<TowerAttention<true>>();
-  static const CustomOp* const all[] = {&cached, &cached_half, &rotary,
+const Operator* const* attention_ops(size_t* count) {
+  static const Operator cached = declared<CachedAttention<kFloat, false>>();
+  static const Operator cached_half = declared<CachedAttention<kFloat16, false>>();
+  static const Operator rotary = declared<CachedAttention<kFloat, true>>();
+  static const Operator rotary_half = declared<CachedAttention<kFloat16, true>>();
+  static const Operator tower = declared<TowerAttention<false>>();
+  static const Operator tower_rounded = declared<TowerAttention<true>>();
+  static const Operator* const all[] = {&cached, &cached_half, &rotary,
                                       &rotary_half, &tower, &tower_rounded};
   *count = std::size(all);
   return all;

@@ -8,7 +8,7 @@ namespace vlmc {
 
 // Raised with every change of an operator's meaning; vlmc/backends/onnxruntime/native/__init__.py
 // refuses a library that was built from other sources.
-constexpr int kInterface = 6;
+constexpr int kInterface = 7;
 
 // Runs task(data, 0) .. task(data, tasks - 1), each once, in any order, and waits for all of them.
 // A task must not throw. threads: how many may run at a time, to choose the number of tasks by.

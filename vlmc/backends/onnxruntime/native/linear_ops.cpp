@@ -211,8 +211,8 @@ struct LinearFloat : Group<Count, Extra> {
 
 }  // namespace
 
-const CustomOp* const* linear_ops(size_t* count) {
-  static const CustomOp made[] = {
+const Operator* const* linear_ops(size_t* count) {
+  static const Operator made[] = {
       declared<LinearPanels<1, With::nothing>>(),
       declared<LinearPanels<2, With::nothing>>(),
       declared<LinearPanels<3, With::nothing>>(),
@@ -255,7 +255,7 @@ const CustomOp* const* linear_ops(size_t* count) {
       declared<LinearFloat<kFloat16, 2, With::norm_and_gate>>(),
   };
   static const auto all = [] {
-    std::array<const CustomOp*, std::size(made)> found{};
+    std::array<const Operator*, std::size(made)> found{};
     for (size_t i = 0; i < found.size(); ++i) found[i] = &made[i];
     return found;
   }();
