@@ -7,7 +7,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
 from tests.backends.kernels import steps, with_kernels
-from tests.backends.test_native_groups import PARTS, made
+from tests.backends.test_native_groups import PARTS, counts, made, stored
 from tests.backends.test_native_ops import opened
 from vlmc.backends.onnxruntime.lower_chains import merge_chains
 from vlmc.backends.onnxruntime.native import DOMAIN
@@ -26,22 +26,22 @@ def layer(kind, bits, half, rng):
         "down": [K],
     }
     constants = {"gamma": rng.uniform(0.5, 1.5, K).astype(np.float32)}
-    refs = {}
+    refs, more = {}, {}
     for name, widths in shapes.items():
         found = made(kind, bits, widths, absent=("bias",), k=WIDE if name == "down" else K)
         refs[name] = []
         for at, parts in enumerate(found):
+            if "scales" in parts:
+                parts["scales"] /= 30
             for part in PARTS[kind]:
-                if part == "scales":
-                    parts[part] = parts[part] / 30
                 refs[name].append(f"{name}{at}{part}" if part in parts else "")
-                constants |= {refs[name][-1]: parts[part]} if part in parts else {}
+                if part in parts:
+                    constants[refs[name][-1]] = stored(kind, part, parts[part])
+        more[name] = {} if kind in ("Float", "Half") else {"K": WIDE if name == "down" else K}
+        if kind == "BlockPanels":
+            more[name] |= {"bits": bits, "block_size": BLOCK, **counts(kind, found)}
 
-    def node(op, inputs, outputs, k=K, **more):
-        if "Attention" not in op and kind in ("Panels", "Blocks"):
-            more["K"] = k
-        if "Attention" not in op and kind == "Blocks":
-            more |= {"bits": bits, "block_size": BLOCK}
+    def node(op, inputs, outputs, **more):
         return helper.make_node(op, inputs, outputs, domain=DOMAIN, **more)
 
     heads = {"num_heads": HEADS, "kv_num_heads": KV, "scale": 0.2, "softcap": 0.0, "window": 0}
@@ -52,6 +52,7 @@ def layer(kind, bits, half, rng):
             ["x", "skip", "gamma", *refs["qkv"]],
             ["q", "k", "v", "sum", "normed"],
             epsilon=1e-5,
+            **more["qkv"],
         ),
         node(
             "RotaryAttentionHalf" if half else "RotaryAttention",
@@ -59,15 +60,16 @@ def layer(kind, bits, half, rng):
             ["seen", "present_key", "present_value"],
             **heads,
         ),
-        node(f"Linear{kind}", ["seen", *refs["out"]], ["attended"]),
+        node(f"Linear{kind}", ["seen", *refs["out"]], ["attended"], **more["out"]),
         node(
             f"NormedGated{kind}",
             ["sum", "attended", "gamma", *refs["gate"]],
             ["h", "total", "normed_too"],
             epsilon=1e-5,
             gate=1,
+            **more["gate"],
         ),
-        node(f"Linear{kind}", ["h", *refs["down"]], ["y"], k=WIDE),
+        node(f"Linear{kind}", ["h", *refs["down"]], ["y"], **more["down"]),
     ]
     return constants, nodes
 
@@ -114,7 +116,7 @@ def feeds(batch, step, half, past=9):
 @pytest.mark.parametrize("lead", [(1, 1), (1, 5), (3, 1), (2, 40), (0, 1)])
 @pytest.mark.parametrize(
     ("kind", "bits", "half"),
-    [("Panels", 8, False), ("Blocks", 4, True), ("Float", 32, True), ("Half", 16, False)],
+    [("Panels", 8, False), ("BlockPanels", 4, True), ("Float", 32, True), ("Half", 16, False)],
 )
 def test_steps_give_what_nodes_give(kind, bits, half, lead, threads):
     alone = model(*layer(kind, bits, half, np.random.default_rng(bits)), half)
@@ -194,7 +196,7 @@ def test_a_plan_of_another_time_is_refused(old, new, message):
 
 
 def test_a_chain_says_what_its_steps_are():
-    constants, nodes = layer("Blocks", 4, True, np.random.default_rng(4))
+    constants, nodes = layer("BlockPanels", 4, True, np.random.default_rng(4))
     [node] = chained(model(constants, nodes, True)).graph.node
     found = steps(node)
     assert [one.op_type for one in found] == [one.op_type for one in nodes]

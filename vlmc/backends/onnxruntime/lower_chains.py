@@ -19,8 +19,9 @@ CHAIN = "Chain"
 _CACHED = {
     f"{op}Attention{kind}" for op in ("Cached", "Rotary") for kind in ("", "Half")
 }  # what a decoder is known by
-# Of an operator's name: the inputs that a product has, and which of them has a row a channel.
-_PRODUCTS = {"Panels": (3, 1), "Blocks": (4, 0), "Float": (2, 0), "Half": (2, 0)}
+# Of an operator's name: the inputs that a product has, and which of them has a number a channel.
+_PRODUCTS = {"Panels": (3, 1), "BlockPanels": (4, None), "Float": (2, 0), "Half": (2, 0)}
+_CHANNELS = ("N", "N2", "N3")  # attributes of operators none of whose inputs has
 _FORMS = {"Linear{}": 1, "Linear{}x2": 2, "Linear{}x3": 3, "Gated{}": 1, "Activated{}": 1}
 _LEAST = 2  # operators of a chain
 
@@ -74,13 +75,17 @@ def _widths(node: ir.Node) -> list[int] | None:
         return [int(node.attributes["num_heads"].value) * cache[3], 0, 0]
     plain = node.op_type.removeprefix("Normed")
     normed = plain != node.op_type
-    for kind, (step, rows) in _PRODUCTS.items():
+    given = {key: attr.value for key, attr in node.attributes.items()}
+    first = 3 if normed else 1
+    for kind, (step, of) in _PRODUCTS.items():
         for form, products in _FORMS.items():
             if plain == form.format(kind):
-                first = 3 if normed else 1
-                widths = [_shape(node.inputs[first + step * i + rows])[0] for i in range(products)]
-                k = node.attributes.get("K")
-                read = int(k.value) if k is not None else _shape(node.inputs[first])[1]
+                if of is None:
+                    widths = [int(given[name]) for name in _CHANNELS[:products]]
+                else:
+                    each = range(first + of, first + step * products, step)
+                    widths = [_shape(node.inputs[at])[0] for at in each]
+                read = int(given["K"]) if "K" in given else _shape(node.inputs[first])[1]
                 return widths + [read] * 2 if normed else widths
     return None
 

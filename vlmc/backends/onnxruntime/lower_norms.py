@@ -14,7 +14,7 @@ _NORM = ("com.microsoft", "SkipSimplifiedLayerNormalization")
 _PRODUCTS = {
     form.format(kind)
     for form in ("Linear{}", "Linear{}x2", "Linear{}x3", "Gated{}", "Activated{}")
-    for kind in ("Panels", "Blocks", "Float", "Half")
+    for kind in ("Panels", "BlockPanels", "Float", "Half")
 }
 
 

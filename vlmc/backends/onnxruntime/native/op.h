@@ -102,6 +102,7 @@ Operator declared() {
 // One function for each file of operators; they live as long as the process.
 const Operator* const* linear_ops(size_t* count);
 const Operator* const* attention_ops(size_t* count);
+const Operator* const* table_ops(size_t* count);
 const CustomOp* chain_op();
 
 }  // namespace ort

@@ -128,8 +128,9 @@ void by_panels(const Tokens& t, size_t m, size_t groups, const Product* products
     const size_t skipped = part == back ? std::min(kHalf, channels) : 0, at = first + skipped;
     made->panel.half = part != all;
     made->panel.bytes += 4 * skipped;
-    made->out = {Rescaled ? made->scales : p.scales + at, p.bias ? p.bias + at : nullptr, p.y + at,
-                 p.n, part == front ? std::min(kHalf, channels) : channels - skipped};
+    made->out = {Rescaled ? made->scales : static_cast<const float*>(p.scales) + at,
+                 p.bias ? p.bias + at : nullptr, p.y + at, p.n,
+                 part == front ? std::min(kHalf, channels) : channels - skipped};
     return made->out.count > 0;
   };
   const auto multiply = [&](size_t index, Part part, uint8_t* room) {
