@@ -24,6 +24,7 @@ _PRODUCTS = {"Panels": (3, 1), "BlockPanels": (4, None), "Float": (2, 0), "Half"
 _CHANNELS = ("N", "N2", "N3")  # attributes of operators none of whose inputs has
 _FORMS = {"Linear{}": 1, "Linear{}x2": 2, "Linear{}x3": 3, "Gated{}": 1, "Activated{}": 1}
 _LEAST = 2  # operators of a chain
+_OF_NORM = 3  # inputs of a normed product that come in the place of x
 
 
 def merge_chains(low: Lowering) -> None:
@@ -74,9 +75,8 @@ def _widths(node: ir.Node) -> list[int] | None:
         cache = _shape(node.inputs[3])
         return [int(node.attributes["num_heads"].value) * cache[3], 0, 0]
     plain = node.op_type.removeprefix("Normed")
-    normed = plain != node.op_type
     given = {key: attr.value for key, attr in node.attributes.items()}
-    first = 3 if normed else 1
+    first = 1 if plain == node.op_type else _OF_NORM
     for kind, (step, of) in _PRODUCTS.items():
         for form, products in _FORMS.items():
             if plain == form.format(kind):
@@ -86,7 +86,7 @@ def _widths(node: ir.Node) -> list[int] | None:
                     each = range(first + of, first + step * products, step)
                     widths = [_shape(node.inputs[at])[0] for at in each]
                 read = int(given["K"]) if "K" in given else _shape(node.inputs[first])[1]
-                return widths + [read] * 2 if normed else widths
+                return widths + [read] * (len(node.outputs) - products)
     return None
 
 
