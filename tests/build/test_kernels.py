@@ -142,9 +142,9 @@ def test_products_of_one_value_are_one_node(workshop, name, gate, precision, kin
     gates = {a.i for node in found for a in node.attribute if a.name == "gate"}
     assert gates == {gate}
     assert not {"Sigmoid", "Gelu"} & {node.op_type for node in found}
-    # The choice of the last token lies between two, then the head; in gemma2 more norms do.
+    # Between two lies the choice of the last token; in gemma2, norms too.
     ours = Counter(n.op_type for n in loaded(bundle, str(program.kernels)).node)
-    assert ours[CHAIN] == (2 if name == NAME else 2 * layers + 1)
+    assert ours[CHAIN] == (2 if name == NAME else 2 * layers)
     assert not {op for op in ours if op.startswith(("Normed", "Gated", "Rotary"))}
 
 
