@@ -8,7 +8,7 @@ namespace vlmc {
 
 // Raised with every change of an operator's meaning; vlmc/backends/onnxruntime/native/__init__.py
 // refuses a library that was built from other sources.
-constexpr int kInterface = 6;
+constexpr int kInterface = 7;
 
 // Runs task(data, 0) .. task(data, tasks - 1), each once, in any order, and waits for all of them.
 // A task must not throw. threads: how many may run at a time, to choose the number of tasks by.
@@ -40,11 +40,24 @@ struct Product {
 // then it is that times the second one's number, which has no y of its own.
 enum class Gate { none = 0, silu = 1, gelu_tanh = 2, gelu_quick = 3, gelu = 4 };
 
+// total[m, k] = x + skip, and the norm of each of its rows: the row, less its mean where centered,
+// over sqrt(the mean of that's squares + epsilon), times gamma[k], and beta[k] added, where not null.
+struct Norm {
+  const float *x, *skip, *gamma, *beta;
+  float epsilon;
+  bool centered;
+  float* total;
+};
+
 // Products with w of int8 in panels of 64 channels, [ceil(n / 64)][ceil(k / 4)][64][4]: channel
 // 64 p + c has number 4 g + i of its k at [p][g][c][i], and what no channel has is 0. A row of x is
 // quantized to int8 with one scale, (largest magnitude + 1e-12) / 127; channel j of w has the scale
 // scales[j]. k and n are positive. Throws std::bad_alloc.
 void linear_panels(const float* x, size_t m, size_t k, const Product* products, size_t count,
+                   Gate gate, const Parallel& parallel);
+
+// The same of norms, which lie nowhere but in their codes.
+void linear_panels(const Norm& norm, size_t m, size_t k, const Product* products, size_t count,
                    Gate gate, const Parallel& parallel);
 
 // Products with the transpose of w, whose n rows of k numbers are cut into blocks with one scale
@@ -63,9 +76,8 @@ void linear_blocks(const float* x, size_t m, size_t k, int bits, size_t block,
 void linear_float(const float* x, size_t m, size_t k, const Product* products, size_t count,
                   bool half, Gate gate, const Parallel& parallel);
 
-// total[m, k] = x + skip, and normed = total / sqrt(mean of a row's squares + epsilon) * gamma[k].
-void add_norm(const float* x, const float* skip, const float* gamma, float epsilon, size_t m,
-              size_t k, float* total, float* normed, const Parallel& parallel);
+// total and normed[m, k].
+void add_norm(const Norm& norm, size_t m, size_t k, float* normed, const Parallel& parallel);
 
 struct AttentionShape {
   size_t heads, group, head_size;  // query heads, query heads of a key head, numbers of a head
