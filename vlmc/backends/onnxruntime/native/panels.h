@@ -12,6 +12,15 @@ namespace vlmc {
 struct Panel {
   const uint8_t* bytes;
   bool direct;  // signed still, and read from memory for the first time
+  // What is read from memory next, and the bytes of it that are asked for while a tile takes a
+  // group: memory answers late. Or null.
+  const uint8_t* ahead = nullptr;
+  size_t pace = 0;
+
+  // The same after some tiles.
+  Panel after(size_t tiles, size_t groups) const {
+    return {bytes, direct, ahead + tiles * groups * pace, pace};
+  }
 };
 
 struct Out {
@@ -23,8 +32,10 @@ struct Out {
 
 // R tokens, from `first` on. Whole: the panel has 64 channels, not fewer.
 template <size_t R, bool Direct, bool Whole, bool Bias>
-AVX512_INLINE void byte_tile(const Tokens& t, const uint8_t* b, size_t groups, const Out& out,
+AVX512_INLINE void byte_tile(const Tokens& t, const Panel& panel, size_t groups, const Out& out,
                              size_t first) {
+  const uint8_t *b = panel.bytes, *ahead = panel.ahead ? panel.ahead : b;
+  const size_t pace = panel.pace;
   constexpr size_t kAhead = 4096;  // bytes that are asked for before they are read
   const int8_t* a = t.codes + first * t.room;
   const size_t room = t.room;
@@ -36,6 +47,7 @@ AVX512_INLINE void byte_tile(const Tokens& t, const uint8_t* b, size_t groups, c
     for (size_t c = 0; c < 4; ++c) acc[r][c] = _mm512_set1_epi32(t.sums[first + r] * -128);
   for (size_t g = 0; g < groups; ++g) {
     __m512i v[4];
+    if (!Direct) _mm_prefetch((const char*)ahead + g * pace, _MM_HINT_T1);
 #pragma GCC unroll 4
     for (size_t c = 0; c < 4; ++c) {
       const uint8_t* at = b + (g * 4 + c) * 64;
@@ -74,10 +86,10 @@ AVX512_INLINE void byte_tile(const Tokens& t, const uint8_t* b, size_t groups, c
 }
 
 template <bool Direct, bool Whole, bool Bias>
-AVX512 void multiply_tiles(const Tokens& t, size_t m, const uint8_t* panel, size_t groups,
-                           const Out& out) {
+AVX512 void multiply_tiles(const Tokens& t, size_t m, Panel panel, size_t groups, const Out& out) {
   size_t i = 0;
-  for (; i + 6 <= m; i += 6) byte_tile<6, Direct, Whole, Bias>(t, panel, groups, out, i);
+  for (; i + 6 <= m; i += 6, panel = panel.after(1, groups))
+    byte_tile<6, Direct, Whole, Bias>(t, panel, groups, out, i);
   switch (m - i) {
     case 5: return byte_tile<5, Direct, Whole, Bias>(t, panel, groups, out, i);
     case 4: return byte_tile<4, Direct, Whole, Bias>(t, panel, groups, out, i);
@@ -91,13 +103,13 @@ AVX512 void multiply_tiles(const Tokens& t, size_t m, const uint8_t* panel, size
 // Every token by one panel of channels.
 inline void multiply_panel(const Tokens& t, size_t m, const Panel& panel, size_t groups,
                            const Out& out) {
-  using Tiles = void (*)(const Tokens&, size_t, const uint8_t*, size_t, const Out&);
+  using Tiles = void (*)(const Tokens&, size_t, Panel, size_t, const Out&);
   static constexpr Tiles kTiles[2][2][2] = {
       {{multiply_tiles<false, false, false>, multiply_tiles<false, false, true>},
        {multiply_tiles<false, true, false>, multiply_tiles<false, true, true>}},
       {{multiply_tiles<true, false, false>, multiply_tiles<true, false, true>},
        {multiply_tiles<true, true, false>, multiply_tiles<true, true, true>}}};
-  kTiles[panel.direct][out.count >= kPanel][out.bias != nullptr](t, m, panel.bytes, groups, out);
+  kTiles[panel.direct][out.count >= kPanel][out.bias != nullptr](t, m, panel, groups, out);
 }
 
 // Every token by every panel of the products' channels, and with a gate what it makes of them.
@@ -139,6 +151,8 @@ void by_panels(const Tokens& t, size_t m, size_t groups, const Product* products
       multiply_panel(some, rows, gates.panel, groups, out);
       lets.out.y = beside, lets.out.stride = kPanel;
       if (count > 1) multiply_panel(some, rows, lets.panel, groups, lets.out);
+      gates.panel = gates.panel.after(rows / 6, groups);
+      if (count > 1) lets.panel = lets.panel.after(rows / 6, groups);
       gate_rows(gate, rows, out.count, count > 1 ? beside : nullptr, kPanel, out.y, out.stride);
     }
   };
