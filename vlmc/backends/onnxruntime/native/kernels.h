@@ -103,11 +103,12 @@ void rotate(const float* x, size_t tokens, size_t heads, size_t size, const Turn
 // capacity, head_size] (float16 where half), which key and value [batch, step, key heads,
 // head_size] are written to first. Heads of query and key are turned before. lengths[batch]: of
 // each row's cache after this step; a row whose length is less than step, or more than capacity, is
-// left alone and its answer is zeros. Throws std::bad_alloc.
+// left alone and its answer is zeros. Where rounded, step is more than 1 and the CPU has
+// AVX512_BF16, factors are rounded to bfloat16. Throws std::bad_alloc.
 void cached_attention(const AttentionShape& shape, size_t batch, size_t step, size_t capacity,
                       const float* query, const float* key, const float* value, const Turn& by,
-                      const int32_t* lengths, void* keys, void* values, bool half, float* out,
-                      const Parallel& parallel);
+                      const int32_t* lengths, void* keys, void* values, bool half, bool rounded,
+                      float* out, const Parallel& parallel);
 
 // The same where every query sees all keys of its row; key and value [batch, total, key heads,
 // head_size]. bias, or null, is added to the scores: row b's, head h's, lies at
