@@ -30,17 +30,16 @@ AVX512_INLINE __m512 inverse(__m512 x) {
 // 1 / (1 + exp(-x)), of x > -20 to 1e-6 of itself.
 AVX512_INLINE __m512 sigmoid(__m512 x) {
   // The second of two where one is no number.
-  __m512 t = _mm512_mul_ps(x, _mm512_set1_ps(-1.44269504088896341f));
-  t = _mm512_max_ps(_mm512_set1_ps(-126.0f), _mm512_min_ps(_mm512_set1_ps(126.0f), t));
-  const __m512 n = _mm512_roundscale_ps(t, 0), r = _mm512_sub_ps(t, n);
-  // 2^r, of least relative error between -1/2 and 1/2, 1 at 0.
-  __m512 p = _mm512_set1_ps(1.32647273e-3f);
-  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(9.67151299e-3f));
-  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(5.55073358e-2f));
-  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(2.40222424e-1f));
-  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(6.93147004e-1f));
+  const __m512 top = _mm512_set1_ps(126.0f), by = _mm512_set1_ps(-1.44269504088896341f);
+  const __m512 t = _mm512_min_ps(top, _mm512_mul_ps(x, by)), r = fraction(t);
+  // 2^r, of least relative error between 0 and 1, 1 at 0.
+  __m512 p = _mm512_set1_ps(1.86713017e-3f);
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(9.01702978e-3f));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(5.57999127e-2f));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(2.40164444e-1f));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(6.93151295e-1f));
   p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
-  return inverse(_mm512_add_ps(_mm512_set1_ps(1.0f), _mm512_scalef_ps(p, n)));
+  return inverse(_mm512_add_ps(_mm512_set1_ps(1.0f), _mm512_scalef_ps(p, t)));
 }
 
 // erf(x) to 2e-7 (Abramowitz and Stegun 7.1.26).
