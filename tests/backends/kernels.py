@@ -114,8 +114,25 @@ def unpanelled(panels, n, k):
     return panels[channel // 64, at // 4, channel % 64, at % 4]
 
 
+def laned(array):
+    """A part of blocks as ``vlmc::linear_blocks`` reads it: 16 channels side by side.
+
+    ``[N, blocks, bytes]``, or ``[N, numbers]``.
+    """
+    channel, at = np.ogrid[: len(array), : array.shape[1]]
+    if array.ndim == 2:
+        panels = np.zeros((-(-len(array) // 16), array.shape[1], 16), array.dtype)
+        panels[channel // 16, at, channel % 16] = array
+        return panels
+    channel, at, byte = np.ogrid[: len(array), : array.shape[1], : array.shape[2]]
+    panels = np.zeros((-(-len(array) // 16), array.shape[1], array.shape[2] // 4, 16, 4), np.uint8)
+    panels[channel // 16, at, byte // 4, channel % 16, byte % 4] = array
+    return panels
+
+
 def linear_blocks(x, w, scales, zero_points, bits, bias):
-    """Likewise of ``vlmc::linear_blocks``."""
+    """Likewise of ``vlmc::linear_blocks``, of parts row by row."""
+    scales = scales.astype(np.float64)
     weights, unsure = dequantize(w, scales, zero_points, bits), 0.0
     # Codes and zero points are summed up apart.
     sizes = dequantize(w, np.abs(scales), zero_points, bits, sign=1)
@@ -126,7 +143,8 @@ def linear_blocks(x, w, scales, zero_points, bits, bias):
         zeros = _zeros(scales, zero_points)
         top = (np.abs(scales) * np.maximum(zeros, 15 - zeros)).max(axis=1, keepdims=True)
         unit = np.maximum(top, _SMALLEST) / 127
-        whole, unsure = _rounded(weights / unit)
+        # Ratios of scales are whole 1024ths there, of codes up to 15.
+        whole, unsure = _rounded(weights / unit, _TIE + 15 / 2048)
         weights, unsure = whole * unit, unsure * unit
         sizes = np.abs(weights)
         block = weights.shape[1]
@@ -163,8 +181,8 @@ def _quantized(x):
     return *_rounded(x / step), step
 
 
-def _rounded(x):
-    return np.rint(x), np.abs(np.abs(x - np.trunc(x)) - 0.5) < _TIE
+def _rounded(x, tie=_TIE):
+    return np.rint(x), np.abs(np.abs(x - np.trunc(x)) - 0.5) < tie
 
 
 def dequantize(w, scales, zero_points, bits, sign=-1):

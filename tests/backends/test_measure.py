@@ -10,7 +10,7 @@ from vlmc.backends.onnxruntime.lower import lower_graph
 from vlmc.backends.spec import StoredPart, StoredWeight
 from vlmc.quantizers import QUANTIZERS
 
-FORMATS = {"up": "int8_channel", "down": "int4_block", "gate": "fp32"}
+FORMATS = {"up": "int8_channel", "down": "int4_panel", "gate": "fp32"}
 BACKEND = BACKENDS["onnxruntime"]
 
 
@@ -86,5 +86,5 @@ def test_the_slower_kernel_is_not_used(stored):
     model = ir.load(path)
     lower_graph(model, weights, kernels=True, slower=slower)
     used = [node.op_type for node in model.graph if node.domain == "vlmc.kernels"]
-    assert sorted(used) == ["LinearBlocks", "LinearFloat"]
+    assert sorted(used) == ["LinearBlockPanels", "LinearFloat"]
     assert "MatMulIntegerToFloat" in [node.op_type for node in model.graph]

@@ -8,6 +8,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
 from tests.backends.kernels import (
+    laned,
     linear_blocks,
     linear_float,
     linear_panels,
@@ -22,11 +23,11 @@ K, BLOCK = 96, 32
 WIDTHS = (200, 24, 130)
 PARTS = {
     "Panels": ("w", "scales", "bias"),
-    "Blocks": ("w", "scales", "zero_points", "bias"),
+    "BlockPanels": ("w", "scales", "zero_points", "bias"),
     "Float": ("w", "bias"),
     "Half": ("w", "bias"),
 }
-KINDS = [("Panels", 8), ("Blocks", 4), ("Blocks", 8), ("Float", 32), ("Half", 16)]
+KINDS = [("Panels", 8), ("BlockPanels", 4), ("BlockPanels", 8), ("Float", 32), ("Half", 16)]
 
 
 def made(kind, bits, widths, absent=(), k=K):
@@ -36,7 +37,7 @@ def made(kind, bits, widths, absent=(), k=K):
     for at, n in enumerate(widths):
         if kind == "Panels":
             parts = channels(rng, k, n)
-        elif kind == "Blocks":
+        elif kind == "BlockPanels":
             parts = blocks(rng, k, n, bits, BLOCK)
         else:
             w = rng.standard_normal((n, k)).astype(np.float16 if kind == "Half" else np.float32)
@@ -47,13 +48,26 @@ def made(kind, bits, widths, absent=(), k=K):
     return found
 
 
+def stored(kind, name, part):
+    """A part as the operators read it."""
+    return laned(part) if kind == "BlockPanels" and name != "bias" else part
+
+
+def counts(kind, weights):
+    """Attributes that say how many channels each product has, where its weights do not."""
+    channels_of = [len(parts["w"]) for parts in weights] if kind == "BlockPanels" else []
+    return dict(zip(("N", "N2", "N3"), channels_of, strict=False))
+
+
 def session(op, kind, weights, outputs, threads=2, k=K, **attributes):
     inputs, initializers = ["x"], []
     for at, parts in enumerate(weights):
         for name in PARTS[kind]:
             inputs.append(f"{name}{at}" if name in parts else "")
             if name in parts:
-                initializers.append(numpy_helper.from_array(parts[name], f"{name}{at}"))
+                part = stored(kind, name, parts[name])
+                initializers.append(numpy_helper.from_array(part, f"{name}{at}"))
+    attributes |= counts(kind, weights)
     names = [f"y{at}" for at in range(outputs)]
     node = helper.make_node(op, inputs, names, domain=native.DOMAIN, **attributes)
     value = helper.make_tensor_value_info
@@ -89,7 +103,7 @@ def settings(kind, bits):
 @pytest.mark.parametrize("count", [2, 3])
 @pytest.mark.parametrize(("kind", "bits"), KINDS)
 def test_products_of_one_x(kind, bits, count, lead, threads):
-    weights = made(kind, bits, WIDTHS[:count], absent=("bias", "zero_points"))
+    weights = made(kind, bits, WIDTHS[:count], absent=("bias",))
     op = f"Linear{kind}x{count}"
     run = session(op, kind, weights, count, threads, **settings(kind, bits))
     x = np.random.default_rng(lead).standard_normal((*lead, K)).astype(np.float32)
@@ -99,7 +113,7 @@ def test_products_of_one_x(kind, bits, count, lead, threads):
 
 @with_kernels
 @pytest.mark.parametrize("rows", [1, 8])
-@pytest.mark.parametrize("kind", ["Panels", "Blocks"])
+@pytest.mark.parametrize("kind", ["Panels", "BlockPanels"])
 def test_wide_products(kind, rows):
     """Wider than one thread keeps sums of."""
     widths = (8300, 8300)

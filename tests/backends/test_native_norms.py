@@ -6,7 +6,17 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
 from tests.backends.kernels import near, with_kernels
-from tests.backends.test_native_groups import KINDS, PARTS, K, expected, made, settings, silu
+from tests.backends.test_native_groups import (
+    KINDS,
+    PARTS,
+    K,
+    counts,
+    expected,
+    made,
+    settings,
+    silu,
+    stored,
+)
 from tests.backends.test_native_ops import opened
 from vlmc.backends.onnxruntime import native
 
@@ -16,7 +26,7 @@ EPSILON = 1e-3
 def session(op, kind, weights, products, threads, beta=False, **attributes):
     """One node of x and a skip [B, S, K], the norm's weights, and products."""
     parts = {
-        f"{name}{at}": one[name]
+        f"{name}{at}": stored(kind, name, one[name])
         for at, one in enumerate(weights)
         for name in PARTS[kind]
         if name in one
@@ -31,7 +41,7 @@ def session(op, kind, weights, products, threads, beta=False, **attributes):
         "beta" if beta else "",
         *(name if name in parts else "" for name in wanted),
     ]
-    attributes = {"epsilon": EPSILON, "centered": 0} | attributes
+    attributes = {"epsilon": EPSILON, "centered": 0, **counts(kind, weights)} | attributes
     node = helper.make_node(op, inputs, names, domain=native.DOMAIN, **attributes)
     value = helper.make_tensor_value_info
     graph = helper.make_graph(

@@ -11,6 +11,8 @@ from onnxruntime.capi import onnxruntime_pybind11_state as state
 
 from tests.backends.kernels import (
     KERNELS,
+    dequantize,
+    laned,
     linear_blocks,
     linear_panels,
     near,
@@ -20,6 +22,7 @@ from tests.backends.kernels import (
 from vlmc.backends.onnxruntime import native
 
 STATUS = Path("/proc/self/status")
+_IN_BLOCKS = {"LinearBlockPanels", "BlockRows"}
 ROOT = "session.model_external_initializers_file_folder_path"
 
 
@@ -40,7 +43,7 @@ def blocks(rng, k, n, bits, block):
     count = -(-k // block)
     parts = {
         "w": rng.integers(0, 256, (n, count, block * bits // 8)).astype(np.uint8),
-        "scales": rng.uniform(0.001, 0.1, (n, count)).astype(np.float32),
+        "scales": rng.uniform(0.001, 0.1, (n, count)).astype(np.float16),
         "bias": rng.standard_normal(n).astype(np.float32),
     }
     if bits == 4:
@@ -57,7 +60,8 @@ def program(op, inputs, parts, shape, external=None, **attributes):
     for name in dict.fromkeys(inputs[1:]):
         if not name:
             continue
-        tensor = numpy_helper.from_array(parts[name], name)
+        part = laned(parts[name]) if op in _IN_BLOCKS and name != "bias" else parts[name]
+        tensor = numpy_helper.from_array(part, name)
         if external:
             (external / name).write_bytes(tensor.raw_data)
             tensor.ClearField("raw_data")
@@ -106,23 +110,41 @@ def test_linear_panels(rng, tmp_path, lead, bias, external, threads):
 @with_kernels
 @pytest.mark.parametrize("external", [False, True])
 @pytest.mark.parametrize("bits", [4, 8])
-@pytest.mark.parametrize("optional", [(), ("bias",), ("zero_points",), ("zero_points", "bias")])
+@pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("lead", [(1,), (2, 3), (3, 5), (0,)])
-def test_linear_blocks(rng, tmp_path, lead, optional, bits, external):
+def test_linear_blocks(rng, tmp_path, lead, bias, bits, external):
     parts = blocks(rng, 96, 40, bits, 32)  # three blocks: half a byte of zero points is unused
-    given = [name if name in optional and name in parts else "" for name in ("zero_points", "bias")]
-    inputs = ["x", "w", "scales", *given]
-    while not inputs[-1]:
-        inputs.pop()
+    inputs = ["x", "w", "scales", "zero_points" if bits == 4 else "", *(["bias"] if bias else [])]
     folder = tmp_path if external else None
     shape = [f"d{i}" for i in range(len(lead))] + [96]
     settings = {"K": 96, "N": 40, "bits": bits, "block_size": 32}
-    model = program("LinearBlocks", inputs, parts, shape, folder, **settings)
+    model = program("LinearBlockPanels", inputs, parts, shape, folder, **settings)
     x = rng.standard_normal((*lead, 96)).astype(np.float32)
     [y] = opened(model, folder).run(None, {"x": x})
-    zero_points = parts["zero_points"] if "zero_points" in inputs else None
-    bias = parts["bias"] if "bias" in inputs else None
-    near(y, *linear_blocks(x, parts["w"], parts["scales"], zero_points, bits, bias))
+    zero_points, added = parts.get("zero_points"), parts["bias"] if bias else None
+    near(y, *linear_blocks(x, parts["w"], parts["scales"], zero_points, bits, added))
+
+
+@with_kernels
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize(("k", "block"), [(96, 32), (100, 32), (7, 16), (513, 128)])
+def test_block_rows(rng, k, block, bits):
+    parts = blocks(rng, k, 40, bits, block)
+    parts["scales"][3] *= -1
+    inputs = ["x", "w", "scales", *(["zero_points"] if bits == 4 else [])]
+    settings = {"K": k, "N": 40, "bits": bits, "block_size": block}
+    model = program("BlockRows", inputs, parts, ["B", "S"], **settings)
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.INT64
+    table = dequantize(
+        parts["w"], parts["scales"].astype(np.float64), parts.get("zero_points"), bits
+    )
+    session = opened(model)
+    for ids in (rng.integers(-40, 40, (3, 17)), np.array([[39]]), np.zeros((2, 0), np.int64)):
+        [rows] = session.run(None, {"x": ids})
+        np.testing.assert_array_equal(rows, table[ids, :k].astype(np.float32))
+    for bad in (40, -41):
+        with pytest.raises(state.InvalidArgument, match=f"id {bad} is not of a table of 40 rows"):
+            session.run(None, {"x": np.array([[3, bad]])})
 
 
 @with_kernels
@@ -169,15 +191,15 @@ def test_shapes_that_do_not_fit_are_refused(rng, change, message):
 @with_kernels
 @pytest.mark.parametrize(
     "change",
-    [{"bits": 3}, {"block_size": 0}, {"block_size": 48}, {"K": -64}, {"K": None}, {"bits": None}],
+    [{"bits": 3}, {"block_size": 0}, {"block_size": 48}, {"K": -64}, {"K": None}, {"N": None}],
 )
 def test_attributes_that_make_no_sense_are_refused(rng, change):
     settings = {"K": 64, "N": 48, "bits": 4, "block_size": 32} | change
     given = {name: value for name, value in settings.items() if value is not None}
     model = program(
-        "LinearBlocks", ["x", "w", "scales"], blocks(rng, 64, 48, 4, 32), ["M", 64], **given
+        "LinearBlockPanels", ["x", "w", "scales"], blocks(rng, 64, 48, 4, 32), ["M", 64], **given
     )
-    with pytest.raises(state.RuntimeException, match=r"4 or 8 bits in blocks|attribute"):
+    with pytest.raises(state.RuntimeException, match=r"blocks have 4 or 8 bits|attribute"):
         opened(model)
 
 
@@ -185,7 +207,8 @@ def test_attributes_that_make_no_sense_are_refused(rng, change):
 def test_a_node_inside_a_branch_reads_the_weights_outside(rng):
     parts = blocks(rng, 64, 48, 4, 32)
     settings = {"K": 64, "N": 48, "bits": 4, "block_size": 32}
-    model = program("LinearBlocks", ["x", "w", "scales", "", "bias"], parts, ["M", 64], **settings)
+    inputs = ["x", "w", "scales", "zero_points", "bias"]
+    model = program("LinearBlockPanels", inputs, parts, ["M", 64], **settings)
     graph = model.graph
     inner = helper.make_graph(list(graph.node), "inner", [], list(graph.output))
     other = helper.make_graph(
@@ -200,7 +223,7 @@ def test_a_node_inside_a_branch_reads_the_weights_outside(rng):
     x = rng.standard_normal((3, 64)).astype(np.float32)
     session = opened(model)
     [y] = session.run(None, {"x": x, "yes": np.array(True)})
-    near(y, *linear_blocks(x, parts["w"], parts["scales"], None, 4, parts["bias"]))
+    near(y, *linear_blocks(x, *map(parts.get, ("w", "scales", "zero_points")), 4, parts["bias"]))
     [y] = session.run(None, {"x": x, "yes": np.array(False)})
     assert np.array_equal(y, x)
 

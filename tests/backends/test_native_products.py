@@ -6,6 +6,7 @@ import pytest
 from tests.backends.kernels import (
     call,
     dequantize,
+    laned,
     linear_blocks,
     linear_float,
     linear_panels,
@@ -27,6 +28,12 @@ def some_rows(m, k):
     x[4:5] *= np.float32(1e-9)
     x[5:6, k // 2] = 1000
     return x
+
+
+def in_panels(parts):
+    """Codes, scales and zero points or None, as ``vlmc::linear_blocks`` reads them."""
+    found = [parts.get(name) for name in ("w", "scales", "zero_points")]
+    return [None if part is None else laned(part) for part in found]
 
 
 def off(y, expected):
@@ -61,11 +68,10 @@ def test_linear_blocks(m, block, bits):
         scales[n // 2 :, 0] *= -1
         scales[n // 3] = 0
         x = some_rows(m, k)
-        for zeros in {id(zeros): zeros for zeros in (None, parts.get("zero_points"))}.values():
-            for bias in (None, parts["bias"]):
-                y = np.full((m, n), np.nan, np.float32)
-                call("vlmc_linear_blocks", x, m, k, n, bits, block, w, scales, zeros, bias, y)
-                near(y, *linear_blocks(x, w, scales, zeros, bits, bias))
+        for bias in (None, parts["bias"]):
+            y = np.full((m, n), np.nan, np.float32)
+            call("vlmc_linear_blocks", x, m, k, n, bits, block, *in_panels(parts), bias, y)
+            near(y, *linear_blocks(x, w, scales, parts.get("zero_points"), bits, bias))
 
 
 @with_kernels
@@ -81,10 +87,10 @@ def test_rounding_activations_costs_little(m, bits, allowed, block):
     if zeros is not None:
         zeros[...] = 0x87  # as weights have them: near the middle
     scales = parts["scales"]
-    scales[...] = rng.uniform(0.02, 0.05, scales.shape)
+    scales[...] = rng.uniform(0.02, 0.05, scales.shape)  # rounded to float16
     x = rng.standard_normal((m, k)).astype(np.float32)
     y = np.empty((m, n), np.float32)
-    call("vlmc_linear_blocks", x, m, k, n, bits, block, parts["w"], scales, zeros, None, y)
+    call("vlmc_linear_blocks", x, m, k, n, bits, block, *in_panels(parts), None, y)
     exact = x.astype(np.float64) @ dequantize(parts["w"], scales, zeros, bits).T
     assert 1e-4 < off(y, exact) < allowed
 
@@ -121,8 +127,8 @@ def test_a_number_that_is_none_is_not_hidden(place, k, m, bad):
     calls = {
         "vlmc_linear_panels": (whole["w"], whole["scales"], None),
         "vlmc_linear_float": (w, 0, None),
-        "vlmc_linear_blocks": (4, 32, parts["w"], parts["scales"], None, None),
-        "vlmc_linear_blocks ": (8, 32, bytes_["w"], bytes_["scales"], None, None),
+        "vlmc_linear_blocks": (4, 32, *in_panels(parts), None),
+        "vlmc_linear_blocks ": (8, 32, *in_panels(bytes_), None),
     }
     x = np.random.default_rng(3).standard_normal((m, k)).astype(np.float32)
     odd = x.copy()

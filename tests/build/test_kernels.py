@@ -116,7 +116,7 @@ def test_no_attention_and_no_quantized_product_is_left_to_others(workshop, name,
     ("precision", "kind"),
     [
         ("language=int8", "Panels"),
-        ("language=int4", "Blocks"),
+        ("language=int4", "BlockPanels"),
         ("precision=fp32", "Float"),
         ("language=fp16", "Half"),
     ],

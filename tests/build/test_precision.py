@@ -52,7 +52,7 @@ def test_the_report_says_what_the_bits_cost(workshop):
     questions = report["check"]["questions"]
     assert [q["question"] for q in questions] == ["text", "image", "two-images"]
     assert all(1e-5 < q["logit_error"] < 0.5 for q in questions)
-    assert report["weights"]["int4_block"]["largest-relative-error"] > 0.01
+    assert report["weights"]["int4_panel"]["largest-relative-error"] > 0.01
 
 
 @pytest.mark.parametrize("name", MAKERS)

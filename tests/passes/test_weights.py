@@ -66,7 +66,7 @@ def test_each_format_is_stored_as_the_quantizer_makes_it(checkpoint, name, block
         np.testing.assert_array_equal(
             stored_array(checkpoint, table["w" + part.suffix]), array, strict=True
         )
-    wrong = quantizer.restore(expected, 100, 32) - whole
+    wrong = quantizer.restore(expected, 100, 32)[: len(whole)] - whole
     assert table["w"].relative_error == pytest.approx(
         np.linalg.norm(wrong) / np.linalg.norm(whole), rel=1e-4, abs=1e-12
     )

@@ -12,7 +12,9 @@ BACKENDS: dict[str, Backend] = {
         lower=lower,
         measure=measure,
         slower=slower,
-        accepts=frozenset({"fp32", "fp16", "int8_channel", "int8_block", "int4_block"}),
+        accepts=frozenset(
+            {"fp32", "fp16", "int8_channel", "int8_block", "int8_panel", "int4_block", "int4_panel"}
+        ),
         head_multiple=8,
         kernels_suffix=KERNELS_SUFFIX,
     ),

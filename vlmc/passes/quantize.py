@@ -22,10 +22,11 @@ from vlmc.quantizers import QUANTIZERS
 WEIGHTS = "weights.json"
 FOLDER = "weights"
 
-# The word of a recipe -> the storage format of a matrix that is multiplied, and of one that is
-# looked up or read by few tokens only (embedding, head), where exactness costs no time.
-_MATRIX = {"fp32": "fp32", "fp16": "fp16", "int8": "int8_channel", "int4": "int4_block"}
-_TABLE = {"fp32": "fp32", "fp16": "fp16", "int8": "int8_block", "int4": "int4_block"}
+# The word of a recipe -> the storage format of a matrix that is multiplied, of one that is read by
+# few tokens only (the head), where exactness costs no time, and of one that is looked up.
+_MATRIX = {"fp32": "fp32", "fp16": "fp16", "int8": "int8_channel", "int4": "int4_panel"}
+_HEAD = {**_MATRIX, "int8": "int8_panel"}
+_TABLE = {**_MATRIX, "int8": "int8_block", "int4": "int4_block"}
 # Words for which calibrating pays.
 _CALIBRATED = ("int8", "int4")
 
@@ -104,7 +105,7 @@ def quantize(
                 continue  # stored once, as the decoder has it
             source = parameters["sources"][weight]
             if weight in tables and name == "language":
-                form = _TABLE[tables[weight]]
+                form = (_HEAD if weight in matrices else _TABLE)[tables[weight]]
             elif weight in looked_up - matrices and name == "language":
                 form = _TABLE[formats.embedding]
             elif weight in experts:

@@ -103,14 +103,15 @@ def _relative(values: Array) -> Array:
 
 def _read(tokens: Array, form: str, block: int) -> Array:
     """Tokens as a layer reads them: 8 bits, one scale for each, or for each of its blocks."""
-    cut = split(tokens, block) if form == "int4_block" else tokens[:, None]
+    cut = tokens[:, None] if form == "int8_channel" else split(tokens, block)
     scale = np.maximum(np.abs(cut).max(axis=2, keepdims=True), 1e-12) / np.float32(127)
     return join(np.rint(cut / scale) * scale, tokens.shape[1])
 
 
 def _restored(weight: Array, form: str, block: int) -> Array:
     quantizer = QUANTIZERS[form]
-    return quantizer.restore(quantizer.quantize(weight, block), weight.shape[1], block)
+    stored = quantizer.quantize(weight, block)
+    return quantizer.restore(stored, weight.shape[1], block)[: len(weight)]
 
 
 def _error(found: Array, expected: Array) -> float:

@@ -228,7 +228,7 @@ def _quantize(weight: PlacedWeight, rows: Array) -> tuple[tuple[Array, ...], Los
         arrays = quantizer.quantize(rows, weight.block)
     except VlmcError as error:
         raise error.located(f"tensor '{weight.label}'") from error
-    wrong = quantizer.restore(arrays, weight.columns, weight.block)
+    wrong = quantizer.restore(arrays, weight.columns, weight.block)[: len(rows)]
     wrong -= rows
     largest = float(np.abs(wrong).max(initial=0.0))
     return arrays, Loss(_square_sum(wrong), _square_sum(rows), largest)

@@ -8,6 +8,7 @@ from vlmc.quantizers.spec import Array
 
 # Below it a scale is zero or loses its digits: the codes are then all zero.
 TINY = np.float32(np.finfo(np.float32).tiny)
+_MOST = np.float32(np.finfo(np.float16).max)
 
 
 def count(columns: int, block: int) -> int:
@@ -40,3 +41,11 @@ def join(cut: Array, columns: int) -> Array:
 def usable(scale: Array) -> Array:
     """Scales to divide by: 1 where a block holds nothing but (nearly) zeros."""
     return np.where(scale < TINY, np.float32(1), scale)
+
+
+def as_stored(scale: Array) -> Array:
+    """The nearest scales of float16, at most its largest number: half the bytes to read.
+
+    Codes are chosen for them: what their rounding costs is steps that are a little wider.
+    """
+    return np.minimum(scale, _MOST).astype(np.float16)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-import math
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,51 +11,48 @@ from typing import Any
 import numpy as np
 
 from vlmc.backends.onnxruntime import native
-from vlmc.quantizers.spec import Array, Loss
+from vlmc.quantizers.spec import Array, Loss, Part
 
 _MOST_BLOCK = 256
 
 
-def int4_block(weight: Array, block: int) -> tuple[tuple[Array, ...], Loss] | None:
-    """``QUANTIZERS["int4_block"].quantize``, and what it lost.
+Measured = Callable[[Array, int], tuple[tuple[Array, ...], Loss] | None]
+
+
+def blocks(parts: Callable[[int, int, int], tuple[Part, ...]]) -> Measured:
+    """``Quantizer.measured`` of a format in blocks: of 4 bits where it has zero points, else of 8.
 
     Args:
-        weight: float32 ``[n, K]``, finite.
-        block: Columns per block.
+        parts: The format's.
 
     Returns:
+        ``(float32 [n, K], finite; columns per block) -> one array per part, and what was lost``;
         None where this machine cannot.
     """
-    rows, blocks = len(weight), math.ceil(weight.shape[1] / block)
-    codes = np.empty((rows, blocks, block // 2), np.uint8)
-    zero_points = np.empty((rows, math.ceil(blocks / 2)), np.uint8)
-    found = _quantized(weight, block, codes, zero_points)
-    return found and ((codes, found[0], zero_points), found[1])
 
+    def measured(weight: Array, block: int) -> tuple[tuple[Array, ...], Loss] | None:
+        file = native.library()
+        if file is None or block > _MOST_BLOCK:
+            return None
+        weight = np.ascontiguousarray(weight, np.float32)
+        rows, columns = weight.shape
+        made = parts(rows, columns, block)
+        lanes = made[0].rows_each
+        arrays: tuple[Array, ...] = tuple(np.empty(part.shape, part.dtype) for part in made)
+        if rows % lanes:
+            for array in arrays:
+                array[-1] = 0  # what fills up the last panel is not written
+        codes, scales, *zeros = arrays
+        loss = np.empty(3, np.float64)
+        sizes = [ctypes.c_size_t(size) for size in (*weight.shape, block)]
+        addresses = [
+            ctypes.c_void_p(None if array is None else array.ctypes.data)
+            for array in (weight, codes, scales, zeros[0] if zeros else None, loss)
+        ]
+        _function(file)(addresses[0], *sizes, ctypes.c_int(lanes > 1), *addresses[1:])
+        return arrays, Loss(*loss.tolist())
 
-def int8_block(weight: Array, block: int) -> tuple[tuple[Array, ...], Loss] | None:
-    """The same of ``QUANTIZERS["int8_block"]``."""
-    codes = np.empty((len(weight), math.ceil(weight.shape[1] / block), block), np.uint8)
-    found = _quantized(weight, block, codes, None)
-    return found and ((codes, found[0]), found[1])
-
-
-def _quantized(
-    weight: Array, block: int, codes: Array, zero_points: Array | None
-) -> tuple[Array, Loss] | None:
-    """Fills codes and zero points; the scales, and what was lost."""
-    file = native.library()
-    if file is None or block > _MOST_BLOCK:
-        return None
-    weight = np.ascontiguousarray(weight, np.float32)
-    scales, loss = np.empty(codes.shape[:2], np.float32), np.empty(3, np.float64)
-    sizes = [ctypes.c_size_t(size) for size in (*weight.shape, block)]
-    arrays = [
-        ctypes.c_void_p(None if array is None else array.ctypes.data)
-        for array in (weight, codes, scales, zero_points, loss)
-    ]
-    _function(file)(arrays[0], *sizes, *arrays[1:])
-    return scales, Loss(*loss.tolist())
+    return measured
 
 
 @cache

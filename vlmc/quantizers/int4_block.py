@@ -1,4 +1,4 @@
-"""4 bits, a scale and a zero point per block of columns: ``MatMulNBits`` of 4 bits.
+"""4 bits, a scale and a zero point per block of columns, row by row: for tables that are looked up.
 
 Zero points are stored, because they take a fifth off the error of symmetric codes on weights
 with outliers, a twentieth on Gaussian ones, and cost the kernel no time.
@@ -9,7 +9,7 @@ import math
 import numpy as np
 
 from vlmc.quantizers import compiled
-from vlmc.quantizers.blocks import count, join, split, usable
+from vlmc.quantizers.blocks import as_stored, count, join, split, usable
 from vlmc.quantizers.spec import Array, Part, Quantizer
 
 _TOP = np.float32(15)
@@ -19,15 +19,15 @@ _REFITS = 2
 
 
 def parts(rows: int, columns: int, block: int) -> tuple[Part, ...]:
-    """Codes, scales and zero points as the operator takes them.
+    """Codes, scales and zero points as ``MatMulNBits`` takes them, but for the scales' type.
 
     Codes uint8 ``[N, blocks, block / 2]`` and zero points uint8 ``[N, ceil(blocks / 2)]`` hold
-    two values a byte, the first in the low half; scales are float32 ``[N, blocks]``.
+    two values a byte, the first in the low half; scales are float16 ``[N, blocks]``.
     """
     blocks = count(columns, block)
     return (
         Part("", "uint8", (rows, blocks, block // 2)),
-        Part(".scales", "float32", (rows, blocks)),
+        Part(".scales", "float16", (rows, blocks)),
         Part(".zero_points", "uint8", (rows, math.ceil(blocks / 2))),
     )
 
@@ -53,13 +53,14 @@ def quantize(weight: Array, block: int) -> tuple[Array, ...]:
         along = _fold(np.multiply(values, codes, out=product))
         norm = _fold(np.multiply(codes, codes, out=product))
         scale = usable(np.divide(along, norm, out=scale, where=norm > 0))
-    _round(values, scale, zero, codes)
+    stored = as_stored(scale)
+    _round(values, usable(stored.astype(np.float32)), zero, codes)
     codes += zero
     halves = codes.astype(np.uint8)
     packed = halves[0::2] | (halves[1::2] << 4)
     return (
         packed.T.reshape(rows, blocks, block // 2),
-        scale.reshape(rows, blocks),
+        stored.reshape(rows, blocks),
         _pack(zero.astype(np.uint8).reshape(rows, blocks)),
     )
 
@@ -69,7 +70,7 @@ def restore(stored: tuple[Array, ...], columns: int, block: int) -> Array:
     packed, scale, zeros = stored
     values = _unpack(packed).astype(np.float32)
     values -= _unpack(zeros)[:, : scale.shape[1], None]
-    values *= scale[:, :, None]
+    values *= scale.astype(np.float32)[:, :, None]
     return join(values, columns)
 
 
@@ -114,5 +115,5 @@ QUANTIZER = Quantizer(
     parts=parts,
     quantize=quantize,
     restore=restore,
-    measured=compiled.int4_block,
+    measured=compiled.blocks(parts),
 )

@@ -1,28 +1,28 @@
-"""8 bits, one scale per block of columns: ``MatMulNBits`` of 8 bits, and embedding tables."""
+"""8 bits, one scale per block of columns, row by row: for tables that are looked up."""
 
 import numpy as np
 
 from vlmc.quantizers import compiled
-from vlmc.quantizers.blocks import count, join, split, usable
+from vlmc.quantizers.blocks import as_stored, count, join, split, usable
 from vlmc.quantizers.spec import Array, Part, Quantizer
 
 _ZERO = 128  # the operator's zero point where none is given
 
 
 def parts(rows: int, columns: int, block: int) -> tuple[Part, ...]:
-    """Codes uint8 ``[N, blocks, block]`` around 128; scales float32 ``[N, blocks]``."""
+    """Codes uint8 ``[N, blocks, block]`` around 128; scales float16 ``[N, blocks]``."""
     blocks = count(columns, block)
     return (
         Part("", "uint8", (rows, blocks, block)),
-        Part(".scales", "float32", (rows, blocks)),
+        Part(".scales", "float16", (rows, blocks)),
     )
 
 
 def quantize(weight: Array, block: int) -> tuple[Array, ...]:
-    """float32 ``[n, K]`` -> uint8 ``[n, blocks, block]``, scales float32 ``[n, blocks]``."""
+    """float32 ``[n, K]`` -> uint8 ``[n, blocks, block]``, scales float16 ``[n, blocks]``."""
     cut = split(weight, block)
-    scale = usable(np.maximum(cut.max(axis=2), -cut.min(axis=2)) / np.float32(127))
-    codes = cut / scale[:, :, None]
+    scale = as_stored(np.abs(cut).max(axis=2) / np.float32(127))
+    codes = cut / usable(scale.astype(np.float32))[:, :, None]
     np.rint(codes, out=codes)
     np.clip(codes, -127, 127, out=codes)
     codes += _ZERO
@@ -34,7 +34,7 @@ def restore(stored: tuple[Array, ...], columns: int, block: int) -> Array:
     codes, scale = stored
     values = codes.astype(np.float32)
     values -= _ZERO
-    values *= scale[:, :, None]
+    values *= scale.astype(np.float32)[:, :, None]
     return join(values, columns)
 
 
@@ -44,5 +44,5 @@ QUANTIZER = Quantizer(
     parts=parts,
     quantize=quantize,
     restore=restore,
-    measured=compiled.int8_block,
+    measured=compiled.blocks(parts),
 )

@@ -56,7 +56,8 @@ class Quantizer:
         name: The storage format, and the key of the row; backends say which they accept.
         parts: ``(rows N, columns K, block) -> Part...`` stored for a weight [N, K].
         quantize: ``(float32 [n, K], block) -> one array per part`` for n of the N rows.
-        restore: The inverse, ``(arrays, K, block) -> float32 [n, K]``; tests and checks use it.
+        restore: The inverse, ``(arrays, K, block) -> float32 [n, K]``, and behind them the rows
+            that fill up a place; tests and checks use it.
         bits: Bits per element, scales left out.
         measured: ``quantize`` with what it lost, faster than to ``restore`` and compare; it gives
             None where this machine cannot.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vlmc.backends.onnxruntime.blocks import BITS, block_rows
 from vlmc.backends.onnxruntime.rewrite import Lowering
 
 if TYPE_CHECKING:
@@ -28,15 +29,18 @@ def gather_rows(low: Lowering, name: str, ids: ir.Value) -> ir.Value:
 
     stored = low.weights[name]
     to_float = {"to": int(ir.DataType.FLOAT)}
-    rows: ir.Value = low.add("Gather", [low.part(name, ""), ids])
+    bits = BITS.get(stored.format)
+    table = block_rows(low, name, "") if bits else low.part(name, "")
+    rows: ir.Value = low.add("Gather", [table, ids])
     if stored.format == "fp16":
         rows = low.add("Cast", [rows], to_float)
-    elif stored.format in ("int8_block", "int4_block"):
-        scales = low.add("Gather", [low.part(name, ".scales"), ids])
+    elif bits:
+        scales = low.add("Gather", [block_rows(low, name, ".scales"), ids])
+        scales = low.add("Cast", [scales], to_float)
         last = low.constant(np.array([-1], np.int64))
-        if stored.format == "int4_block":
+        if bits == 4:
             rows = _nibbles(low, rows, [0, 0, 0, -1])
-            zeros = low.add("Gather", [low.part(name, ".zero_points"), ids])
+            zeros = low.add("Gather", [block_rows(low, name, ".zero_points"), ids])
             zeros = _nibbles(low, zeros, [0, 0, -1])
             # An odd number of blocks leaves half a byte over.
             blocks = low.constant(np.array([stored.parts[".scales"].shape[1]], np.int64))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vlmc.backends.onnxruntime import lower_groups, lower_kernels, lower_norms, native
+from vlmc.backends.onnxruntime.blocks import BITS, block_rows
 from vlmc.backends.onnxruntime.delta import gated_delta
 from vlmc.backends.onnxruntime.embedding import gather_rows
 from vlmc.backends.onnxruntime.experts import experts
@@ -62,7 +63,8 @@ def lower_graph(
             if not (kernels and lower_kernels.lower_node(low, node, slower)):
                 _NEUTRAL[node.op_type](low, node)
         elif node.op_type == "Gather" and weight_of(low, node.inputs[0]) is not None:
-            _embedding(low, node)
+            if not (kernels and lower_kernels.lower_rows(low, node)):
+                _embedding(low, node)
         else:
             for i, value in enumerate(node.inputs):
                 if weight_of(low, value) is not None:
@@ -87,15 +89,16 @@ def _linear(low: Lowering, node: ir.Node) -> None:
     name = str(weight.name)
     stored = low.weights[name]
     bias_value = float_weight(low, str(bias.name)) if bias is not None else None
-    if stored.format in ("int4_block", "int8_block"):
-        inputs = [x, low.part(name, ""), low.part(name, ".scales")]
-        inputs.append(low.part(name, ".zero_points") if ".zero_points" in stored.parts else None)
+    if stored.format in BITS:
+        zeros = ".zero_points"
+        inputs = [x, block_rows(low, name, ""), _float_scales(low, name)]
+        inputs.append(block_rows(low, name, zeros) if zeros in stored.parts else None)
         if bias_value is not None:
             inputs += [None, bias_value]
         attributes = {
             "K": stored.columns,
             "N": stored.rows,
-            "bits": 4 if stored.format == "int4_block" else 8,
+            "bits": BITS[stored.format],
             "block_size": stored.block,
             "accuracy_level": _ACCURACY_LEVEL,
         }
@@ -124,12 +127,22 @@ def _linear(low: Lowering, node: ir.Node) -> None:
     replace(node, [out])
 
 
+def _float_scales(low: Lowering, name: str) -> ir.Value:
+    import onnx_ir as ir
+
+    scales = block_rows(low, name, ".scales")
+    to_float = {"to": int(ir.DataType.FLOAT)}
+    made: ir.Value = low.shared("float", scales, lambda: low.add("Cast", [scales], to_float))
+    return made
+
+
 def _columns(low: Lowering, name: str) -> ir.Value:
     """int8 [K, N] of a weight in panels; onnxruntime makes it once, as it opens the program."""
     codes, stored = low.part(name, ""), low.weights[name]
 
     def unpacked() -> ir.Value:
         panels, groups, width, depth = stored.parts[""].shape
+        # Two steps would take a sixth of the time, and twice the memory.
         turned = low.add("Transpose", [codes], {"perm": [1, 3, 0, 2]})
         whole = low.constant(np.array([groups * depth, panels * width], np.int64))
         matrix: ir.Value = low.add("Reshape", [turned, whole])

@@ -12,14 +12,14 @@ from vlmc.backends.spec import Product
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-# Of the operators' names: LinearPanelsx3, GatedPanels, ActivatedBlocks.
+# Of the operators' names: LinearPanelsx3, GatedPanels, ActivatedBlockPanels.
 _KINDS = {
     "LinearPanels": "Panels",
-    "LinearBlocks": "Blocks",
+    "LinearBlockPanels": "BlockPanels",
     "LinearFloat": "Float",
     "LinearHalf": "Half",
 }
-_FORMATS = {"int8_channel", "int4_block", "fp32", "fp16"}
+_FORMATS = {"int8_channel", "int4_panel", "fp32", "fp16"}
 _MOST = 3
 # The kernels' numbers for activations.
 _SILU, _GELU_TANH, _GELU_QUICK, _GELU = 1, 2, 3, 4
@@ -148,9 +148,11 @@ def _joined(
 ) -> tuple[str, list[ir.Value | None], dict[str, Any]]:
     inputs: list[ir.Value | None] = [nodes[0].inputs[0]]
     op, attributes = "", dict[str, Any]()
-    for node in nodes:
-        op, parts, attributes = product_parts(low, node)
+    for at, node in enumerate(nodes):
+        op, parts, given = product_parts(low, node)
         inputs += parts
+        # Products of one node differ in their channels alone: N, N2, N3.
+        attributes |= {f"N{at + 1}" if at and key == "N" else key: given[key] for key in given}
     return _KINDS[op], inputs, attributes
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from vlmc.backends.onnxruntime.blocks import BITS, PANELS
 from vlmc.backends.onnxruntime.native import DOMAIN
 from vlmc.backends.onnxruntime.rewrite import (
     Lowering,
@@ -17,8 +18,7 @@ from vlmc.backends.spec import Product
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-_BITS = {"int4_block": 4, "int8_block": 8}
-_QUANTIZED = {"int8_channel", *_BITS}
+_QUANTIZED = {"int8_channel", *BITS}
 
 
 def lower_node(low: Lowering, node: ir.Node, slower: frozenset[Product]) -> bool:
@@ -30,6 +30,31 @@ def lower_node(low: Lowering, node: ir.Node, slower: frozenset[Product]) -> bool
     if node.op_type == "Attention":
         return _cached(low, node) if len(node.inputs) > 4 else _tower(low, node)
     return False
+
+
+def lower_rows(low: Lowering, node: ir.Node) -> bool:
+    """Replaces a lookup in a table; False where it lies row by row, which needs no operator."""
+    table, ids = node.inputs[:2]
+    assert table is not None
+    name = str(table.name)
+    if low.weights[name].format not in PANELS:
+        return False
+    parts, attributes = _block_parts(low, name)
+    replace(node, [low.add("BlockRows", [ids, *parts], attributes, domain=DOMAIN)])
+    return True
+
+
+def _block_parts(low: Lowering, name: str) -> tuple[list[ir.Value | None], dict[str, Any]]:
+    stored = low.weights[name]
+    suffixes = ("", ".scales", ".zero_points")
+    parts = [low.part(name, suffix) if suffix in stored.parts else None for suffix in suffixes]
+    attributes = {
+        "K": stored.columns,
+        "N": stored.rows,
+        "bits": BITS[stored.format],
+        "block_size": stored.block,
+    }
+    return parts, attributes
 
 
 def product_parts(
@@ -44,15 +69,9 @@ def product_parts(
     if stored.format == "int8_channel":
         parts = [low.part(name, ""), low.part(name, ".scales"), added]
         return "LinearPanels", parts, {"K": stored.columns}
-    if stored.format in _BITS:
-        zeros = low.part(name, ".zero_points") if ".zero_points" in stored.parts else None
-        attributes = {
-            "K": stored.columns,
-            "bits": _BITS[stored.format],
-            "block_size": stored.block,
-        }
-        parts = [low.part(name, ""), low.part(name, ".scales"), zeros, added]
-        return "LinearBlocks", parts, attributes
+    if stored.format in PANELS:
+        blocks, attributes = _block_parts(low, name)
+        return "LinearBlockPanels", [*blocks, added], attributes
     op = "LinearHalf" if stored.format == "fp16" else "LinearFloat"
     return op, [low.part(name, ""), added], {}
 

@@ -12,13 +12,10 @@ if TYPE_CHECKING:
 
 _SKIP = ("com.microsoft", "SkipSimplifiedLayerNormalization")
 _CENTERED = {("", "LayerNormalization"): 1, ("", "RMSNormalization"): 0}
-_PRODUCTS = {
-    form.format(kind)
-    for form in ("Linear{}", "Linear{}x2", "Linear{}x3", "Gated{}", "Activated{}")
-    for kind in ("Panels", "Blocks", "Float", "Half")
-}
+_FORMS = ("Linear{}", "Linear{}x2", "Linear{}x3", "Gated{}", "Activated{}")
+_PRODUCTS = {form.format(k) for form in _FORMS for k in ("Panels", "BlockPanels", "Float", "Half")}
 # What is multiplied is an output too, but for these: they have it as codes only.
-_CODES = "Panels"
+_OF_CODES = {form.format("Panels") for form in _FORMS}
 
 
 class _Norm(NamedTuple):
@@ -92,7 +89,7 @@ def _merge(low: Lowering, norm: _Norm, node: ir.Node) -> None:
         [*norm.inputs, *node.inputs[1:]],
         attributes | {"epsilon": norm.epsilon, "centered": norm.centered},
         domain=DOMAIN,
-        outputs=products + (1 if _CODES in node.op_type else 2),
+        outputs=products + (1 if node.op_type in _OF_CODES else 2),
     )
     replace(node, made[:products])
     total, new = norm.total, made[products]

@@ -7,8 +7,10 @@
 namespace vlmc {
 
 // Raised with every change of an operator's meaning; vlmc/backends/onnxruntime/native/__init__.py
-// refuses a library that was built from other sources.
-constexpr int kInterface = 7;
+// refuses a library that was built from other sources. Such an operator gets another name too, or
+// an attribute it can't do without: programs that were made for the old one are then not given to
+// it, and their bundle's portable ones run.
+constexpr int kInterface = 8;
 
 // Runs task(data, 0) .. task(data, tasks - 1), each once, in any order, and waits for all of them.
 // A task must not throw. threads: how many may run at a time, to choose the number of tasks by.
@@ -29,7 +31,7 @@ bool supported();
 // null.
 struct Product {
   const void* w;
-  const float* scales;
+  const void* scales;  // float, or float16 where so said
   const uint8_t* zero_points;  // or null
   const float* bias;
   float* y;
@@ -60,16 +62,21 @@ void linear_panels(const float* x, size_t m, size_t k, const Product* products, 
 void linear_panels(const Norm& norm, size_t m, size_t k, const Product* products, size_t count,
                    Gate gate, const Parallel& parallel);
 
-// Products with the transpose of w, whose n rows of k numbers are cut into blocks with one scale
-// each.
-// bits 8: w[n, blocks, block], zero point 128, zero_points null.
-// bits 4: w[n, blocks, block / 2], low nibble first; zero_points[n, ceil(blocks / 2)] packed
-// likewise, or null for 8. block is 16, 32, 64, ...; blocks is ceil(k / block).
+// Products with w of blocks in panels of 16 channels: blocks = ceil(k / block) of a channel, block 16,
+// 32, 64, ... Channel 16 p + c has byte 4 g + i of its block b at codes[p][b][g][c][i], its scale at
+// scales[p][b][c], float16, and what no channel has may be anything.
+// bits 8: a byte is one number, around 128; zero_points null.
+// bits 4: a byte is two numbers, the first one low; block b has its zero point in zero_points
+// [p][b / 2][c], low for an even b.
 // Up to eight rows of x are quantized to int8 with one scale for each block. More rows, at 4 bits,
 // have one scale each, and each row of w is rounded again, to 8 bits with one scale: then the
 // product is as fast as that of 8-bit weights. Throws std::bad_alloc.
 void linear_blocks(const float* x, size_t m, size_t k, int bits, size_t block,
                    const Product* products, size_t count, Gate gate, const Parallel& parallel);
+
+// table.y[count, k] = rows ids[count], each within 0 .. table.n - 1, of such weights.
+void block_rows(const Product& table, size_t k, int bits, size_t block, const int64_t* ids,
+                size_t count, const Parallel& parallel);
 
 // Products with the transpose of w[n, k], float16 where half, in float32. k and n are positive.
 // Throws std::bad_alloc.
@@ -118,11 +125,12 @@ void tower_attention(const AttentionShape& shape, size_t batch, size_t step, siz
                      const float* query, const float* key, const float* value, const float* bias,
                      size_t bias_batch_stride, bool rounded, float* out, const Parallel& parallel);
 
-// Weights w[rows, columns], all finite, to codes[rows, blocks, block / 2], scales[rows, blocks] and
-// zero_points[rows, ceil(blocks / 2)], as linear_blocks reads them; block is 16, 32, ... 256.
-// Without zero_points to 8 bits: codes[rows, blocks, block] around 128.
+// Weights w[rows, columns], all finite, in blocks of 16, 32, ... 256 numbers, to scales of float16,
+// codes and zero points; without zero_points to 8 bits. Panels: as linear_blocks reads them, and what
+// no row has is left as it is. Else row by row: codes[rows, blocks, block * bits / 8],
+// scales[rows, blocks], zero_points[rows, ceil(blocks / 2)].
 // loss[3]: the sums of squared errors and of squared weights, and the largest error.
-void quantize_blocks(const float* w, size_t rows, size_t columns, size_t block, uint8_t* codes,
-                     float* scales, uint8_t* zero_points, double* loss);
+void quantize_blocks(const float* w, size_t rows, size_t columns, size_t block, bool panels,
+                     uint8_t* codes, uint16_t* scales, uint8_t* zero_points, double* loss);
 
 }  // namespace vlmc

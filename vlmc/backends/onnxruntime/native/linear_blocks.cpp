@@ -1,8 +1,7 @@
-// Products with weights in blocks, [n, k/block, ...], from the layout they are stored in. Of many tokens
-// with 4-bit blocks: a panel becomes bytes with one scale a channel, then it is as int8 weights.
+// Products with weights in blocks. Of many tokens with 4-bit blocks: a panel becomes bytes with one scale
+// a channel, then it is as int8 weights.
 #include "linear_blocks.h"
 
-#include <cmath>
 #include <vector>
 
 #include "panels.h"
@@ -10,86 +9,55 @@
 namespace vlmc {
 namespace {
 
-// A 4x4 of lanes, transposed.
-AVX512_INLINE void lanes_in_order(__m512i* v) {
-  __m512i a = _mm512_shuffle_i32x4(v[0], v[1], 0x44), b = _mm512_shuffle_i32x4(v[2], v[3], 0x44);
-  __m512i c = _mm512_shuffle_i32x4(v[0], v[1], 0xee), d = _mm512_shuffle_i32x4(v[2], v[3], 0xee);
-  v[0] = _mm512_shuffle_i32x4(a, b, 0x88);
-  v[1] = _mm512_shuffle_i32x4(a, b, 0xdd);
-  v[2] = _mm512_shuffle_i32x4(c, d, 0x88);
-  v[3] = _mm512_shuffle_i32x4(c, d, 0xdd);
+// Numbers are words of 16 bits here: `first` ones' low bytes, `second` ones' above them.
+AVX512_INLINE __m512i bytes_of(__m512i first, __m512i second) {
+  return _mm512_mask_blend_epi8(0xaaaaaaaaaaaaaaaa, first, _mm512_slli_epi16(second, 8));
 }
 
-AVX512_INLINE void transpose16(__m512i* v) {
-  __m512i t[16];
-#pragma GCC unroll 8
-  for (int i = 0; i < 16; i += 2) {
-    t[i] = _mm512_unpacklo_epi32(v[i], v[i + 1]);
-    t[i + 1] = _mm512_unpackhi_epi32(v[i], v[i + 1]);
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < 16; i += 4) {
-    v[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
-    v[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
-    v[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
-    v[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
-  }
-  // v[4 q + j]: column 4 l + j of rows 4 q .. 4 q + 3 in lane l.
-#pragma GCC unroll 4
-  for (int j = 0; j < 4; ++j) {
-    __m512i four[4] = {v[j], v[4 + j], v[8 + j], v[12 + j]};
-    lanes_in_order(four);
-    for (int l = 0; l < 4; ++l) t[4 * l + j] = four[l];
-  }
-#pragma GCC unroll 16
-  for (int i = 0; i < 16; ++i) v[i] = t[i];
-}
-
-// Channel `c` at 4 bits -> bytes around 128 with one scale, which is returned.
-AVX512 float expand_channel(const BlockWeights& w, size_t c, uint8_t* out) {
-  const uint8_t* codes = w.codes + c * w.blocks * w.block / 2;
-  const float* scales = w.scales + c * w.blocks;
-  const uint8_t* zeros = w.zero_points ? w.zero_points + c * ((w.blocks + 1) / 2) : nullptr;
-  const auto zero_of = [&](size_t b) { return zeros ? (zeros[b / 2] >> (b % 2 * 4)) & 15 : 8; };
-  float top = kSmallest;
+// 4 bits to bytes around 128, of 16 of a panel's 64 channels: `out`, [groups][4 vectors], and their
+// `scales`. Codes around zero times 32, ratios of scales times 1024: the product without its last 15
+// bits, rounded, is the byte.
+AVX512 void expand_panel(const BlockPanel& panel, const BlockPanels& w, size_t groups, uint8_t* out,
+                         float* scales) {
+  __m512 top = _mm512_set1_ps(kSmallest);
   for (size_t b = 0; b < w.blocks; ++b) {
-    const int zero = zero_of(b);
-    top = std::max(top, std::abs(scales[b]) * (float)std::max(zero, 15 - zero));
+    const __m512i zeros = zeros_of<4>(panel, b);
+    const __m512i reach = _mm512_max_epi32(zeros, _mm512_sub_epi32(_mm512_set1_epi32(15), zeros));
+    top = _mm512_max_ps(
+        top, _mm512_mul_ps(_mm512_abs_ps(scales_of(panel, b)), _mm512_cvtepi32_ps(reach)));
   }
-  const float scale = top * (1 / 127.0f);
-  const __m512 steps = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-  const __m128i low = _mm_set1_epi8(15);
-  for (size_t b = 0; b < w.blocks; ++b) {
-    const float ratio = scales[b] / scale;
-    const __m512 values = _mm512_mul_ps(
-        _mm512_sub_ps(steps, _mm512_set1_ps((float)zero_of(b))), _mm512_set1_ps(ratio));
-    const __m128i table = _mm_xor_si128(_mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(values)),
-                                        _mm_set1_epi8((char)0x80));
-    for (size_t j = 0; j < w.block / 2; j += 16, codes += 16, out += 32) {
-      const size_t bytes = std::min<size_t>(16, w.block / 2 - j);
-      const __m128i packed = _mm_maskz_loadu_epi8((__mmask16)((1u << bytes) - 1), codes);
-      const __m128i even = _mm_shuffle_epi8(table, _mm_and_si128(packed, low));
-      const __m128i odd = _mm_shuffle_epi8(table, _mm_and_si128(_mm_srli_epi16(packed, 4), low));
-      _mm_storeu_si128((__m128i*)out, _mm_unpacklo_epi8(even, odd));
-      _mm_storeu_si128((__m128i*)(out + 16), _mm_unpackhi_epi8(even, odd));
-      if (bytes < 16) codes -= 16 - bytes, out -= 32 - 2 * bytes;
-    }
-  }
-  return scale;
-}
-
-AVX512 void pack_blocks(const BlockWeights& w, size_t first, size_t count, size_t groups,
-                      uint8_t* rows, size_t room, uint8_t* out, float* scales) {
-  for (size_t s = 0; s < kPanel; s += 16) {
-    for (size_t j = 0; j < 16; ++j) {
-      if (s + j < count) scales[s + j] = expand_channel(w, first + s + j, rows + j * room);
-    }
-    for (size_t g = 0; g < groups; g += 16) {
-      __m512i v[16];
-      for (size_t j = 0; j < 16; ++j) v[j] = _mm512_loadu_si512(rows + j * room + g * 4);
-      transpose16(v);
-      for (size_t j = 0; j < 16 && g + j < groups; ++j)
-        _mm512_store_si512(out + ((g + j) * 4 + s / 16) * 64, v[j]);
+  const __m512 scale = _mm512_mul_ps(top, _mm512_set1_ps(1 / 127.0f));
+  _mm512_store_ps(scales, scale);
+  const __m512 by = _mm512_div_ps(_mm512_set1_ps(1024), scale);
+  const __m512i low = _mm512_set1_epi8(15), upper = _mm512_set1_epi16((short)0xff00);
+  const __m512i middle = _mm512_set1_epi8((char)0x80);
+  const __m512i four_times =
+      _mm512_broadcast_i32x4(_mm_setr_epi8(0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12));
+  const uint8_t* codes = panel.codes;
+  for (size_t b = 0, group = 0; b < w.blocks; ++b) {
+    const __m512i zeros = _mm512_shuffle_epi8(zeros_of<4>(panel, b), four_times);
+    const __m512i whole = _mm512_cvtps_epi32(_mm512_mul_ps(scales_of(panel, b), by));
+    const __m512i ratio = _mm512_mask_blend_epi16(0xaaaaaaaa, whole, _mm512_slli_epi32(whole, 16));
+    const auto of_even = [&](__m512i v) AVX512_LAMBDA {
+      return _mm512_mulhrs_epi16(_mm512_srai_epi16(_mm512_slli_epi16(v, 8), 3), ratio);
+    };
+    const auto of_odd = [&](__m512i v) AVX512_LAMBDA {
+      return _mm512_mulhrs_epi16(_mm512_srai_epi16(_mm512_and_si512(v, upper), 3), ratio);
+    };
+    for (size_t vector = 0; vector < w.bytes / 64; ++vector, codes += 64, group += 2) {
+      const __m512i v = _mm512_loadu_si512(codes);
+      // Numbers 0, 2, 4 and 6 of each channel's eight, then 1, 3, 5 and 7.
+      const __m512i even = _mm512_sub_epi8(_mm512_and_si512(v, low), zeros);
+      const __m512i odd = _mm512_sub_epi8(_mm512_and_si512(_mm512_srli_epi16(v, 4), low), zeros);
+      const __m512i n01_45 = bytes_of(of_even(even), of_even(odd));
+      const __m512i n23_67 = bytes_of(of_odd(even), of_odd(odd));
+      const __m512i four =
+          _mm512_mask_blend_epi16(0xaaaaaaaa, n01_45, _mm512_slli_epi32(n23_67, 16));
+      const __m512i next =
+          _mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_srli_epi32(n01_45, 16), n23_67);
+      if (group < groups) _mm512_store_si512(out + group * 256, _mm512_xor_si512(four, middle));
+      if (group + 1 < groups)
+        _mm512_store_si512(out + (group + 1) * 256, _mm512_xor_si512(next, middle));
     }
   }
 }
@@ -109,15 +77,13 @@ void linear_blocks(const float* x, size_t m, size_t k, int bits, size_t block,
     }
     return;
   }
-  const Tokens t = quantize_tokens(x, m, k, parallel);
   const size_t groups = (k + 3) / 4;
   by_panels<true>(
-      t, m, groups, products, count, gate, parallel,
+      quantize_tokens(x, m, k, parallel), m, groups, products, count, gate, parallel,
       [&](const Product& of, size_t first, size_t channels, uint8_t* room, float* scales) -> Panel {
-        static thread_local Scratch<uint8_t> rows;
-        const BlockWeights weights = blocks_of(of, k, block);
-        const size_t width = padded(weights.blocks * block, 64) + 64;
-        pack_blocks(weights, first, channels, groups, rows.at_least(16 * width), width, room, scales);
+        const BlockPanels w(of, k, bits, block);
+        for (size_t c = 0; c < channels; c += kLanes)
+          expand_panel(w[(first + c) / kLanes], w, groups, room + c * 4, scales + c);
         return {room, false};
       });
 }

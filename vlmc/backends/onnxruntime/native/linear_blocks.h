@@ -1,20 +1,49 @@
 #pragma once
-// Weights in blocks, and their products with few tokens.
+// Weights in blocks, in panels of 16 channels: one lane of a vector each.
+#include "avx512.h"
 #include "kernels.h"
 
 namespace vlmc {
 
-struct BlockWeights {
-  const uint8_t* codes;
-  const float* scales;
-  const uint8_t* zero_points;  // or null: the middle
-  size_t block, blocks;        // blocks of a channel
+constexpr size_t kLanes = 16;
+
+// Channels of one panel.
+struct BlockPanel {
+  const uint8_t* codes;    // [blocks, block * bits / 32, 16, 4]
+  const uint16_t* scales;  // float16 [blocks, 16]
+  const uint8_t* zeros;    // [ceil(blocks / 2), 16], or null at 8 bits: 128
 };
 
-inline BlockWeights blocks_of(const Product& product, size_t k, size_t block) {
-  return {static_cast<const uint8_t*>(product.w), product.scales, product.zero_points, block,
-          (k + block - 1) / block};
+AVX512_INLINE __m512 scales_of(const BlockPanel& panel, size_t b) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)(panel.scales + b * kLanes)));
 }
+
+// Zero points of block b, in 32 bits each.
+template <int Bits>
+AVX512_INLINE __m512i zeros_of(const BlockPanel& panel, size_t b) {
+  if (Bits == 8) return _mm512_set1_epi32(128);
+  const __m128i two = _mm_loadu_si128((const __m128i*)(panel.zeros + b / 2 * kLanes));
+  const __m512i both = _mm512_cvtepu8_epi32(two);
+  return b % 2 ? _mm512_srli_epi32(both, 4) : _mm512_and_si512(both, _mm512_set1_epi32(15));
+}
+
+struct BlockPanels {
+  BlockPanel first;
+  size_t block, blocks;  // blocks of a channel
+  size_t bytes;          // of a block of a panel's channels
+
+  BlockPanels(const Product& product, size_t k, int bits, size_t block)
+      : first{static_cast<const uint8_t*>(product.w), static_cast<const uint16_t*>(product.scales),
+              product.zero_points},
+        block(block),
+        blocks((k + block - 1) / block),
+        bytes(kLanes * block * (size_t)bits / 8) {}
+
+  BlockPanel operator[](size_t panel) const {
+    return {first.codes + panel * blocks * bytes, first.scales + panel * blocks * kLanes,
+            first.zeros ? first.zeros + panel * ((blocks + 1) / 2) * kLanes : nullptr};
+  }
+};
 
 // linear_blocks of up to kFewTokens tokens.
 void linear_blocks_few(const float* x, size_t m, size_t k, int bits, size_t block,

@@ -1,5 +1,5 @@
-// Products of few tokens with weights in blocks, or of any with those at 8 bits: one channel at a time,
-// 64 bytes at a time.
+// Products of few tokens with weights in blocks, or of any with those at 8 bits: a panel's bytes are
+// read front to back, once.
 #include "linear_blocks.h"
 #include "team.h"
 #include "vnni.h"
@@ -7,187 +7,148 @@
 namespace vlmc {
 namespace {
 
-constexpr size_t kAhead = 16384;  // bytes of a channel's codes that are asked for before they are read
+constexpr size_t kAhead = 4096;  // bytes of codes that are asked for before they are read
 
-// Tokens quantized block by block, in the order a vector of weights meets them. A chunk is what 64
-// bytes of a channel's weights hold: 128 numbers at 4 bits (even ones first, then odd ones, as
-// the low and high halves of bytes are), 64 numbers at 8 bits.
-struct Blocked {
-  int8_t* codes;  // [m, chunks, numbers]
-  float* scales;  // [m, chunks, 16]: of each 32-bit sum
-  float* sums;    // [m, width]: of each block's codes, times their scale
-  size_t chunks, numbers, width;
+// Tokens quantized block by block. At 4 bits, of eight codes the even ones come first, as the low
+// halves of four bytes of weights do.
+struct BlockTokens {
+  int8_t* codes;   // [m, blocks, block]
+  float* scales;   // [m, blocks]
+  int32_t* minus;  // [m, blocks]: the sum of a block's codes, negative, in the low 16 bits
 };
 
-AVX512 Blocked quantize_blocks(const float* x, size_t m, size_t k, int bits, size_t block) {
-  static thread_local Scratch<int8_t> codes, ordered;
-  static thread_local Scratch<float> scales, sums;
-  Blocked b;
-  b.numbers = bits == 4 ? 128 : 64;
-  b.chunks = (k + b.numbers - 1) / b.numbers;
-  b.width = padded((k + block - 1) / block, 16);
-  const size_t room = b.chunks * b.numbers, per_sum = b.numbers / 16;
-  b.codes = codes.at_least(m * room);
-  b.scales = scales.at_least(m * b.chunks * 16);
-  b.sums = sums.at_least(m * b.width);
-  std::fill(b.sums, b.sums + m * b.width, 0.0f);
-  int8_t* plain = ordered.at_least(room);
-  for (size_t i = 0; i < m; ++i) {
-    const float* row = x + i * k;
-    float* row_scales = b.scales + i * b.chunks * 16;
-    for (size_t start = 0; start < room; start += block) {
-      const size_t stop = std::min(start + block, room);
-      float scale = 0;
-      if (start < k) {
-        const size_t count = std::min(block, k - start);
-        scale = (largest(row + start, count) + kSmallest) * (1 / 127.0f);
-        const int32_t sum = codes_of(row + start, count, stop - start, 1 / scale, plain + start);
-        b.sums[i * b.width + start / block] = scale * (float)sum;
-      } else {
-        std::memset(plain + start, 0, stop - start);
+AVX512 BlockTokens quantize_blocks(const float* x, size_t m, size_t k, int bits, size_t block) {
+  static thread_local Scratch<int8_t> codes;
+  static thread_local Scratch<float> scales;
+  static thread_local Scratch<int32_t> minus;
+  const size_t blocks = (k + block - 1) / block, room = blocks * block;
+  const BlockTokens t{codes.at_least(m * room), scales.at_least(m * blocks),
+                      minus.at_least(m * blocks)};
+  const __m128i even_first = _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15);
+  for (size_t i = 0; i < m; ++i)
+    for (size_t b = 0; b < blocks; ++b) {
+      const float* from = x + i * k + b * block;
+      int8_t* to = t.codes + i * room + b * block;
+      const size_t count = std::min(block, k - b * block);
+      const float scale = (largest(from, count) + kSmallest) * (1 / 127.0f);
+      t.scales[i * blocks + b] = scale;
+      t.minus[i * blocks + b] = -codes_of(from, count, block, 1 / scale, to) & 0xffff;
+      for (size_t j = 0; bits == 4 && j < block; j += 16) {
+        __m128i* const sixteen = (__m128i*)(to + j);
+        _mm_storeu_si128(sixteen, _mm_shuffle_epi8(_mm_loadu_si128(sixteen), even_first));
       }
-      std::fill(row_scales + start / per_sum, row_scales + stop / per_sum, scale);
     }
-    int8_t* out = b.codes + i * room;
-    if (bits == 8) {
-      std::memcpy(out, plain, room);
-      continue;
-    }
-    for (size_t c = 0; c < room; c += 128)
-      for (size_t h = 0; h < 64; h += 32) {
-        const __m512i pairs = _mm512_loadu_si512(plain + c + 2 * h);
-        _mm256_storeu_si256((__m256i*)(out + c + h), _mm512_cvtepi16_epi8(pairs));
-        _mm256_storeu_si256((__m256i*)(out + c + 64 + h),
-                            _mm512_cvtepi16_epi8(_mm512_srli_epi16(pairs, 8)));
-      }
-  }
-  return b;
+  return t;
 }
 
-// Zero points of 16 blocks from `at` on, of those that are there.
-template <int Bits>
-AVX512_INLINE __m512 zeros_of(const uint8_t* zeros, size_t at, size_t blocks) {
-  if (!zeros) return _mm512_set1_ps(Bits == 4 ? 8.0f : 128.0f);
-  const __m128i bytes = _mm_maskz_loadu_epi8(first16((blocks - at + 1) / 2) & 0xff, zeros + at / 2);
-  const __m128i low = _mm_set1_epi8(15);
-  const __m128i each = _mm_unpacklo_epi8(_mm_and_si128(bytes, low),
-                                         _mm_and_si128(_mm_srli_epi16(bytes, 4), low));
-  return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(each));
+AVX512_INLINE __m512i four_codes(const int8_t* at) {
+  int32_t four;
+  std::memcpy(&four, at, 4);
+  return _mm512_set1_epi32(four);
 }
 
-// y of C channels that follow each other, for R tokens.
-template <int Bits, size_t R, size_t C>
-AVX512_INLINE void dot_channels(const Blocked& x, const BlockWeights& w, size_t first, __m512i which,
-                              size_t n, const float* bias, float* y) {
-  const size_t bytes = w.blocks * w.block * Bits / 8;  // of a channel
-  const size_t in_chunk = std::max<size_t>(1, x.numbers / w.block);
-  const int log_block = __builtin_ctzll(w.block);
+// y of one panel's channels, those that are there, for R tokens. Vectors: of codes of a block, or 0
+// where that is not known beforehand.
+template <int Bits, size_t R, size_t Vectors>
+AVX512_INLINE void dot_panel(const BlockTokens& x, const BlockPanels& w, const BlockPanel& panel,
+                             const float* bias, __mmask16 there, float* y, size_t stride) {
   const __m512i low = _mm512_set1_epi8(15);
-  const size_t scales_ahead = kAhead * 8 / Bits >> log_block;
-  const uint8_t* codes = w.codes + first * bytes;
-  const float* scales = w.scales + first * w.blocks;
-  __m512 acc[C][R];
-#pragma GCC unroll 4
-  for (size_t c = 0; c < C; ++c)
+  const size_t vectors = Vectors ? Vectors : w.bytes / 64, room = w.blocks * w.block;
+  __m512 acc[R];
 #pragma GCC unroll 8
-    for (size_t r = 0; r < R; ++r) acc[c][r] = _mm512_setzero_ps();
-  const auto chunk = [&](size_t g, __mmask64 code_mask, __mmask16 scale_mask) AVX512_LAMBDA {
-    const size_t at = g * x.numbers >> log_block;
-#pragma GCC unroll 4
-    for (size_t c = 0; c < C; ++c) {
-      const __m512i v = _mm512_maskz_loadu_epi8(code_mask, codes + c * bytes + g * 64);
-      _mm_prefetch((const char*)(codes + c * bytes + g * 64 + kAhead), _MM_HINT_T0);
-      if (g % 4 == 0)
-        _mm_prefetch((const char*)(scales + c * w.blocks + at + scales_ahead), _MM_HINT_T0);
-      const __m512 scale = _mm512_permutexvar_ps(
-          which, _mm512_maskz_loadu_ps(scale_mask, scales + c * w.blocks + at));
-      const __m512i v0 = Bits == 4 ? _mm512_and_si512(v, low) : v;
-      const __m512i v1 = _mm512_and_si512(_mm512_srli_epi16(v, 4), low);
-#pragma GCC unroll 8
-      for (size_t r = 0; r < R; ++r) {
-        const int8_t* a = x.codes + (r * x.chunks + g) * x.numbers;
-        __m512i sum = _mm512_dpbusd_epi32(_mm512_setzero_si512(), v0, _mm512_loadu_si512(a));
-        if (Bits == 4) sum = _mm512_dpbusd_epi32(sum, v1, _mm512_loadu_si512(a + 64));
-        const __m512 part = _mm512_mul_ps(_mm512_cvtepi32_ps(sum),
-                                          _mm512_loadu_ps(x.scales + (r * x.chunks + g) * 16));
-        acc[c][r] = _mm512_fmadd_ps(part, scale, acc[c][r]);
-      }
-    }
-  };
-  const size_t last = x.chunks - 1, behind = last * x.numbers >> log_block;
-  for (size_t g = 0; g < last; ++g) chunk(g, ~0ull, first16(in_chunk));
-  // What lies behind the last one's belongs to others.
-  chunk(last, first64(bytes - last * 64), first16(std::min(in_chunk, w.blocks - behind)));
-  const size_t zero_bytes = (w.blocks + 1) / 2;
-  if (w.zero_points) _mm_prefetch((const char*)(w.zero_points + first * zero_bytes + 512), _MM_HINT_T0);
-  for (size_t at = 0; at < w.blocks; at += 16)
-#pragma GCC unroll 4
-    for (size_t c = 0; c < C; ++c) {
-      const uint8_t* zeros = w.zero_points ? w.zero_points + (first + c) * zero_bytes : nullptr;
-      const __m512 shift = _mm512_mul_ps(
-          zeros_of<Bits>(zeros, at, w.blocks),
-          _mm512_maskz_loadu_ps(first16(w.blocks - at), scales + c * w.blocks + at));
-#pragma GCC unroll 8
-      for (size_t r = 0; r < R; ++r)
-        acc[c][r] =
-            _mm512_fnmadd_ps(shift, _mm512_loadu_ps(x.sums + r * x.width + at), acc[c][r]);
-    }
-#pragma GCC unroll 4
-  for (size_t c = 0; c < C; ++c)
+  for (size_t r = 0; r < R; ++r)
+    acc[r] = bias ? _mm512_maskz_loadu_ps(there, bias) : _mm512_setzero_ps();
+  const uint8_t* codes = panel.codes;
+  const int8_t* a = x.codes;
+  for (size_t b = 0; b < w.blocks; ++b) {
+    const __m512i zeros = zeros_of<Bits>(panel, b);
+    __m512i sum[R];
 #pragma GCC unroll 8
     for (size_t r = 0; r < R; ++r)
-      y[r * n + first + c] =
-          _mm512_reduce_add_ps(acc[c][r]) + (bias ? bias[first + c] : 0.0f);
+      sum[r] = _mm512_dpwssd_epi32(_mm512_setzero_si512(), zeros,
+                                   _mm512_set1_epi32(x.minus[r * w.blocks + b]));
+#pragma GCC unroll 8
+    for (size_t g = 0; g < vectors; ++g, codes += 64, a += 32 / Bits) {
+      _mm_prefetch((const char*)codes + kAhead, _MM_HINT_T0);
+      const __m512i v = _mm512_loadu_si512(codes);
+      const __m512i even = Bits == 4 ? _mm512_and_si512(v, low) : v;
+      const __m512i odd = _mm512_and_si512(_mm512_srli_epi16(v, 4), low);
+#pragma GCC unroll 8
+      for (size_t r = 0; r < R; ++r) {
+        sum[r] = _mm512_dpbusd_epi32(sum[r], even, four_codes(a + r * room));
+        if (Bits == 4) sum[r] = _mm512_dpbusd_epi32(sum[r], odd, four_codes(a + r * room + 4));
+      }
+    }
+    const size_t blocks_ahead = kAhead / w.bytes;
+    if (b % 2) _mm_prefetch((const char*)(panel.scales + (b + blocks_ahead) * kLanes), _MM_HINT_T0);
+    if (Bits == 4 && b % 8 == 7)
+      _mm_prefetch((const char*)(panel.zeros + (b + blocks_ahead) / 2 * kLanes), _MM_HINT_T0);
+    const __m512 scales = scales_of(panel, b);
+#pragma GCC unroll 8
+    for (size_t r = 0; r < R; ++r)
+      acc[r] = _mm512_fmadd_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(sum[r]), scales),
+                               _mm512_set1_ps(x.scales[r * w.blocks + b]), acc[r]);
+  }
+#pragma GCC unroll 8
+  for (size_t r = 0; r < R; ++r) _mm512_mask_storeu_ps(y + r * stride, there, acc[r]);
 }
 
+// y of the panels from `first` up to `last`.
 template <int Bits, size_t R>
-AVX512 void channels(const Blocked& x, const BlockWeights& w, size_t first, size_t last, size_t n,
-                   const float* bias, float* y) {
-  alignas(64) int32_t lane_block[16];  // of each 32-bit sum of a chunk
-  for (size_t i = 0; i < 16; ++i) lane_block[i] = (int32_t)(i * (x.numbers / 16) / w.block);
-  const __m512i which = _mm512_load_si512(lane_block);
-  size_t c = first;
-  constexpr size_t C = R <= 2 ? 4 : 2;  // as many sums as fit, and one load of x for all of them
-  for (; c + C <= last; c += C) dot_channels<Bits, R, C>(x, w, c, which, n, bias, y);
-  for (; c < last; ++c) dot_channels<Bits, R, 1>(x, w, c, which, n, bias, y);
+AVX512 void dot_panels(const BlockTokens& x, const BlockPanels& w, size_t first, size_t last,
+                       const Product& of, float* y) {
+  constexpr size_t kUsual = 32;
+  for (size_t i = first; i < last; ++i) {
+    const size_t c = i * kLanes;
+    const __mmask16 there = first16(of.n - c);
+    const float* bias = of.bias ? of.bias + c : nullptr;
+    if (w.block == kUsual)
+      dot_panel<Bits, R, kUsual * Bits / 32>(x, w, w[i], bias, there, y + c, of.n);
+    else
+      dot_panel<Bits, R, 0>(x, w, w[i], bias, there, y + c, of.n);
+  }
 }
 
-using Channels = void (*)(const Blocked&, const BlockWeights&, size_t, size_t, size_t,
-                          const float*, float*);
-constexpr Channels kChannels[2][kFewTokens] = {
-    {channels<4, 1>, channels<4, 2>, channels<4, 3>, channels<4, 4>, channels<4, 5>,
-     channels<4, 6>, channels<4, 7>, channels<4, 8>},
-    {channels<8, 1>, channels<8, 2>, channels<8, 3>, channels<8, 4>, channels<8, 5>,
-     channels<8, 6>, channels<8, 7>, channels<8, 8>}};
+using DotPanels = void (*)(const BlockTokens&, const BlockPanels&, size_t, size_t, const Product&,
+                           float*);
+constexpr DotPanels kDotPanels[2][kFewTokens] = {
+    {dot_panels<4, 1>, dot_panels<4, 2>, dot_panels<4, 3>, dot_panels<4, 4>, dot_panels<4, 5>,
+     dot_panels<4, 6>, dot_panels<4, 7>, dot_panels<4, 8>},
+    {dot_panels<8, 1>, dot_panels<8, 2>, dot_panels<8, 3>, dot_panels<8, 4>, dot_panels<8, 5>,
+     dot_panels<8, 6>, dot_panels<8, 7>, dot_panels<8, 8>}};
+
+size_t panels_of(const Product& p) { return (p.n + kLanes - 1) / kLanes; }
 
 }  // namespace
 
 void linear_blocks_few(const float* x, size_t m, size_t k, int bits, size_t block,
                        const Product* products, size_t count, Gate gate,
                        const Parallel& parallel) {
-  const Blocked t = quantize_blocks(x, m, k, bits, block);
-  const Channels run = kChannels[bits == 4 ? 0 : 1][m - 1];
-  const auto channels = [&](const Product& p, size_t first, size_t last, float* y) {
-    run(t, blocks_of(p, k, block), first, last, p.n, p.bias, y);
+  const BlockTokens t = quantize_blocks(x, m, k, bits, block);
+  const DotPanels run = kDotPanels[bits == 4 ? 0 : 1][m - 1];
+  const auto panels = [&](const Product& p, size_t first, size_t last, float* y) {
+    run(t, BlockPanels(p, k, bits, block), first, last, p, y);
   };
-  size_t n = 0;
-  for (size_t i = 0; i < (gate == Gate::none ? count : 1); ++i) n += products[i].n;
+  size_t all = 0;
+  for (size_t i = 0; i < (gate == Gate::none ? count : 1); ++i) all += panels_of(products[i]);
   static thread_local Scratch<float> room;
   const bool two = gate != Gate::none && count > 1;
   float* beside = two ? room.at_least(m * products[1].n) : nullptr;
-  constexpr size_t kLeast = 32;  // channels
+  constexpr size_t kLeast = 2;  // panels
   together<1>(parallel, [&](Member member) {
-    member.share(n, kLeast, [&](size_t first, size_t last) {
+    member.share(all, kLeast, [&](size_t first, size_t last) {
       if (gate != Gate::none) {
-        channels(products[0], first, last, products[0].y);
-        if (two) channels(products[1], first, last, beside);
-        const float* by = two ? beside + first : nullptr;
-        return gate_rows(gate, m, last - first, by, n, products[0].y + first, n);
+        const size_t n = products[0].n, c = first * kLanes;
+        panels(products[0], first, last, products[0].y);
+        if (two) panels(products[1], first, last, beside);
+        return gate_rows(gate, m, std::min(last * kLanes, n) - c, two ? beside + c : nullptr, n,
+                         products[0].y + c, n);
       }
-      // Channels of all products follow each other.
+      // Panels of all products follow each other.
       for (const Product* p = products; first < last; ++p) {
-        if (first < p->n) channels(*p, first, std::min(last, p->n), p->y);
-        first -= std::min(first, p->n), last -= std::min(last, p->n);
+        const size_t here = panels_of(*p);
+        if (first < here) panels(*p, first, std::min(last, here), p->y);
+        first -= std::min(first, here), last -= std::min(last, here);
       }
     });
   });

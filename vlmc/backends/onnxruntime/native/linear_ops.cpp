@@ -1,4 +1,5 @@
 // Products with stored weights as operators of onnxruntime: shapes checked, threads borrowed.
+#include "blocks.h"
 #include "linear_group.h"
 
 namespace ort {
@@ -86,72 +87,62 @@ struct LinearPanels : Group<Count, Extra, false> {
   Inputs<first + 3 * Count> given;
 };
 
-// inputs: x, then w uint8 [N, blocks, bytes], scales [N, blocks] and, or not, zero_points
-// [N, ceil(blocks / 2)] and bias [N] of each product.
+// inputs: x, then w uint8 [panels, blocks, vectors, 16, 4], w_scales float16 [panels, blocks, 16], at 4
+// bits zero_points [panels, ceil(blocks / 2), 16] and, or not, bias [N] of each product. Panels are
+// filled up: the attributes N, N2 and N3 say how many channels there are.
 template <size_t Count, With Extra>
-struct LinearBlocks : Group<Count, Extra> {
+struct LinearBlockPanels : Group<Count, Extra> {
   using Group = ort::Group<Count, Extra>;
   static constexpr size_t first = Group::first;
   static constexpr const char* names[] = {
-      "LinearBlocks",          "LinearBlocksx2",       "LinearBlocksx3",  "NormedLinearBlocks",
-      "NormedLinearBlocksx2",  "NormedLinearBlocksx3", "ActivatedBlocks", "GatedBlocks", "",
-      "NormedActivatedBlocks", "NormedGatedBlocks"};
+      "LinearBlockPanels",          "LinearBlockPanelsx2",
+      "LinearBlockPanelsx3",        "NormedLinearBlockPanels",
+      "NormedLinearBlockPanelsx2",  "NormedLinearBlockPanelsx3",
+      "ActivatedBlockPanels",       "GatedBlockPanels",
+      "",                           "NormedActivatedBlockPanels",
+      "NormedGatedBlockPanels"};
   static constexpr const char* name = names[6 * gated(Extra) + 3 * normed(Extra) + Count - 1];
   static constexpr auto inputs = [] {
     auto made = Group::template float_inputs<first + 4 * Count>();
     for (size_t i = 0; i < Count; ++i) {
-      made[first + 4 * i] = {kUint8};
+      made[first + 4 * i] = {kUint8}, made[first + 4 * i + 1] = {kFloat16};
       made[first + 4 * i + 2] = {kUint8, kOptional}, made[first + 4 * i + 3] = {kFloat, kOptional};
     }
     return made;
   }();
   static constexpr auto outputs = Group::all_floats();
 
-  static void infer(const ShapeContext* context) {
-    for (size_t i = 0; i < Group::products; ++i) infer_product(context, first + 4 * i, i);
-    Group::infer_sums(context);
-  }
+  static void infer(const ShapeContext* context) { Group::infer_sums(context); }
 
-  explicit LinearBlocks(const KernelInfo* info)
-      : Group(info),
-        threads(ort::threads(info)),
-        k(attribute(info, "K")),
-        bits(attribute(info, "bits")),
-        block(attribute(info, "block_size")),
-        given(info) {
-    if (k <= 0 || block < 16 || block & (block - 1) || (bits != 4 && bits != 8)) {
-      throw std::invalid_argument("LinearBlocks takes 4 or 8 bits in blocks of 16, 32, 64, ...");
-    }
+  explicit LinearBlockPanels(const KernelInfo* info)
+      : Group(info), threads(ort::threads(info)), blocks(info), given(info) {
+    constexpr const char* names[] = {"N", "N2", "N3"};
+    for (size_t i = 0; i < Count; ++i) n[i] = attribute(info, names[i]);
   }
 
   void compute(KernelContext* context) const {
     vlmc::Product products[Count];
-    const int64_t blocks = (k + block - 1) / block;
     for (size_t i = 0; i < Count; ++i) {
       const size_t at = first + 4 * i;
-      const Tensor w = given(context, at), scales = given(context, at + 1),
-                   zeros = given(context, at + 2), bias = given(context, at + 3);
-      if (zeros.data && bits == 8) throw std::invalid_argument("8 bits take no zero_points");
-      const int64_t n = w.shape.empty() ? 0 : w.shape[0];
-      expect("w", w, {n, blocks, block * bits / 8});
-      expect("scales", scales, {n, blocks});
-      if (zeros.data) expect("zero_points", zeros, {n, (blocks + 1) / 2});
-      if (bias.data) expect("bias", bias, {n});
-      products[i] = {w.data, scales.as<float>(), zeros.as<uint8_t>(), bias.as<float>(), nullptr,
-                     static_cast<size_t>(n)};
+      const Tensor bias = given(context, at + 3);
+      if (bias.data) expect("bias", bias, {n[i]});
+      products[i] = blocks.product(given(context, at), given(context, at + 1),
+                                   given(context, at + 2), n[i]);
+      products[i].bias = bias.as<float>();
     }
-    const Rows rows(context, k);
-    const Sums sums = this->bind(context, rows, k, products);
+    const Rows rows(context, blocks.k);
+    const Sums sums = this->bind(context, rows, blocks.k, products);
     if (!rows.count) return;
     Borrowed{context}.run(threads, [&](const vlmc::Parallel& parallel) {
-      vlmc::linear_blocks(this->multiplied(context, rows, k, sums, parallel), rows.count,
-                          static_cast<size_t>(k), static_cast<int>(bits),
-                          static_cast<size_t>(block), products, Count, this->gate, parallel);
+      vlmc::linear_blocks(this->multiplied(context, rows, blocks.k, sums, parallel), rows.count,
+                          static_cast<size_t>(blocks.k), static_cast<int>(blocks.bits),
+                          static_cast<size_t>(blocks.block), products, Count, this->gate, parallel);
     });
   }
 
   size_t threads;
-  int64_t k, bits, block;
+  Blocks blocks;
+  int64_t n[Count];
   Inputs<first + 4 * Count> given;
 };
 
@@ -226,16 +217,16 @@ const CustomOp* const* linear_ops(size_t* count) {
       declared<LinearPanels<3, With::norm>>(),
       declared<LinearPanels<1, With::norm_and_gate>>(),
       declared<LinearPanels<2, With::norm_and_gate>>(),
-      declared<LinearBlocks<1, With::nothing>>(),
-      declared<LinearBlocks<2, With::nothing>>(),
-      declared<LinearBlocks<3, With::nothing>>(),
-      declared<LinearBlocks<1, With::gate>>(),
-      declared<LinearBlocks<2, With::gate>>(),
-      declared<LinearBlocks<1, With::norm>>(),
-      declared<LinearBlocks<2, With::norm>>(),
-      declared<LinearBlocks<3, With::norm>>(),
-      declared<LinearBlocks<1, With::norm_and_gate>>(),
-      declared<LinearBlocks<2, With::norm_and_gate>>(),
+      declared<LinearBlockPanels<1, With::nothing>>(),
+      declared<LinearBlockPanels<2, With::nothing>>(),
+      declared<LinearBlockPanels<3, With::nothing>>(),
+      declared<LinearBlockPanels<1, With::gate>>(),
+      declared<LinearBlockPanels<2, With::gate>>(),
+      declared<LinearBlockPanels<1, With::norm>>(),
+      declared<LinearBlockPanels<2, With::norm>>(),
+      declared<LinearBlockPanels<3, With::norm>>(),
+      declared<LinearBlockPanels<1, With::norm_and_gate>>(),
+      declared<LinearBlockPanels<2, With::norm_and_gate>>(),
       declared<LinearFloat<kFloat, 1, With::nothing>>(),
       declared<LinearFloat<kFloat, 2, With::nothing>>(),
       declared<LinearFloat<kFloat, 3, With::nothing>>(),

@@ -81,5 +81,6 @@ CustomOp declared() {
 // One function for each file of operators; they live as long as the process.
 const CustomOp* const* linear_ops(size_t* count);
 const CustomOp* const* attention_ops(size_t* count);
+const CustomOp* const* table_ops(size_t* count);
 
 }  // namespace ort

@@ -18,7 +18,7 @@ CustomOpDomain* domain() {
   static CustomOpDomain* const made = [] {
     CustomOpDomain* domain = nullptr;
     check(api->CreateCustomOpDomain("vlmc.kernels", &domain));
-    for (const auto ops : {linear_ops, attention_ops}) {
+    for (const auto ops : {linear_ops, attention_ops, table_ops}) {
       size_t count = 0;
       const CustomOp* const* all = ops(&count);
       for (size_t i = 0; i < count; ++i) check(api->CustomOpDomain_Add(domain, all[i]));
@@ -58,9 +58,9 @@ VLMC_EXPORT int vlmc_kernels_supported() { return vlmc::supported(); }
 
 // For the build, where nothing is called but this.
 VLMC_EXPORT void vlmc_quantize_blocks(const float* w, size_t rows, size_t columns, size_t block,
-                                      uint8_t* codes, float* scales, uint8_t* zero_points,
-                                      double* loss) {
-  vlmc::quantize_blocks(w, rows, columns, block, codes, scales, zero_points, loss);
+                                      int panels, uint8_t* codes, uint16_t* scales,
+                                      uint8_t* zero_points, double* loss) {
+  vlmc::quantize_blocks(w, rows, columns, block, panels, codes, scales, zero_points, loss);
 }
 
 VLMC_EXPORT void vlmc_linear_panels(const float* x, size_t m, size_t k, size_t n, const int8_t* w,
@@ -70,7 +70,7 @@ VLMC_EXPORT void vlmc_linear_panels(const float* x, size_t m, size_t k, size_t n
 }
 
 VLMC_EXPORT void vlmc_linear_blocks(const float* x, size_t m, size_t k, size_t n, int bits,
-                                    size_t block, const uint8_t* w, const float* scales,
+                                    size_t block, const uint8_t* w, const uint16_t* scales,
                                     const uint8_t* zero_points, const float* bias, float* y) {
   const vlmc::Product product{w, scales, zero_points, bias, y, n};
   vlmc::linear_blocks(x, m, k, bits, block, &product, 1, vlmc::Gate::none, serial());

@@ -22,6 +22,7 @@ enum ElementType : int {
   kUint8 = 2,
   kInt8 = 3,
   kInt32 = 6,
+  kInt64 = 7,
   kFloat16 = 10
 };
 enum Characteristic : int { kRequired = 0, kOptional = 1 };

@@ -128,8 +128,8 @@ void by_panels(const Tokens& t, size_t m, size_t groups, const Product* products
   const auto packed = [&](const Product& p, size_t index, uint8_t* room, Packed* made) {
     const size_t first = index * kPanel, channels = std::min(kPanel, p.n - first);
     made->panel = pack(p, first, channels, room, made->scales);
-    made->out = {Rescaled ? made->scales : p.scales + first, p.bias ? p.bias + first : nullptr,
-                 p.y + first, p.n, channels};
+    made->out = {Rescaled ? made->scales : static_cast<const float*>(p.scales) + first,
+                 p.bias ? p.bias + first : nullptr, p.y + first, p.n, channels};
   };
   const auto multiply = [&](size_t index, uint8_t* room) {
     const Product* p = products;

@@ -1,12 +1,11 @@
-// Weights to blocks as vlmc/quantizers/int4_block.py and int8_block.py make them, to the last bit:
+// Weights to blocks as the quantizers of vlmc/quantizers/ make them, to the last bit:
 // the same operations on float32 in the same order. The intrinsics that name a rounding are never
 // fused.
 #include <algorithm>
 #include <cstring>
 #include <numeric>
 
-#include "avx512.h"
-#include "kernels.h"
+#include "linear_blocks.h"
 
 namespace vlmc {
 namespace {
@@ -49,6 +48,16 @@ AVX512_INLINE __m512 largest_of(__m512 x) {
 
 AVX512_INLINE float usable(float scale) { return scale < kTiny ? 1.0f : scale; }
 
+// The nearest that float16 has, which goes no further than 65504.
+AVX512_INLINE uint16_t half(float scale) {
+  const __m512 most = _mm512_set1_ps(std::min(scale, 65504.0f));
+  return (uint16_t)_mm256_extract_epi16(_mm512_cvtps_ph(most, kNearest), 0);
+}
+
+AVX512_INLINE float whole(uint16_t scale) {
+  return first(_mm512_cvtph_ps(_mm256_set1_epi16((short)scale)));
+}
+
 struct Sums {
   __m512d error, weight;
   __m512 largest;
@@ -69,7 +78,7 @@ AVX512_INLINE void count_loss(__m512 restored, __m512 weight, Sums* sums) {
 
 // One block; its zero point is returned.
 template <size_t vectors>
-AVX512_INLINE uint8_t quantize_block4(const float* w, uint8_t* codes, float* scale, Sums* sums) {
+AVX512_INLINE uint8_t quantize_block4(const float* w, uint8_t* codes, uint16_t* scale, Sums* sums) {
   __m512 v[vectors], q[vectors], product[vectors];
   __m512 down = _mm512_setzero_ps(), up = down;  // how far the block reaches below 0 and above
   for (size_t i = 0; i < vectors; ++i) {
@@ -86,6 +95,7 @@ AVX512_INLINE uint8_t quantize_block4(const float* w, uint8_t* codes, float* sca
   zero = _mm512_min_ps(_mm512_max_ps(zero, _mm512_setzero_ps()), top);
   const __m512 from = sub(_mm512_setzero_ps(), zero), to = sub(top, zero);
   for (int fit = 0;; ++fit) {
+    if (fit == 2) step = usable(whole(*scale = half(step)));
     const __m512 by = _mm512_set1_ps(step);
     for (size_t i = 0; i < vectors; ++i) {
       const __m512 code = _mm512_roundscale_ps(_mm512_div_ps(v[i], by), kNearest);
@@ -106,18 +116,16 @@ AVX512_INLINE uint8_t quantize_block4(const float* w, uint8_t* codes, float* sca
     const __m512i pairs = _mm512_or_si512(whole, _mm512_srli_epi64(whole, 28));
     _mm_storel_epi64((__m128i*)(codes + 8 * i), _mm512_cvtepi64_epi8(pairs));
   }
-  *scale = step;
   return (uint8_t)first(zero);
 }
 
 template <size_t vectors>
-AVX512_INLINE void quantize_block8(const float* w, uint8_t* codes, float* scale, Sums* sums) {
+AVX512_INLINE void quantize_block8(const float* w, uint8_t* codes, uint16_t* scale, Sums* sums) {
   __m512 reach = _mm512_setzero_ps();
   for (size_t i = 0; i < vectors; ++i) {
     reach = _mm512_max_ps(reach, _mm512_abs_ps(_mm512_loadu_ps(w + 16 * i)));
   }
-  *scale = usable(first(largest_of(reach)) / 127.0f);
-  const __m512 by = _mm512_set1_ps(*scale);
+  const __m512 by = _mm512_set1_ps(usable(whole(*scale = half(first(largest_of(reach)) / 127.0f))));
   const __m512 top = _mm512_set1_ps(127.0f), from = sub(_mm512_setzero_ps(), top);
   for (size_t i = 0; i < vectors; ++i) {
     const __m512 v = _mm512_loadu_ps(w + 16 * i);
@@ -131,11 +139,14 @@ AVX512_INLINE void quantize_block8(const float* w, uint8_t* codes, float* scale,
 
 // zero_points is null for 8 bits.
 template <size_t block>
-AVX512 void quantize(const float* w, size_t rows, size_t columns, uint8_t* codes, float* scales,
-                     uint8_t* zero_points, double* loss) {
-  const size_t blocks = (columns + block - 1) / block;
+AVX512 void quantize(const float* w, size_t rows, size_t columns, bool panels, uint8_t* codes,
+                     uint16_t* scales, uint8_t* zero_points, double* loss) {
+  const size_t blocks = (columns + block - 1) / block, pairs = (blocks + 1) / 2;
+  const size_t bytes = zero_points ? block / 2 : block;  // of a block's codes
+  const size_t lanes = panels ? kLanes : 1;
   Sums sums = {_mm512_setzero_pd(), _mm512_setzero_pd(), _mm512_setzero_ps()};
   for (size_t row = 0; row < rows; ++row) {
+    const size_t panel = row / lanes, lane = row % lanes;
     for (size_t b = 0; b < blocks; ++b) {
       const float* from = w + row * columns + b * block;
       float padded[block];
@@ -145,15 +156,17 @@ AVX512 void quantize(const float* w, size_t rows, size_t columns, uint8_t* codes
         std::memcpy(padded, from, there * sizeof(float));
         from = padded;
       }
-      const size_t at = row * blocks + b;
-      if (!zero_points) {
-        quantize_block8<block / 16>(from, codes + at * block, scales + at, &sums);
-        continue;
+      uint8_t made[block];
+      uint16_t* const scale = scales + (panel * blocks + b) * lanes + lane;
+      if (zero_points) {
+        const uint8_t zero = quantize_block4<block / 16>(from, made, scale, &sums);
+        uint8_t* const pair = zero_points + (panel * pairs + b / 2) * lanes + lane;
+        *pair = b % 2 ? *pair | (uint8_t)(zero << 4) : zero;
+      } else {
+        quantize_block8<block / 16>(from, made, scale, &sums);
       }
-      const uint8_t zero =
-          quantize_block4<block / 16>(from, codes + at * block / 2, scales + at, &sums);
-      uint8_t* const pair = zero_points + row * ((blocks + 1) / 2) + b / 2;
-      *pair = b % 2 ? *pair | (uint8_t)(zero << 4) : zero;
+      uint8_t* const to = codes + (panel * blocks + b) * lanes * bytes + lane * 4;
+      for (size_t i = 0; i < bytes; i += 4) std::memcpy(to + i * lanes, made + i, 4);
     }
   }
   double error[8], weight[8];
@@ -168,14 +181,14 @@ AVX512 void quantize(const float* w, size_t rows, size_t columns, uint8_t* codes
 
 }  // namespace
 
-void quantize_blocks(const float* w, size_t rows, size_t columns, size_t block, uint8_t* codes,
-                     float* scales, uint8_t* zero_points, double* loss) {
+void quantize_blocks(const float* w, size_t rows, size_t columns, size_t block, bool panels,
+                     uint8_t* codes, uint16_t* scales, uint8_t* zero_points, double* loss) {
   const auto made = block == 16   ? quantize<16>
                     : block == 32 ? quantize<32>
                     : block == 64 ? quantize<64>
                     : block == 128 ? quantize<128>
                                    : quantize<256>;
-  made(w, rows, columns, codes, scales, zero_points, loss);
+  made(w, rows, columns, panels, codes, scales, zero_points, loss);
 }
 
 }  // namespace vlmc
