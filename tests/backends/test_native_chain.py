@@ -45,13 +45,15 @@ def layer(kind, bits, half, rng):
         return helper.make_node(op, inputs, outputs, domain=DOMAIN, **more)
 
     heads = {"num_heads": HEADS, "kv_num_heads": KV, "scale": 0.2, "softcap": 0.0, "window": 0}
+    heads["rounded"] = 0
     cached = ["past_key", "past_value", "lengths", "cos", "sin"]
     nodes = [
         node(
             f"NormedLinear{kind}x3",
-            ["x", "skip", "gamma", *refs["qkv"]],
-            ["q", "k", "v", "sum", "normed"],
+            ["x", "skip", "gamma", "", *refs["qkv"]],
+            ["q", "k", "v", "sum", "normed"][: 4 if kind == "Panels" else 5],
             epsilon=1e-5,
+            centered=0,
             **more["qkv"],
         ),
         node(
@@ -63,9 +65,10 @@ def layer(kind, bits, half, rng):
         node(f"Linear{kind}", ["seen", *refs["out"]], ["attended"], **more["out"]),
         node(
             f"NormedGated{kind}",
-            ["sum", "attended", "gamma", *refs["gate"]],
-            ["h", "total", "normed_too"],
+            ["sum", "attended", "gamma", "", *refs["gate"]],
+            ["h", "total", "normed_too"][: 2 if kind == "Panels" else 3],
             epsilon=1e-5,
+            centered=0,
             gate=1,
             **more["gate"],
         ),

@@ -24,7 +24,7 @@ _PRODUCTS = {"Panels": (3, 1), "BlockPanels": (4, None), "Float": (2, 0), "Half"
 _CHANNELS = ("N", "N2", "N3")  # attributes of operators none of whose inputs has
 _FORMS = {"Linear{}": 1, "Linear{}x2": 2, "Linear{}x3": 3, "Gated{}": 1, "Activated{}": 1}
 _LEAST = 2  # operators of a chain
-_OF_NORM = 3  # inputs of a normed product that come in the place of x
+_OF_NORM = 4  # inputs of a normed product that come in the place of x
 
 
 def merge_chains(low: Lowering) -> None:

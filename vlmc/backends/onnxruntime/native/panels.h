@@ -11,8 +11,17 @@ namespace vlmc {
 
 struct Panel {
   const uint8_t* bytes;
-  bool direct;        // signed still, and read from memory for the first time
+  bool direct;  // signed still, and read from memory for the first time
+  // What is read from memory next, and the bytes of it that are asked for while a tile takes a
+  // group: memory answers late. Or null.
+  const uint8_t* ahead = nullptr;
+  size_t pace = 0;
   bool half = false;  // the first 32 of the channels that lie here; direct
+
+  // The same after some tiles.
+  Panel after(size_t tiles, size_t groups) const {
+    return {bytes, direct, ahead + tiles * groups * pace, pace, half};
+  }
 };
 
 struct Out {
@@ -24,8 +33,10 @@ struct Out {
 
 // R tokens, from `first` on, by 16 C channels. Whole: there are as many, not fewer.
 template <size_t R, size_t C, bool Direct, bool Whole, bool Bias>
-AVX512_INLINE void byte_tile(const Tokens& t, const uint8_t* b, size_t groups, const Out& out,
+AVX512_INLINE void byte_tile(const Tokens& t, const Panel& panel, size_t groups, const Out& out,
                              size_t first) {
+  const uint8_t *b = panel.bytes, *ahead = panel.ahead ? panel.ahead : b;
+  const size_t pace = panel.pace;
   constexpr size_t kAhead = 4096;  // bytes that are asked for before they are read
   const int8_t* a = t.codes + first * t.room;
   const size_t room = t.room;
@@ -37,6 +48,7 @@ AVX512_INLINE void byte_tile(const Tokens& t, const uint8_t* b, size_t groups, c
     for (size_t c = 0; c < C; ++c) acc[r][c] = _mm512_set1_epi32(t.sums[first + r] * -128);
   for (size_t g = 0; g < groups; ++g) {
     __m512i v[C];
+    if (!Direct) _mm_prefetch((const char*)ahead + g * pace, _MM_HINT_T1);
 #pragma GCC unroll 4
     for (size_t c = 0; c < C; ++c) {
       const uint8_t* at = b + (g * 4 + c) * 64;
@@ -76,10 +88,10 @@ AVX512_INLINE void byte_tile(const Tokens& t, const uint8_t* b, size_t groups, c
 }
 
 template <size_t C, bool Direct, bool Whole, bool Bias>
-AVX512 void multiply_tiles(const Tokens& t, size_t m, const uint8_t* panel, size_t groups,
-                           const Out& out) {
+AVX512 void multiply_tiles(const Tokens& t, size_t m, Panel panel, size_t groups, const Out& out) {
   size_t i = 0;
-  for (; i + 6 <= m; i += 6) byte_tile<6, C, Direct, Whole, Bias>(t, panel, groups, out, i);
+  for (; i + 6 <= m; i += 6, panel = panel.after(1, groups))
+    byte_tile<6, C, Direct, Whole, Bias>(t, panel, groups, out, i);
   switch (m - i) {
     case 5: return byte_tile<5, C, Direct, Whole, Bias>(t, panel, groups, out, i);
     case 4: return byte_tile<4, C, Direct, Whole, Bias>(t, panel, groups, out, i);
@@ -93,7 +105,7 @@ AVX512 void multiply_tiles(const Tokens& t, size_t m, const uint8_t* panel, size
 // Every token by one panel of channels.
 inline void multiply_panel(const Tokens& t, size_t m, const Panel& panel, size_t groups,
                            const Out& out) {
-  using Tiles = void (*)(const Tokens&, size_t, const uint8_t*, size_t, const Out&);
+  using Tiles = void (*)(const Tokens&, size_t, Panel, size_t, const Out&);
   static constexpr Tiles kTiles[3][2][2] = {
       {{multiply_tiles<4, false, false, false>, multiply_tiles<4, false, false, true>},
        {multiply_tiles<4, false, true, false>, multiply_tiles<4, false, true, true>}},
@@ -102,7 +114,7 @@ inline void multiply_panel(const Tokens& t, size_t m, const Panel& panel, size_t
       {{multiply_tiles<2, true, false, false>, multiply_tiles<2, true, false, true>},
        {multiply_tiles<2, true, true, false>, multiply_tiles<2, true, true, true>}}};
   const bool whole = out.count >= (panel.half ? kPanel / 2 : kPanel);
-  kTiles[panel.direct + panel.half][whole][out.bias != nullptr](t, m, panel.bytes, groups, out);
+  kTiles[panel.direct + panel.half][whole][out.bias != nullptr](t, m, panel, groups, out);
 }
 
 // Every token by every panel of the products' channels, and with a gate what it makes of them.
@@ -152,6 +164,8 @@ void by_panels(const Tokens& t, size_t m, size_t groups, const Product* products
       multiply_panel(some, rows, gates.panel, groups, out);
       lets.out.y = beside, lets.out.stride = kPanel;
       if (count > 1) multiply_panel(some, rows, lets.panel, groups, lets.out);
+      gates.panel = gates.panel.after(rows / 6, groups);
+      if (count > 1) lets.panel = lets.panel.after(rows / 6, groups);
       gate_rows(gate, rows, out.count, count > 1 ? beside : nullptr, kPanel, out.y, out.stride);
     }
   };
