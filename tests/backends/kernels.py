@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 
 from vlmc.backends.onnxruntime import native
 
@@ -78,6 +79,27 @@ def _argument(value: object) -> object:
     if isinstance(value, Guarded):
         return ctypes.c_void_p(value.address)
     return ctypes.c_void_p(None) if value is None else ctypes.c_size_t(value)
+
+
+def steps(node):
+    """The operators of a ``Chain``, as nodes; what only they read is named ``place.0`` and on."""
+    plan = next(a.s.decode() for a in node.attribute if a.name == "plan").split()
+    inputs, outputs, places = map(int, plan[:3])
+    names = [*node.input, *node.output[:outputs], *(f"place.{i}" for i in range(places)), ""]
+    assert len(node.input) == inputs
+    assert len(node.output) == outputs + 1
+    words = iter(plan[3 + places :])
+    found = []
+    for op in words:
+        both = [[names[int(next(words))] for _ in range(int(next(words)))] for _ in range(2)]
+        made = onnx.helper.make_node(op, *both, domain=node.domain)
+        for attribute in node.attribute:
+            step, _, name = attribute.name.partition(".")
+            if name and int(step) == len(found):
+                made.attribute.add().CopyFrom(attribute)
+                made.attribute[-1].name = name
+        found.append(made)
+    return found
 
 
 def near(y, expected, allowed):

@@ -47,7 +47,16 @@ def session(op, shapes, *, threads=2, **attributes):
 
 
 def cached_session(
-    heads, kv_heads, size, *, half=False, window=0, softcap=0.0, threads=2, rotary=False
+    heads,
+    kv_heads,
+    size,
+    *,
+    half=False,
+    window=0,
+    softcap=0.0,
+    threads=2,
+    rotary=False,
+    rounded=False,
 ):
     cache = ["B", kv_heads, "C", size]
     shapes = {
@@ -69,6 +78,7 @@ def cached_session(
         scale=size**-0.5,
         softcap=float(softcap),
         window=window,
+        rounded=int(rounded),
     )
 
 
@@ -415,7 +425,8 @@ def test_a_number_that_is_none_is_not_hidden(name, bad):
 def test_shapes_that_do_not_fit_are_refused(change, message):
     feeds = asked([3, 5], 3, 8, 4, 2, 24)
     feeds |= {name: np.ones(shape, feeds[name].dtype) for name, shape in change.items()}
-    heads = {"num_heads": 4, "kv_num_heads": 2, "scale": 0.2, "softcap": 0.0, "window": 0}
+    heads = {"num_heads": 4, "kv_num_heads": 2, "scale": 0.2, "softcap": 0.0}
+    heads |= {"window": 0, "rounded": 0}
     loose = session("CachedAttention", dict.fromkeys(CACHED), **heads)
     with pytest.raises(state.InvalidArgument, match=message):
         loose.run(None, feeds)
@@ -436,7 +447,8 @@ def test_a_bias_that_does_not_fit_is_refused(shape):
     "change", [{"kv_num_heads": 3}, {"num_heads": 0}, {"kv_num_heads": -2}, {"window": -1}]
 )
 def test_attributes_that_make_no_sense_are_refused(change):
-    heads = {"num_heads": 4, "kv_num_heads": 2, "scale": 0.2, "softcap": 0.0, "window": 0}
+    heads = {"num_heads": 4, "kv_num_heads": 2, "scale": 0.2, "softcap": 0.0}
+    heads |= {"window": 0, "rounded": 0}
     with pytest.raises(state.RuntimeException, match=r"num_heads is|window is"):
         session("CachedAttention", dict.fromkeys(CACHED), **heads | change)
 

@@ -79,9 +79,10 @@ def program(op, inputs, parts, shape, external=None, **attributes):
     return helper.make_model(graph, opset_imports=opsets, ir_version=10)
 
 
-def opened(model: onnx.ModelProto, folder=None, threads=2):
+def opened(model: onnx.ModelProto, folder=None, threads=2, there=None):
+    """A session; ``there``: threads it has, where they are others than it is told of."""
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = there or threads
     options.log_severity_level = 4
     options.add_session_config_entry(native.THREADS, str(threads))
     if folder:

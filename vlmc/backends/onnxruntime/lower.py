@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vlmc.backends.onnxruntime import lower_groups, lower_kernels, lower_norms, native
+from vlmc.backends.onnxruntime import (
+    lower_chains,
+    lower_groups,
+    lower_kernels,
+    lower_norms,
+    native,
+)
 from vlmc.backends.onnxruntime.blocks import BITS, block_rows
 from vlmc.backends.onnxruntime.delta import gated_delta
 from vlmc.backends.onnxruntime.embedding import gather_rows
@@ -75,6 +81,7 @@ def lower_graph(
     common.RemoveUnusedNodesPass()(model)
     if kernels:  # products that were merged are gone by now
         lower_norms.merge_norms(low)
+        lower_chains.merge_chains(low)
     model.opset_imports.pop("vlmc", None)
     model.opset_imports[MICROSOFT] = 1
     if kernels:

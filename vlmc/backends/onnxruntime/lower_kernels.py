@@ -89,14 +89,20 @@ def _tower(low: Lowering, node: ir.Node) -> bool:
     if attributes["causal"]:
         return False
     given = {key: attributes[key] for key in ("num_heads", "kv_num_heads", "scale")}
-    # Between products of quantized numbers, bfloat16 is the lesser rounding by far.
-    rounded = any(
+    op = "TowerAttentionBf16" if _rounded(low) else "TowerAttention"
+    replace(node, [low.add(op, list(node.inputs), given, domain=DOMAIN)])
+    return True
+
+
+def _rounded(low: Lowering) -> bool:
+    """Whether an attention lies between products of quantized numbers.
+
+    There bfloat16 is the lesser rounding by far.
+    """
+    return any(
         value.name in low.weights and low.weights[value.name].format in _QUANTIZED
         for value in low.graph.inputs
     )
-    op = "TowerAttentionBf16" if rounded else "TowerAttention"
-    replace(node, [low.add(op, list(node.inputs), given, domain=DOMAIN)])
-    return True
 
 
 def _cached(low: Lowering, node: ir.Node) -> bool:
@@ -131,6 +137,7 @@ def _cached(low: Lowering, node: ir.Node) -> bool:
             "scale": attributes["scale"],
             "softcap": attributes["softcap"],
             "window": attributes["window"] or 0,
+            "rounded": int(_rounded(low)),
         },
         domain=DOMAIN,
         outputs=3,

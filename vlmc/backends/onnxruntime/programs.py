@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vlmc.backends.onnxruntime.lower import lower_graph
+from vlmc.backends.onnxruntime.lower_chains import CHAIN
 from vlmc.backends.spec import Product, StoredWeight
 from vlmc.bundle.manifest import present_name
 from vlmc.schema import Split
@@ -51,7 +52,9 @@ def lower(
             for node in ir.traversal.RecursiveGraphIterator(model.graph):
                 for value in node.outputs:
                     if not value.is_graph_output():
-                        value.shape, value.type = None, None
+                        value.shape = None
+                        # No type of what a chain gives is inferred.
+                        value.type = value.type if node.op_type == CHAIN else None
             ir.save(model, out / FOLDER / f"{name}{suffix}.onnx")
 
 

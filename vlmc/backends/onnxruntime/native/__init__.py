@@ -15,7 +15,7 @@ DOMAIN = "vlmc.kernels"
 THREADS = "vlmc.threads"  # session config entry; without it, the CPUs of the affinity mask
 SWITCH = "VLMC_KERNELS"
 
-_INTERFACE = 7  # kInterface of kernels.h
+_INTERFACE = 9  # kInterface of kernels.h
 _FOLDER = Path(__file__).parent
 _OFF = {"off", "0", "no", "false"}
 

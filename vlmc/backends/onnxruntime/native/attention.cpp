@@ -1,7 +1,7 @@
 // Scaled dot-product attention in float32 on AVX-512: of decoders, over a cache that is extended in
 // place, and of towers. Scores of a few query rows are computed for all keys they may see, and for
-// no other; then softmax; then the sum of values: scores stay in the first cache. Of towers whose
-// products are quantized anyway, the factors of both products may be rounded to bfloat16; sums and
+// no other; then softmax; then the sum of values: scores stay in the first cache. Between products
+// that are quantized anyway, the factors of both products may be rounded to bfloat16; sums and
 // softmax stay float32.
 #include "kernels.h"
 
@@ -85,7 +85,7 @@ AVX512 Packed pack(const Head& keys, const Head& values, size_t low, size_t high
   return {panels, static_cast<const float*>(values.from) + low * values.stride, values.stride};
 }
 
-// Pairs: of bfloat16. Every row sees all keys, the head's size is even, and the caches are float32.
+// Pairs: of bfloat16; the head's size is even.
 template <bool Pairs>
 AVX512 void attend_rows(const Rows& rows, const Head& keys, const Head& values, size_t begin,
                         size_t end) {
@@ -113,7 +113,7 @@ AVX512 void attend_rows(const Rows& rows, const Head& keys, const Head& values, 
     const float* from[kTile];
     for (size_t r = 0; r < count; ++r) {
       from[r] = rows.query + at[r];
-      if (Pairs || !rows.by.half) continue;
+      if (!rows.by.half) continue;
       const size_t angle = (tile + r) / s.group * rows.by.half;
       float* to = turned + r * size;
       turn(from[r], 1, size, rows.by.half, rows.by.cos + angle, rows.by.sin + angle, to);
@@ -151,9 +151,10 @@ AVX512 void attend_rows(const Rows& rows, const Head& keys, const Head& values, 
                                changed ? nullptr : tops, largest, inverse);
     for (size_t r = 0; r < count; ++r) inverse[r] = inverse[r] > 0 ? 1 / inverse[r] : 0;
     const size_t seen_keys = stop - start;
+    const float* weights = scores + (Pairs ? start / 2 : start);
     const float* value = packed.values + (Pairs ? start / 2 : start) * packed.value_stride;
     for (size_t d = 0; d < size; d += kPanel)
-      multiply<Pairs>(count, scores + start, width, value + d, packed.value_stride,
+      multiply<Pairs>(count, weights, width, value + d, packed.value_stride,
                       Pairs ? (seen_keys + 1) / 2 : seen_keys, sums + d, room,
                       std::min(kPanel, size - d), false);
     for (size_t d = 0; d < size; d += 16)
@@ -201,12 +202,18 @@ void attend(const AttentionShape& s, size_t batch, size_t step, const Parallel& 
   });
 }
 
+// Whether heads of that size can be multiplied as pairs of bfloat16 here.
+bool fit_pairs(size_t size) {
+  static const bool known = __builtin_cpu_supports("avx512bf16");
+  return known && size % 2 == 0;
+}
+
 }  // namespace
 
 void cached_attention(const AttentionShape& s, size_t batch, size_t step, size_t capacity,
                       const float* query, const float* key, const float* value, const Turn& by,
-                      const int32_t* lengths, void* keys, void* values, bool half, float* out,
-                      const Parallel& parallel) {
+                      const int32_t* lengths, void* keys, void* values, bool half, bool rounded,
+                      float* out, const Parallel& parallel) {
   const size_t kv_heads = s.heads / s.group, size = s.head_size, width = half ? 2 : 4;
   if (step == 1 && by.half) {
     static thread_local Scratch<float> turn_room;
@@ -237,7 +244,7 @@ void cached_attention(const AttentionShape& s, size_t batch, size_t step, size_t
     append_turned(key + from, kv_heads * size, step, size, of, at(keys, b, h, past), half);
     append(value + from, kv_heads * size, step, size, at(values, b, h, past), half);
   });
-  attend(s, batch, step, parallel, [&](size_t b, size_t h, Rows* rows, Head* k, Head* v) {
+  const auto head_of = [&](size_t b, size_t h, Rows* rows, Head* k, Head* v) {
     if (!fits(b)) return false;
     const size_t from = b * step * s.heads * size + h * s.group * size;
     rows->query = query + from, rows->out = out + from;
@@ -246,7 +253,9 @@ void cached_attention(const AttentionShape& s, size_t batch, size_t step, size_t
     *k = {at(keys, b, h, 0), size, half};
     *v = {at(values, b, h, 0), size, half};
     return true;
-  });
+  };
+  if (rounded && fit_pairs(size)) return attend<true>(s, batch, step, parallel, head_of);
+  attend(s, batch, step, parallel, head_of);
 }
 
 void tower_attention(const AttentionShape& s, size_t batch, size_t step, size_t total,
@@ -262,8 +271,7 @@ void tower_attention(const AttentionShape& s, size_t batch, size_t step, size_t 
     *v = {value + kv_from, kv_heads * size, false};
     return true;
   };
-  static const bool pairs = __builtin_cpu_supports("avx512bf16");
-  if (rounded && pairs && size % 2 == 0) return attend<true>(s, batch, step, parallel, head_of);
+  if (rounded && fit_pairs(size)) return attend<true>(s, batch, step, parallel, head_of);
   attend(s, batch, step, parallel, head_of);
 }
 

@@ -48,7 +48,7 @@ struct Heads {
 // row without a question, whose answer is zeros). outputs: [B, S, H * D], and the caches extended:
 // in place where the same memory is bound to input and output, as it should be. Rotary: query and
 // key are rotated first, by cos and sin [B, S, R / 2], two more inputs, R <= D; value may have any
-// shape of as many numbers.
+// shape of as many numbers. rounded: see cached_attention.
 template <ElementType Element, bool Rotary>
 struct CachedAttention {
   static constexpr const char* names[] = {"CachedAttention", "CachedAttentionHalf",
@@ -74,7 +74,8 @@ struct CachedAttention {
         heads(info),
         scale(float_attribute(info, "scale")),
         softcap(float_attribute(info, "softcap")),
-        window(attribute(info, "window")) {
+        window(attribute(info, "window")),
+        rounded(attribute(info, "rounded")) {
     if (window < 0) throw std::invalid_argument("window is a number of keys, or 0");
   }
 
@@ -114,7 +115,7 @@ struct CachedAttention {
       vlmc::cached_attention(shape, static_cast<size_t>(batch), static_cast<size_t>(step),
                              static_cast<size_t>(capacity), query.as<float>(), key.as<float>(),
                              value.as<float>(), by, lengths.as<int32_t>(), present_keys,
-                             present_values, Element == kFloat16, out, parallel);
+                             present_values, Element == kFloat16, rounded, out, parallel);
     });
   }
 
@@ -132,6 +133,7 @@ struct CachedAttention {
   Heads heads;
   float scale, softcap;
   int64_t window;
+  bool rounded;
 };
 
 // inputs: query [B, S, H * D], key and value [B, T, KV * D], bias [1 or B, 1 or H, 1 or S, T] added
@@ -189,14 +191,14 @@ struct TowerAttention {
 
 }  // namespace
 
-const CustomOp* const* attention_ops(size_t* count) {
-  static const CustomOp cached = declared<CachedAttention<kFloat, false>>();
-  static const CustomOp cached_half = declared<CachedAttention<kFloat16, false>>();
-  static const CustomOp rotary = declared<CachedAttention<kFloat, true>>();
-  static const CustomOp rotary_half = declared<CachedAttention<kFloat16, true>>();
-  static const CustomOp tower = declared<TowerAttention<false>>();
-  static const CustomOp tower_rounded = declared<TowerAttention<true>>();
-  static const CustomOp* const all[] = {&cached, &cached_half, &rotary,
+const Operator* const* attention_ops(size_t* count) {
+  static const Operator cached = declared<CachedAttention<kFloat, false>>();
+  static const Operator cached_half = declared<CachedAttention<kFloat16, false>>();
+  static const Operator rotary = declared<CachedAttention<kFloat, true>>();
+  static const Operator rotary_half = declared<CachedAttention<kFloat16, true>>();
+  static const Operator tower = declared<TowerAttention<false>>();
+  static const Operator tower_rounded = declared<TowerAttention<true>>();
+  static const Operator* const all[] = {&cached, &cached_half, &rotary,
                                       &rotary_half, &tower, &tower_rounded};
   *count = std::size(all);
   return all;

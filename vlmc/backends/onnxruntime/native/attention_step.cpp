@@ -45,7 +45,7 @@ AVX512 void widen(const void* from, size_t count, float* to) {
 }
 
 AVX512_INLINE void ask(const char* from, size_t bytes) {
-  for (size_t i = 0; i < bytes; i += 64) _mm_prefetch(from + i, _MM_HINT_T0);
+  for (size_t i = 0; i < bytes; i += 64) _mm_prefetch(from + i, _MM_HINT_NTA);
 }
 
 // scores[R][width] of kKeys keys.
@@ -204,8 +204,9 @@ void step_attention(const AttentionShape& s, size_t batch, size_t capacity, cons
   size_t longest = 0;
   for (size_t b = 0; b < batch; ++b) longest = std::max<size_t>(longest, std::max(lengths[b], 0));
   if (s.window) longest = std::min(longest, s.window);
-  const size_t wanted = team_size(parallel) > 1 ? (4 * team_size(parallel) + heads - 1) / heads : 1;
-  const size_t parts = std::max<size_t>(1, std::min(wanted, longest / kLeastKeys));
+  const size_t threads = team_size(parallel), most = std::max<size_t>(1, longest / kLeastKeys);
+  size_t parts = threads > 1 ? std::min(most, (4 * threads + heads - 1) / heads) : 1;
+  while (heads * parts % threads && parts < most) ++parts;  // as many for each thread
   float* results = result_room.at_least(heads * parts * of_part);
   all.resize(heads * parts);
   for (size_t i = 0; i < all.size(); ++i) all[i] = {results + i * of_part, room};

@@ -7,9 +7,10 @@
 namespace vlmc {
 
 // Raised with every change of an operator's meaning; vlmc/backends/onnxruntime/native/__init__.py
-// refuses a library that was built from other sources. Such an operator gets another name too: programs
-// that were made for the old one are then not given to it, and their bundle's portable ones run.
-constexpr int kInterface = 7;
+// refuses a library that was built from other sources. Such an operator gets another name too, or
+// an attribute it can't do without: programs that were made for the old one are then not given to
+// it, and their bundle's portable ones run.
+constexpr int kInterface = 9;
 
 // Runs task(data, 0) .. task(data, tasks - 1), each once, in any order, and waits for all of them.
 // A task must not throw. threads: how many may run at a time, to choose the number of tasks by.
@@ -41,11 +42,24 @@ struct Product {
 // then it is that times the second one's number, which has no y of its own.
 enum class Gate { none = 0, silu = 1, gelu_tanh = 2, gelu_quick = 3, gelu = 4 };
 
+// total[m, k] = x + skip, and the norm of each of its rows: the row, less its mean where centered,
+// over sqrt(the mean of that's squares + epsilon), times gamma[k], and beta[k] added, where not null.
+struct Norm {
+  const float *x, *skip, *gamma, *beta;
+  float epsilon;
+  bool centered;
+  float* total;
+};
+
 // Products with w of int8 in panels of 64 channels, [ceil(n / 64)][ceil(k / 4)][64][4]: channel
 // 64 p + c has number 4 g + i of its k at [p][g][c][i], and what no channel has is 0. A row of x is
 // quantized to int8 with one scale, (largest magnitude + 1e-12) / 127; channel j of w has the scale
 // scales[j]. k and n are positive. Throws std::bad_alloc.
 void linear_panels(const float* x, size_t m, size_t k, const Product* products, size_t count,
+                   Gate gate, const Parallel& parallel);
+
+// The same of norms, which lie nowhere but in their codes.
+void linear_panels(const Norm& norm, size_t m, size_t k, const Product* products, size_t count,
                    Gate gate, const Parallel& parallel);
 
 // Products with w of blocks in panels of 16 channels: blocks = ceil(k / block) of a channel, block 16,
@@ -69,9 +83,8 @@ void block_rows(const Product& table, size_t k, int bits, size_t block, const in
 void linear_float(const float* x, size_t m, size_t k, const Product* products, size_t count,
                   bool half, Gate gate, const Parallel& parallel);
 
-// total[m, k] = x + skip, and normed = total / sqrt(mean of a row's squares + epsilon) * gamma[k].
-void add_norm(const float* x, const float* skip, const float* gamma, float epsilon, size_t m,
-              size_t k, float* total, float* normed, const Parallel& parallel);
+// total and normed[m, k].
+void add_norm(const Norm& norm, size_t m, size_t k, float* normed, const Parallel& parallel);
 
 struct AttentionShape {
   size_t heads, group, head_size;  // query heads, query heads of a key head, numbers of a head
@@ -97,11 +110,12 @@ void rotate(const float* x, size_t tokens, size_t heads, size_t size, const Turn
 // capacity, head_size] (float16 where half), which key and value [batch, step, key heads,
 // head_size] are written to first. Heads of query and key are turned before. lengths[batch]: of
 // each row's cache after this step; a row whose length is less than step, or more than capacity, is
-// left alone and its answer is zeros. Throws std::bad_alloc.
+// left alone and its answer is zeros. Where rounded, step is more than 1 and the CPU has
+// AVX512_BF16, factors are rounded to bfloat16. Throws std::bad_alloc.
 void cached_attention(const AttentionShape& shape, size_t batch, size_t step, size_t capacity,
                       const float* query, const float* key, const float* value, const Turn& by,
-                      const int32_t* lengths, void* keys, void* values, bool half, float* out,
-                      const Parallel& parallel);
+                      const int32_t* lengths, void* keys, void* values, bool half, bool rounded,
+                      float* out, const Parallel& parallel);
 
 // The same where every query sees all keys of its row; key and value [batch, total, key heads,
 // head_size]. bias, or null, is added to the scores: row b's, head h's, lies at

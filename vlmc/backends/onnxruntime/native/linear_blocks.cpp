@@ -78,7 +78,7 @@ void linear_blocks(const float* x, size_t m, size_t k, int bits, size_t block,
     return;
   }
   const size_t groups = (k + 3) / 4;
-  by_panels<true>(
+  by_panels<true, false>(
       quantize_tokens(x, m, k, parallel), m, groups, products, count, gate, parallel,
       [&](const Product& of, size_t first, size_t channels, uint8_t* room, float* scales) -> Panel {
         const BlockPanels w(of, k, bits, block);

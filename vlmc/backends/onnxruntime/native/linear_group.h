@@ -35,23 +35,26 @@ constexpr bool gated(With with) { return with == With::gate || with == With::nor
 constexpr bool normed(With with) { return with == With::norm || with == With::norm_and_gate; }
 
 struct Sums {
-  float *total, *x;
+  float *total, *x;  // x: or null
 };
 
 // The products a node has of one x, and what it makes of them. Where normed, x is the norm of a sum,
-// and three inputs come in its place: both terms and the norm's weights. The sum and x are then two
-// more outputs, behind the products: who reads none of x has it kept no longer than the node runs.
-template <size_t Count, With Extra>
+// and four inputs come in its place: both terms and the norm's weights, of which the added ones are
+// optional. The sum is then one more output, behind the products; behind it, where Laid, x is
+// another: who reads none of it has it kept no longer than the node runs.
+template <size_t Count, With Extra, bool Laid = true>
 struct Group {
   static constexpr bool Gated = gated(Extra), Normed = normed(Extra);
   static_assert(!Gated || Count <= 2);
-  static constexpr size_t first = Normed ? 3 : 1;  // input of the products
-  static constexpr size_t products = Gated ? 1 : Count, outputs = products + 2 * Normed;
+  static constexpr size_t first = Normed ? 4 : 1;  // input of the products
+  static constexpr size_t products = Gated ? 1 : Count;
+  static constexpr size_t outputs = products + Normed * (1 + Laid);
   vlmc::Gate gate = vlmc::Gate::none;
   float epsilon = 0;
+  bool centered = false;
 
   explicit Group(const KernelInfo* info) {
-    if (Normed) epsilon = float_attribute(info, "epsilon");
+    if (Normed) epsilon = float_attribute(info, "epsilon"), centered = attribute(info, "centered");
     if (!Gated) return;
     const int64_t kind = attribute(info, "gate");
     if (kind < 1 || kind > 4) {
@@ -70,23 +73,38 @@ struct Group {
       made[i].y = i < products ? rows.y(context, i, n) : nullptr;
     }
     if (!Normed) return {};
-    return {rows.y(context, products, k), rows.y(context, products + 1, k)};
+    return {rows.y(context, products, k), Laid ? rows.y(context, products + 1, k) : nullptr};
+  }
+
+  vlmc::Norm norm(KernelContext* context, const Rows& rows, int64_t k, const Sums& sums) const {
+    const Tensor skip = input(context, 1), gamma = input(context, 2), beta = input(context, 3);
+    expect("skip", skip, rows.x.shape);
+    expect("gamma", gamma, {k});
+    if (beta.data) expect("beta", beta, {k});
+    return {rows.x.as<float>(), skip.as<float>(), gamma.as<float>(), beta.as<float>(),
+            epsilon,            centered,         sums.total};
   }
 
   // What is multiplied, [rows, k].
   const float* multiplied(KernelContext* context, const Rows& rows, int64_t k, const Sums& sums,
                           const vlmc::Parallel& parallel) const {
     if (!Normed) return rows.x.as<float>();
-    const Tensor skip = input(context, 1), gamma = input(context, 2);
-    expect("skip", skip, rows.x.shape);
-    expect("gamma", gamma, {k});
-    vlmc::add_norm(rows.x.as<float>(), skip.as<float>(), gamma.as<float>(), epsilon, rows.count,
-                   static_cast<size_t>(k), sums.total, sums.x, parallel);
+    vlmc::add_norm(norm(context, rows, k, sums), rows.count, static_cast<size_t>(k), sums.x,
+                   parallel);
     return sums.x;
   }
 
   static void infer_sums(const ShapeContext* context) {
-    if (Normed) infer_like(context, 0, products), infer_like(context, 0, products + 1);
+    for (size_t i = products; i < outputs; ++i) infer_like(context, 0, i);
+  }
+
+  // Inputs of floats, but for those of the products.
+  template <size_t Size>
+  static constexpr std::array<Input, Size> float_inputs() {
+    std::array<Input, Size> made{};
+    for (auto& one : made) one = {kFloat};
+    if (Normed) made[3] = {kFloat, kOptional};
+    return made;
   }
 
   static constexpr auto all_floats() {

@@ -28,8 +28,8 @@ void infer_product(const ShapeContext* context, size_t of, size_t at = 0) {
 // inputs: x, then w int8 [ceil(N / 64), ceil(K / 4), 64, 4], w_scales [N] and, or not, bias [N] of
 // each product.
 template <size_t Count, With Extra>
-struct LinearPanels : Group<Count, Extra> {
-  using Group = ort::Group<Count, Extra>;
+struct LinearPanels : Group<Count, Extra, false> {
+  using Group = ort::Group<Count, Extra, false>;
   static constexpr size_t first = Group::first;
   static constexpr const char* names[] = {
       "LinearPanels",          "LinearPanelsx2",       "LinearPanelsx3",  "NormedLinearPanels",
@@ -37,8 +37,7 @@ struct LinearPanels : Group<Count, Extra> {
       "NormedActivatedPanels", "NormedGatedPanels"};
   static constexpr const char* name = names[6 * gated(Extra) + 3 * normed(Extra) + Count - 1];
   static constexpr auto inputs = [] {
-    std::array<Input, first + 3 * Count> made{};
-    for (auto& one : made) one = {kFloat};
+    auto made = Group::template float_inputs<first + 3 * Count>();
     for (size_t i = 0; i < Count; ++i)
       made[first + 3 * i] = {kInt8}, made[first + 3 * i + 2] = {kFloat, kOptional};
     return made;
@@ -72,8 +71,14 @@ struct LinearPanels : Group<Count, Extra> {
     const Sums sums = this->bind(context, rows, k, products);
     if (!rows.count) return;
     Borrowed{context}.run(threads, [&](const vlmc::Parallel& parallel) {
-      vlmc::linear_panels(this->multiplied(context, rows, k, sums, parallel), rows.count,
-                          static_cast<size_t>(k), products, Count, this->gate, parallel);
+      const auto multiply = [&](const auto& x) {
+        vlmc::linear_panels(x, rows.count, static_cast<size_t>(k), products, Count, this->gate,
+                            parallel);
+      };
+      if constexpr (Group::Normed)
+        multiply(this->norm(context, rows, k, sums));
+      else
+        multiply(rows.x.template as<float>());
     });
   }
 
@@ -98,8 +103,7 @@ struct LinearBlockPanels : Group<Count, Extra> {
       "NormedGatedBlockPanels"};
   static constexpr const char* name = names[6 * gated(Extra) + 3 * normed(Extra) + Count - 1];
   static constexpr auto inputs = [] {
-    std::array<Input, first + 4 * Count> made{};
-    for (auto& one : made) one = {kFloat};
+    auto made = Group::template float_inputs<first + 4 * Count>();
     for (size_t i = 0; i < Count; ++i) {
       made[first + 4 * i] = {kUint8}, made[first + 4 * i + 1] = {kFloat16};
       made[first + 4 * i + 2] = {kUint8, kOptional}, made[first + 4 * i + 3] = {kFloat, kOptional};
@@ -157,8 +161,7 @@ struct LinearFloat : Group<Count, Extra> {
   static constexpr const char* name =
       names[Element == kFloat16][6 * gated(Extra) + 3 * normed(Extra) + Count - 1];
   static constexpr auto inputs = [] {
-    std::array<Input, first + 2 * Count> made{};
-    for (auto& one : made) one = {kFloat};
+    auto made = Group::template float_inputs<first + 2 * Count>();
     for (size_t i = 0; i < Count; ++i)
       made[first + 2 * i] = {Element}, made[first + 2 * i + 1] = {kFloat, kOptional};
     return made;
@@ -202,8 +205,8 @@ struct LinearFloat : Group<Count, Extra> {
 
 }  // namespace
 
-const CustomOp* const* linear_ops(size_t* count) {
-  static const CustomOp made[] = {
+const Operator* const* linear_ops(size_t* count) {
+  static const Operator made[] = {
       declared<LinearPanels<1, With::nothing>>(),
       declared<LinearPanels<2, With::nothing>>(),
       declared<LinearPanels<3, With::nothing>>(),
@@ -246,7 +249,7 @@ const CustomOp* const* linear_ops(size_t* count) {
       declared<LinearFloat<kFloat16, 2, With::norm_and_gate>>(),
   };
   static const auto all = [] {
-    std::array<const CustomOp*, std::size(made)> found{};
+    std::array<const Operator*, std::size(made)> found{};
     for (size_t i = 0; i < found.size(); ++i) found[i] = &made[i];
     return found;
   }();

@@ -1,4 +1,5 @@
 // Products with int8 weights that have one scale a channel and lie in panels, as they are multiplied.
+#include "norm.h"
 #include "panels.h"
 
 namespace vlmc {
@@ -14,19 +15,45 @@ AVX512 void shift(const uint8_t* from, size_t bytes, uint8_t* to) {
     _mm512_store_si512(to + i, _mm512_xor_si512(_mm512_loadu_si512(from + i), by));
 }
 
+void multiply(const Tokens& t, size_t m, size_t k, const Product* products, size_t count, Gate gate,
+              const Parallel& parallel) {
+  const size_t groups = (k + 3) / 4, bytes = groups * 4 * kPanel;
+  const auto panel = [&](const Product& of, size_t first) {
+    return static_cast<const uint8_t*>(of.w) + first / kPanel * bytes;
+  };
+  if (m <= kNear)
+    return by_panels<false, true>(t, m, groups, products, count, gate, parallel,
+                                  [&](const Product& of, size_t first, size_t, uint8_t*,
+                                      float*) -> Panel { return {panel(of, first), true}; });
+  by_panels<false, false>(
+      t, m, groups, products, count, gate, parallel,
+      [&](const Product& of, size_t first, size_t, uint8_t* room, float*) -> Panel {
+        const uint8_t* w = panel(of, first);
+        shift(w, bytes, room);
+        if (first + kPanel >= of.n) return {room, false};
+        // All of it by the last tile of 6 tokens.
+        return {room, false, w + bytes, (kPanel * 4 * 6 + m - 1) / m};
+      });
+}
+
 }  // namespace
 
 void linear_panels(const float* x, size_t m, size_t k, const Product* products, size_t count,
                    Gate gate, const Parallel& parallel) {
   if (m == 0) return;
-  const size_t groups = (k + 3) / 4, bytes = groups * 4 * kPanel;
-  by_panels<false>(quantize_tokens(x, m, k, parallel), m, groups, products, count, gate, parallel,
-                   [&](const Product& of, size_t first, size_t, uint8_t* room, float*) -> Panel {
-                     const uint8_t* w = static_cast<const uint8_t*>(of.w) + first / kPanel * bytes;
-                     if (m <= kNear) return {w, true};
-                     shift(w, bytes, room);
-                     return {room, false};
-                   });
+  multiply(quantize_tokens(x, m, k, parallel), m, k, products, count, gate, parallel);
+}
+
+void linear_panels(const Norm& norm, size_t m, size_t k, const Product* products, size_t count,
+                   Gate gate, const Parallel& parallel) {
+  if (m == 0) return;
+  const auto row = [&](size_t i) {
+    static thread_local Scratch<float> kept;
+    float* normed = kept.at_least(k);
+    norm_row(norm, i, k, normed);
+    return normed;
+  };
+  multiply(quantize_rows(m, k, parallel, row), m, k, products, count, gate, parallel);
 }
 
 }  // namespace vlmc

@@ -15,8 +15,9 @@ struct Input {
 
 // Memory of an output of that shape: the caller's own where it bound some.
 inline void* output(KernelContext* context, size_t index, const Shape& shape) {
+  if (context->step) return output(*context->step, index, shape);
   Value* value = nullptr;
-  check(api->KernelContext_GetOutput(context, index, shape.data(), shape.size(), &value));
+  check(api->KernelContext_GetOutput(context->node, index, shape.data(), shape.size(), &value));
   void* data = nullptr;
   check(api->GetTensorMutableData(value, &data));
   return data;
@@ -29,6 +30,8 @@ inline void infer_like(const ShapeContext* context, size_t of, size_t index) {
   if (Sizes(shape).known()) check(api->ShapeInferContext_SetOutputTypeShape(context, index, shape));
 }
 
+const vlmc::Parallel& threads_of(const Step& step);
+
 // The threads of a node's session, lent to a kernel for one call.
 struct Borrowed {
   KernelContext* context;
@@ -36,6 +39,7 @@ struct Borrowed {
 
   template <class Compute>
   void run(size_t threads, Compute compute) {
+    if (context->step) return compute(threads_of(*context->step));
     compute(vlmc::Parallel{&each, this, threads});
     check(failed);
   }
@@ -45,13 +49,23 @@ struct Borrowed {
     if (borrowed.failed) return;
     if (tasks == 1) return task(data, 0);
     // No limit on batches: a thread takes the next task as soon as it is done with one.
-    borrowed.failed = api->KernelContext_ParallelFor(borrowed.context, task, tasks, 0, data);
+    borrowed.failed = api->KernelContext_ParallelFor(borrowed.context->node, task, tasks, 0, data);
   }
 };
 
+// An operator, as onnxruntime is told of it and as a step of a Chain.
+struct Operator : CustomOp {
+  void* (*make)(const KernelInfo* info);
+  void (*compute)(const void* kernel, KernelContext* context);
+};
+
 template <class Op>
-CustomOp declared() {
-  CustomOp op{};
+Operator declared() {
+  Operator op{};
+  op.make = [](const KernelInfo* info) -> void* { return new Op(info); };
+  op.compute = [](const void* kernel, KernelContext* context) {
+    static_cast<const Op*>(kernel)->compute(context);
+  };
   op.version = kCustomOpVersion;
   op.GetName = [](const CustomOp*) { return Op::name; };
   op.GetExecutionProviderType = [](const CustomOp*) -> const char* { return nullptr; };
@@ -66,10 +80,17 @@ CustomOp declared() {
   op.GetInputMemoryType = [](const CustomOp*, size_t) { return kDefaultMemory; };
   op.GetStartVersion = [](const CustomOp*) { return 1; };
   op.GetEndVersion = [](const CustomOp*) { return 1; };
-  op.CreateKernelV2 = [](const CustomOp*, const Api*, const KernelInfo* info,
-                         void** kernel) { return guarded([&] { *kernel = new Op(info); }); };
-  op.KernelComputeV2 = [](void* kernel, KernelContext* context) {
-    return guarded([&] { static_cast<const Op*>(kernel)->compute(context); });
+  op.CreateKernelV2 = [](const CustomOp*, const Api*, const EngineInfo* node, void** kernel) {
+    return guarded([&] {
+      const KernelInfo info{node, ""};
+      *kernel = new Op(&info);
+    });
+  };
+  op.KernelComputeV2 = [](void* kernel, EngineContext* node) {
+    return guarded([&] {
+      KernelContext context{node};
+      static_cast<const Op*>(kernel)->compute(&context);
+    });
   };
   op.KernelDestroy = [](void* kernel) { delete static_cast<Op*>(kernel); };
   op.InferOutputShapeFn = [](const CustomOp*, ShapeContext* context) {
@@ -79,8 +100,9 @@ CustomOp declared() {
 }
 
 // One function for each file of operators; they live as long as the process.
-const CustomOp* const* linear_ops(size_t* count);
-const CustomOp* const* attention_ops(size_t* count);
-const CustomOp* const* table_ops(size_t* count);
+const Operator* const* linear_ops(size_t* count);
+const Operator* const* attention_ops(size_t* count);
+const Operator* const* table_ops(size_t* count);
+const CustomOp* chain_op();
 
 }  // namespace ort

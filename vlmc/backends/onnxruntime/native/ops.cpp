@@ -20,9 +20,10 @@ CustomOpDomain* domain() {
     check(api->CreateCustomOpDomain("vlmc.kernels", &domain));
     for (const auto ops : {linear_ops, attention_ops, table_ops}) {
       size_t count = 0;
-      const CustomOp* const* all = ops(&count);
+      const Operator* const* all = ops(&count);
       for (size_t i = 0; i < count; ++i) check(api->CustomOpDomain_Add(domain, all[i]));
     }
+    check(api->CustomOpDomain_Add(domain, chain_op()));
     return domain;
   }();
   return made;

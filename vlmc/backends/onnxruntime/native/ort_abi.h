@@ -25,12 +25,12 @@ enum ElementType : int {
   kInt64 = 7,
   kFloat16 = 10
 };
-enum Characteristic : int { kRequired = 0, kOptional = 1 };
+enum Characteristic : int { kRequired = 0, kOptional = 1, kVariadic = 2 };
 enum MemoryType : int { kDefaultMemory = 0 };
 
 struct CustomOpDomain;
-struct KernelContext;
-struct KernelInfo;
+struct EngineContext;  // what op.h's KernelContext and KernelInfo stand on
+struct EngineInfo;
 struct KeyValuePairs;
 struct SessionOptions;
 struct ShapeContext;
@@ -60,18 +60,19 @@ struct Api {
   Slot from_64[1];
   Status* (*GetTensorTypeAndShape)(const Value* value, TypeShape** out);
   Slot from_66[19];
-  Status* (*KernelInfoGetAttribute_float)(const KernelInfo* info, const char* name, float* out);
-  Status* (*KernelInfoGetAttribute_int64)(const KernelInfo* info, const char* name, int64_t* out);
-  Slot from_87[1];
-  Status* (*KernelContext_GetInputCount)(const KernelContext* context, size_t* out);
+  Status* (*KernelInfoGetAttribute_float)(const EngineInfo* info, const char* name, float* out);
+  Status* (*KernelInfoGetAttribute_int64)(const EngineInfo* info, const char* name, int64_t* out);
+  Status* (*KernelInfoGetAttribute_string)(const EngineInfo* info, const char* name, char* out,
+                                           size_t* size);
+  Status* (*KernelContext_GetInputCount)(const EngineContext* context, size_t* out);
   Slot from_89[1];
-  Status* (*KernelContext_GetInput)(const KernelContext* context, size_t index, const Value** out);
-  Status* (*KernelContext_GetOutput)(KernelContext* context, size_t index, const int64_t* sizes,
+  Status* (*KernelContext_GetInput)(const EngineContext* context, size_t index, const Value** out);
+  Status* (*KernelContext_GetOutput)(EngineContext* context, size_t index, const int64_t* sizes,
                                      size_t count, Value** out);
   Slot from_92[7];
   void (*ReleaseTensorTypeAndShapeInfo)(TypeShape* info);
   Slot from_100[149];
-  Status* (*KernelInfoGetConstantInput_tensor)(const KernelInfo* info, size_t index,
+  Status* (*KernelInfoGetConstantInput_tensor)(const EngineInfo* info, size_t index,
                                                int* is_constant, const Value** out);
   Slot from_250[18];
   Status* (*ShapeInferContext_GetInputTypeShape)(const ShapeContext* context, size_t index,
@@ -81,7 +82,7 @@ struct Api {
                                                   const TypeShape* info);
   Status* (*SetSymbolicDimensions)(TypeShape* info, const char** names, size_t count);
   Slot from_272[2];
-  Status* (*KernelContext_ParallelFor)(const KernelContext* context,
+  Status* (*KernelContext_ParallelFor)(const EngineContext* context,
                                        void (*task)(void* data, size_t index), size_t tasks,
                                        size_t batches, void* data);
   Slot from_275[22];
@@ -89,7 +90,7 @@ struct Api {
   Slot from_298[2];
   void (*ReleaseKeyValuePairs)(KeyValuePairs* pairs);
   Slot from_301[90];
-  Status* (*KernelInfo_GetConfigEntries)(const KernelInfo* info, KeyValuePairs** out);
+  Status* (*KernelInfo_GetConfigEntries)(const EngineInfo* info, KeyValuePairs** out);
   Slot from_392[22];
   Status* (*GetTensorElementTypeAndShapeDataReference)(const Value* value, ElementType* type,
                                                        const int64_t** sizes, size_t* count);
@@ -111,6 +112,7 @@ VLMC_SLOT(GetSymbolicDimensions, 63);
 VLMC_SLOT(GetTensorTypeAndShape, 65);
 VLMC_SLOT(KernelInfoGetAttribute_float, 85);
 VLMC_SLOT(KernelInfoGetAttribute_int64, 86);
+VLMC_SLOT(KernelInfoGetAttribute_string, 87);
 VLMC_SLOT(KernelContext_GetInputCount, 88);
 VLMC_SLOT(KernelContext_GetInput, 90);
 VLMC_SLOT(KernelContext_GetOutput, 91);
@@ -134,14 +136,14 @@ struct ApiBase {
 // One operator: its schema and its kernel, as callbacks.
 struct CustomOp {
   uint32_t version;
-  void* (*CreateKernel)(const CustomOp*, const Api*, const KernelInfo*);
+  void* (*CreateKernel)(const CustomOp*, const Api*, const EngineInfo*);
   const char* (*GetName)(const CustomOp*);
   const char* (*GetExecutionProviderType)(const CustomOp*);
   ElementType (*GetInputType)(const CustomOp*, size_t index);
   size_t (*GetInputTypeCount)(const CustomOp*);
   ElementType (*GetOutputType)(const CustomOp*, size_t index);
   size_t (*GetOutputTypeCount)(const CustomOp*);
-  void (*KernelCompute)(void* kernel, KernelContext*);
+  void (*KernelCompute)(void* kernel, EngineContext*);
   void (*KernelDestroy)(void* kernel);
   Characteristic (*GetInputCharacteristic)(const CustomOp*, size_t index);
   Characteristic (*GetOutputCharacteristic)(const CustomOp*, size_t index);
@@ -150,8 +152,8 @@ struct CustomOp {
   int (*GetVariadicInputHomogeneity)(const CustomOp*);
   int (*GetVariadicOutputMinArity)(const CustomOp*);
   int (*GetVariadicOutputHomogeneity)(const CustomOp*);
-  Status* (*CreateKernelV2)(const CustomOp*, const Api*, const KernelInfo*, void** kernel);
-  Status* (*KernelComputeV2)(void* kernel, KernelContext*);
+  Status* (*CreateKernelV2)(const CustomOp*, const Api*, const EngineInfo*, void** kernel);
+  Status* (*KernelComputeV2)(void* kernel, EngineContext*);
   Status* (*InferOutputShapeFn)(const CustomOp*, ShapeContext*);
   int (*GetStartVersion)(const CustomOp*);
   int (*GetEndVersion)(const CustomOp*);

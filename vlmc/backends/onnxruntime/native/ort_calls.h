@@ -128,11 +128,36 @@ inline Tensor tensor_of(const Value* value) {
   return tensor;
 }
 
+// What a kernel is made of: a node, or one step of a Chain, which has inputs of its node's.
+struct KernelInfo {
+  const EngineInfo* node;
+  std::string prefix;           // of its attributes' names
+  const int* inputs = nullptr;  // of the step, as numbers of the node's; -1 for others and none
+
+  int count = 0;                // of the step's inputs
+
+  // Where an input is among the node's, -1 where it is none of them.
+  int input(size_t index) const {
+    if (!inputs) return static_cast<int>(index);
+    return static_cast<int>(index) < count ? inputs[index] : -1;
+  }
+};
+
+// The tensors of a call: a node's, or those of one step of a Chain.
+struct Step;
+struct KernelContext {
+  EngineContext* node;
+  Step* step = nullptr;
+};
+Tensor input(const Step& step, size_t index);
+void* output(Step& step, size_t index, const Shape& shape);
+
 inline Tensor input(const KernelContext* context, size_t index) {
+  if (context->step) return input(*context->step, index);
   size_t count = 0;
-  check(api->KernelContext_GetInputCount(context, &count));
+  check(api->KernelContext_GetInputCount(context->node, &count));
   const Value* value = nullptr;
-  if (index < count) check(api->KernelContext_GetInput(context, index, &value));
+  if (index < count) check(api->KernelContext_GetInput(context->node, index, &value));
   return value ? tensor_of(value) : Tensor{};
 }
 
@@ -142,9 +167,11 @@ class Inputs {
  public:
   explicit Inputs(const KernelInfo* info) {
     for (size_t i = 0; i < Count; ++i) {
+      const int at = info->input(i);
+      if (at < 0) continue;
       int constant = 0;
       const Value* value = nullptr;
-      check(api->KernelInfoGetConstantInput_tensor(info, i, &constant, &value));
+      check(api->KernelInfoGetConstantInput_tensor(info->node, at, &constant, &value));
       if (constant) constants_[i] = tensor_of(value);
     }
   }
@@ -166,20 +193,20 @@ inline void expect(const char* name, const Tensor& tensor, const Shape& shape) {
 
 inline int64_t attribute(const KernelInfo* info, const char* name) {
   int64_t value = 0;
-  check(api->KernelInfoGetAttribute_int64(info, name, &value));
+  check(api->KernelInfoGetAttribute_int64(info->node, (info->prefix + name).c_str(), &value));
   return value;
 }
 
 inline float float_attribute(const KernelInfo* info, const char* name) {
   float value = 0;
-  check(api->KernelInfoGetAttribute_float(info, name, &value));
+  check(api->KernelInfoGetAttribute_float(info->node, (info->prefix + name).c_str(), &value));
   return value;
 }
 
 // The session's number of threads is told by its entry vlmc.threads: no function gives it.
 inline size_t threads(const KernelInfo* info) {
   KeyValuePairs* pairs = nullptr;
-  check(api->KernelInfo_GetConfigEntries(info, &pairs));
+  check(api->KernelInfo_GetConfigEntries(info->node, &pairs));
   const char* value = api->GetKeyValue(pairs, "vlmc.threads");
   size_t count = value ? std::strtoul(value, nullptr, 10) : 0;
   api->ReleaseKeyValuePairs(pairs);

@@ -16,17 +16,16 @@ constexpr float kLog2E = 1.44269504088896341f;
 // to 3e-6 of itself.
 template <bool Rounded>
 AVX512_INLINE __m512 power(__m512 x) {
-  x = _mm512_max_ps(_mm512_set1_ps(-200.0f), x);  // the second of the two where one is no number
-  const __m512 n = _mm512_roundscale_ps(x, 0), r = _mm512_sub_ps(x, n);
-  // Of least relative error between -1/2 and 1/2, 1 at 0.
-  __m512 p = _mm512_set1_ps(Rounded ? 9.58285294e-3f : 1.53533620e-4f);
-  if (!Rounded) p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.33988750e-3f));
-  if (!Rounded) p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(9.61843692e-3f));
-  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(Rounded ? 5.59064262e-2f : 5.55033237e-2f));
-  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(Rounded ? 2.40240991e-1f : 2.40226477e-1f));
-  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(Rounded ? 6.93124175e-1f : 6.93147182e-1f));
+  const __m512 r = fraction(x);
+  // Of least relative error between 0 and 1, 1 at 0.
+  __m512 p = _mm512_set1_ps(Rounded ? 1.34266857e-2f : 2.16129163e-4f);
+  if (!Rounded) p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.24678458e-3f));
+  if (!Rounded) p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(9.67545155e-3f));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(Rounded ? 5.22424728e-2f : 5.54852821e-2f));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(Rounded ? 2.41280213e-1f : 2.40229309e-1f));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(Rounded ? 6.93044841e-1f : 6.93147063e-1f));
   p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
-  return _mm512_scalef_ps(p, n);
+  return _mm512_scalef_ps(p, x);  // by 2 to the power of what is whole in x
 }
 
 // The keys that a query row sees.

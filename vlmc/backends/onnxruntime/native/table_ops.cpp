@@ -50,9 +50,9 @@ struct BlockRows {
 
 }  // namespace
 
-const CustomOp* const* table_ops(size_t* count) {
-  static const CustomOp rows = declared<BlockRows>();
-  static const CustomOp* const all[] = {&rows};
+const Operator* const* table_ops(size_t* count) {
+  static const Operator rows = declared<BlockRows>();
+  static const Operator* const all[] = {&rows};
   *count = std::size(all);
   return all;
 }

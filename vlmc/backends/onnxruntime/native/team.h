@@ -42,9 +42,10 @@ class Member {
       : number(number), threads_(threads), next_(stages), failed_(failed) {}
 
   // body(first, last) for parts of 0 .. count, count < 2^31, each number once, by whichever thread
-  // is free. Parts have at least `least` numbers where there are as many.
+  // is free. Parts have at least `least` numbers where there are as many, and end at multiples of
+  // `unit` but for those that another thread's begins behind.
   template <typename F>
-  void share(size_t count, size_t least, F&& body) {
+  void share(size_t count, size_t least, F&& body, size_t unit = 1) {
     stage_ = next_++, count_ = count;
     do {
       std::atomic<uint64_t>& own = stage_->ranges[number].of;
@@ -52,7 +53,8 @@ class Member {
       for (;;) {
         const size_t first = begin(seen, number), left = end(seen, number) - first;
         if (left == 0) break;
-        const size_t size = std::min(left, std::max(least, left / 4));
+        const size_t wanted = first + std::max(least, left / 4);
+        const size_t size = std::min(left, (wanted + unit - 1) / unit * unit - first);
         if (!own.compare_exchange_weak(seen, word(first + size, first + left))) continue;
         body(first, first + size);
         stage_->done.fetch_add(size, std::memory_order_release);

@@ -50,21 +50,34 @@ struct Tokens {
   size_t room;
 };
 
-AVX512 inline Tokens quantize_tokens(const float* x, size_t m, size_t k, const Parallel& parallel) {
+// Room for m rows of k codes, kept by the thread.
+inline Tokens token_room(size_t m, size_t k) {
   static thread_local Scratch<int8_t> codes;
   static thread_local Scratch<float> scales;
   static thread_local Scratch<int32_t> sums;
   Tokens t{nullptr, scales.at_least(m), sums.at_least(m), padded(k, 64)};
   t.codes = codes.at_least(m * t.room);
+  return t;
+}
+
+// row(i) gives k numbers, for as long as its thread asks for no other row.
+template <typename Row>
+AVX512 Tokens quantize_rows(size_t m, size_t k, const Parallel& parallel, Row&& row) {
+  const Tokens t = token_room(m, k);
   constexpr size_t kRows = 16;
   each(parallel, (m + kRows - 1) / kRows, [&](size_t task) AVX512 {
     for (size_t i = task * kRows; i < std::min(m, (task + 1) * kRows); ++i) {
-      float scale = (largest(x + i * k, k) + kSmallest) * (1 / 127.0f);
+      const float* x = row(i);
+      const float scale = (largest(x, k) + kSmallest) * (1 / 127.0f);
       t.scales[i] = scale;
-      t.sums[i] = codes_of(x + i * k, k, t.room, 1 / scale, t.codes + i * t.room);
+      t.sums[i] = codes_of(x, k, t.room, 1 / scale, t.codes + i * t.room);
     }
   });
   return t;
+}
+
+inline Tokens quantize_tokens(const float* x, size_t m, size_t k, const Parallel& parallel) {
+  return quantize_rows(m, k, parallel, [&](size_t i) { return x + i * k; });
 }
 
 }  // namespace vlmc

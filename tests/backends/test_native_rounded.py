@@ -1,0 +1,73 @@
+"""A prefill's attention of factors that are rounded to bfloat16, against numpy in float64."""
+
+import numpy as np
+import pytest
+
+from tests.backends.kernels import near, with_kernels
+from tests.backends.test_native_attention import (
+    ALLOWED,
+    CPU,
+    TABLES,
+    asked,
+    cached_session,
+    expected_of,
+    run,
+    turned,
+)
+
+ROUNDING = 2.0**-8  # of a product of two factors that are 2^-9 of themselves off at most
+
+
+def check(session, feeds, heads, tables, *, exact=False, **attributes):
+    """Caches are not rounded, and answers no further than their factors are."""
+    size = feeds["past_key"].shape[-1]
+    plain = dict(feeds)
+    if tables:
+        for name, count in (("query", heads), ("key", feeds["past_key"].shape[1])):
+            plain[name] = turned(feeds[name], count, **tables)
+    expected, *caches = expected_of(plain, heads, size**-0.5, **attributes)
+    out, *present = run(session, feeds | tables, in_place=True)
+    tops = [np.abs(array).max() for array in (feeds["query"], *caches)]
+    off = ROUNDING * tops[0] * tops[1] * size**0.5
+    slack = 1e-3 if caches[0].dtype == np.float16 else 0
+    allowed = ALLOWED if exact else (2 * off + 2 * ROUNDING) * tops[2]
+    near(out, expected, allowed + slack)
+    # Errors have no direction: the usual one is far smaller.
+    assert np.abs(out - expected).mean() < 6e-3
+    if not exact and "avx512_bf16" in CPU:
+        assert np.abs(out - expected).max() > 1e-4
+    for cache, wanted in zip(present, caches, strict=True):
+        near(cache.astype(np.float32), wanted, 5e-3 if slack else 2e-6)
+
+
+@with_kernels
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize(("window", "softcap"), [(0, 0.0), (9, 0.0), (0, 5.0), (70, 2.0)])
+@pytest.mark.parametrize(("heads", "kv_heads", "size"), [(4, 2, 24), (7, 1, 64), (2, 1, 130)])
+def test_a_step_of_rounded_factors(heads, kv_heads, size, window, softcap, half, threads):
+    """Keys that a window hides lie before and behind those that are seen."""
+    given = {"window": window, "softcap": softcap}
+    session = cached_session(
+        heads, kv_heads, size, half=half, threads=threads, rounded=True, **given
+    )
+    for lengths, step in (([64], 64), ([7, 140, 72], 7), ([300, 201], 200)):
+        feeds = asked(lengths, step, 301, heads, kv_heads, size, half)
+        check(session, feeds, heads, {}, **given)
+
+
+@with_kernels
+@pytest.mark.parametrize("half", [False, True])
+def test_heads_are_turned_before_they_are_rounded(half):
+    session = cached_session(6, 2, 64, half=half, rotary=True, rounded=True)
+    feeds = asked([40, 90], 40, 100, 6, 2, 64, half)
+    angle = np.random.default_rng(1).uniform(0, 9, (2, 40, 32))
+    made = (np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32))
+    check(session, feeds, 6, dict(zip(TABLES, made, strict=True)))
+
+
+@with_kernels
+@pytest.mark.parametrize(("size", "step"), [(24, 1), (7, 40)])
+def test_one_token_and_odd_heads_are_not_rounded(size, step):
+    session = cached_session(4, 2, size, rounded=True)
+    check(session, asked([90], step, 100, 4, 2, size), 4, {}, exact=True)
