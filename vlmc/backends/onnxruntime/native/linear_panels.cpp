@@ -23,9 +23,9 @@ void multiply(const Tokens& t, size_t m, size_t k, const Product* products, size
                      const uint8_t* w = static_cast<const uint8_t*>(of.w) + first / kPanel * bytes;
                      if (m <= kNear) return {w, true};
                      shift(w, bytes, room);
-                     if (first + kPanel >= of.n) return {room, false};
-                     // All of it by the last tile of 6 tokens.
-                     return {room, false, w + bytes, (kPanel * 4 * 6 + m - 1) / m};
+                     const Panel near = {room, false};
+                     if (first + kPanel >= of.n) return near;
+                     return near.before(w + bytes, bytes, groups, m);
                    });
 }
 

@@ -17,6 +17,11 @@ struct Panel {
   const uint8_t* ahead = nullptr;
   size_t pace = 0;
 
+  // `size` bytes that are asked for by the last tile of m tokens, 6 in each.
+  Panel before(const uint8_t* next, size_t size, size_t groups, size_t m) const {
+    return {bytes, direct, next, 6 * size / (groups * m) + 1};
+  }
+
   // The same after some tiles.
   Panel after(size_t tiles, size_t groups) const {
     return {bytes, direct, ahead + tiles * groups * pace, pace};
