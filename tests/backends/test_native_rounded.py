@@ -71,3 +71,14 @@ def test_heads_are_turned_before_they_are_rounded(half):
 def test_one_token_and_odd_heads_are_not_rounded(size, step):
     session = cached_session(4, 2, size, rounded=True)
     check(session, asked([90], step, 100, 4, 2, size), 4, {}, exact=True)
+
+
+@with_kernels
+def test_what_all_keys_share_is_not_rounded():
+    """As where keys have a bias far larger than what differs between them."""
+    session = cached_session(4, 2, 64, rounded=True)
+    feeds = asked([130], 130, 130, 4, 2, 64)
+    feeds["key"] += 200 * np.sin(np.arange(128, dtype=np.float32))
+    expected, *_ = expected_of(feeds, 4, 64**-0.5)
+    out, *_ = run(session, feeds, in_place=True)
+    assert np.abs(out - expected).mean() < 6e-3

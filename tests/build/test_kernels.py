@@ -164,6 +164,8 @@ def test_an_activation_is_computed_with_its_product(workshop, name, gates, preci
         if n.op_type.removeprefix("Normed") == f"Activated{kind}"
     ]
     assert {a.i for node in found for a in node.attribute if a.name == "gate"} == gates
+    # Behind a layer's attention there is a sum; what follows a tower has none before it.
+    assert {node.op_type for node in found} == {f"Activated{kind}", f"NormedActivated{kind}"}
     left = {node.op_type for node in nodes(loaded(bundle, str(program.kernels)))}
     assert not left & {"Sigmoid", "Gelu", "Erf"}
 

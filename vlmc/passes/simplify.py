@@ -57,7 +57,10 @@ def simplify(graphs: dict[str, Path], out: Path) -> None:
             raise RuntimeError(f"simplification changed the interface of '{name}': {changed}")
         counts[name] = steps
         result = ir.to_proto(model)
+        terms = _terms(model.graph)
+        known = [value for value in result.graph.value_info if value.name in terms]
         del result.graph.value_info[:]
+        result.graph.value_info.extend(known)
         onnx.save(result, out / f"{name}.onnx")
     (out / COUNTS).write_text(json.dumps(counts, indent=1), encoding="utf-8")
 
@@ -101,6 +104,17 @@ def _keep_names(graph: ir.Graph, shapes: Sequence[ir.Shape | None]) -> None:
         free = [[isinstance(one, ir.SymbolicDim) for one in pair] for pair in pairs]
         if all(new == old or all(both) for (new, old), both in zip(pairs, free, strict=True)):
             value.shape = shape
+
+
+def _terms(graph: ir.Graph) -> set[str]:
+    """Names of what is added up to a sum that is normalized.
+
+    A backend can do both at once where their shapes, which are kept for that, are equal.
+    """
+    norms = [node for node in graph if node.op_type in ("LayerNormalization", "RMSNormalization")]
+    sums = [node.inputs[0].producer() for node in norms if node.inputs[0] is not None]
+    added = [node for node in sums if node is not None and node.op_type == "Add"]
+    return {str(value.name) for node in added for value in node.inputs if value is not None}
 
 
 def _count(model: ir.Model) -> int:

@@ -64,21 +64,29 @@ struct Packed {
 };
 
 template <bool Pairs>
-AVX512 Packed pack(const Head& keys, const Head& values, size_t low, size_t high, size_t size) {
-  static thread_local Scratch<float> key_room, value_room;
+AVX512 Packed pack(const Head& keys, const Head& values, size_t low, size_t high, size_t size,
+                   bool centered) {
+  static thread_local Scratch<float> key_room, value_room, mean_room;
   const size_t words = Pairs ? size / 2 : size, count = high - low;
   float* panels = key_room.at_least((count + kPanel - 1) / kPanel * kPanel * words);
   // Heads that lie side by side are a power of two apart in most models: their rows would share a
   // few sets of each cache.
   const bool copied = Pairs || values.half || values.stride != size;
   float* rows = copied ? value_room.at_least((count + 15) / 16 * 16 * size) : nullptr;
+  // What all keys have in common changes all scores of a row alike, and no weight: so where it is
+  // large, as where keys have a bias, it need not be rounded.
+  const size_t room = (size + 31) / 32 * 32;
+  float* mean = Pairs ? mean_room.at_least(room) : nullptr;
+  if (Pairs) std::fill(mean, mean + room, 0.0f);
+  if (Pairs && centered) mean_key(keys, low, high, size, room, mean);
   for (size_t t = 0; t < count; t += 16) {
     for (size_t next = low + t + 16; next < std::min(high, low + t + 32); ++next) {
       ask(keys.row(next), size * keys.width());
       if (copied) ask(values.row(next), size * values.width());
     }
     const size_t there = std::min<size_t>(16, count - t);
-    pack_keys<Pairs>(keys, low + t, there, size, panels + t / kPanel * kPanel * words + t % kPanel);
+    pack_keys<Pairs>(keys, low + t, there, size, mean,
+                     panels + t / kPanel * kPanel * words + t % kPanel);
     if (copied) pack_values<Pairs>(values, low + t, there, size, rows + (Pairs ? t / 2 : t) * size);
   }
   if (copied) return {panels, rows, size};
@@ -93,7 +101,7 @@ AVX512 void attend_rows(const Rows& rows, const Head& keys, const Head& values, 
   const size_t size = s.head_size, room = (size + 15) / 16 * 16;
   const size_t inner = Pairs ? size / 2 : size;  // elements of a key
   const size_t low = seen(rows, begin).from, high = seen(rows, end - 1).to;
-  const Packed packed = pack<Pairs>(keys, values, low, high, size);
+  const Packed packed = pack<Pairs>(keys, values, low, high, size, s.softcap <= 0);
   const size_t width = (high - low + 15) / 16 * 16;
   static thread_local Scratch<float> turn_room, query_room, score_room, out_room;
   float* turned = turn_room.at_least(kTile * size);

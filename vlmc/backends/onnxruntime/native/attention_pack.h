@@ -48,10 +48,24 @@ AVX512 void pack_queries(const float* const* from, size_t rows, float scale, siz
   }
 }
 
-// Up to 16 keys from `first` on, transposed, of Pairs as words of two bfloat16: [words][kPanel];
-// zeros behind the last.
+// mean[room] of a head's numbers in keys low .. high; zeros behind them. room is a multiple of 16.
+AVX512 inline void mean_key(const Head& head, size_t low, size_t high, size_t size, size_t room,
+                            float* mean) {
+  const __m512 share = _mm512_set1_ps(1 / (float)(high - low));
+  for (size_t d = 0; d < room; d += 16) {
+    const __mmask16 there = d < size ? first16(size - d) : 0;
+    __m512 sum = _mm512_setzero_ps();
+    for (size_t t = low; there && t < high; ++t)
+      sum = _mm512_add_ps(sum, load(head.from, head.half, t * head.stride + d, there));
+    _mm512_storeu_ps(mean + d, _mm512_mul_ps(sum, share));
+  }
+}
+
+// Up to 16 keys from `first` on, transposed, of Pairs less mean[size] and as words of two bfloat16:
+// [words][kPanel]; zeros behind the last.
 template <bool Pairs>
-AVX512 void pack_keys(const Head& head, size_t first, size_t rows, size_t size, float* out) {
+AVX512 void pack_keys(const Head& head, size_t first, size_t rows, size_t size, const float* mean,
+                      float* out) {
   constexpr size_t kWord = Pairs ? 2 : 1;
   for (size_t d = 0; d < size; d += 16 * kWord) {
     const __mmask16 there = first16(size - d), more = size > d + 16 ? first16(size - d - 16) : 0;
@@ -59,8 +73,12 @@ AVX512 void pack_keys(const Head& head, size_t first, size_t rows, size_t size, 
     for (size_t j = 0; j < 16; ++j) {
       const size_t at = (first + j) * head.stride + d;
       v[j] = _mm512_setzero_ps();
-      if (j < rows) v[j] = load(head.from, head.half, at, there);
-      if (j < rows && Pairs) v[j] = pairs(v[j], load(head.from, head.half, at + 16, more));
+      if (j >= rows) continue;
+      v[j] = load(head.from, head.half, at, there);
+      if (!Pairs) continue;
+      const __m512 next = load(head.from, head.half, at + 16, more);
+      v[j] = pairs(_mm512_sub_ps(v[j], _mm512_loadu_ps(mean + d)),
+                   _mm512_sub_ps(next, _mm512_loadu_ps(mean + d + 16)));
     }
     transpose(v);
     for (size_t j = 0; j < 16 && d + j * kWord < size; ++j)

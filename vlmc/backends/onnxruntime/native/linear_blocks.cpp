@@ -84,7 +84,10 @@ void linear_blocks(const float* x, size_t m, size_t k, int bits, size_t block,
         const BlockPanels w(of, k, bits, block);
         for (size_t c = 0; c < channels; c += kLanes)
           expand_panel(w[(first + c) / kLanes], w, groups, room + c * 4, scales + c);
-        return {room, false};
+        const Panel near = {room, false};
+        if (first + kPanel >= of.n) return near;
+        const size_t panels = std::min(kPanel, of.n - first - kPanel) / kLanes;
+        return near.before(w[(first + kPanel) / kLanes].codes, panels * w.blocks * w.bytes, groups, m);
       });
 }
 

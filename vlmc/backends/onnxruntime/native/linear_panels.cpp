@@ -30,9 +30,8 @@ void multiply(const Tokens& t, size_t m, size_t k, const Product* products, size
       [&](const Product& of, size_t first, size_t, uint8_t* room, float*) -> Panel {
         const uint8_t* w = panel(of, first);
         shift(w, bytes, room);
-        if (first + kPanel >= of.n) return {room, false};
-        // All of it by the last tile of 6 tokens.
-        return {room, false, w + bytes, (kPanel * 4 * 6 + m - 1) / m};
+        const Panel near = {room, false};
+        return first + kPanel < of.n ? near.before(w + bytes, bytes, groups, m) : near;
       });
 }
 

@@ -18,6 +18,11 @@ struct Panel {
   size_t pace = 0;
   bool half = false;  // the first 32 of the channels that lie here; direct
 
+  // `size` bytes that are asked for by the last tile of m tokens, 6 in each.
+  Panel before(const uint8_t* next, size_t size, size_t groups, size_t m) const {
+    return {bytes, direct, next, 6 * size / (groups * m) + 1};
+  }
+
   // The same after some tiles.
   Panel after(size_t tiles, size_t groups) const {
     return {bytes, direct, ahead + tiles * groups * pace, pace, half};
