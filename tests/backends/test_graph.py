@@ -6,7 +6,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from vlmc.backends.onnxruntime.graph import external_locations
+from vlmc.backends.onnxruntime.graph import domain_version, external_locations
 from vlmc.errors import VlmcError
 
 
@@ -110,3 +110,12 @@ def test_damaged_bytes_give_an_answer_or_an_error_never_a_crash():
         except VlmcError:
             refused += 1
     assert refused > 500
+
+
+def test_the_version_of_a_domain_is_read():
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("vlmc.kernels", 300)]
+    graph = helper.make_graph([], "g", [], [])
+    data = memoryview(helper.make_model(graph, opset_imports=opsets).SerializeToString())
+    assert domain_version(data, "vlmc.kernels") == 300
+    assert domain_version(data, "") == 21
+    assert domain_version(data, "vlmc") is None

@@ -48,7 +48,7 @@ def test_both_languages_name_one_interface():
     header = FOLDER / "kernels.h"
     if header.is_file():  # a checkout
         [number] = re.findall(r"kInterface = (\d+);", header.read_text(encoding="utf-8"))
-        assert int(number) == native._INTERFACE
+        assert int(number) == native.INTERFACE
 
 
 @pytest.mark.parametrize("word", ["off", "OFF", "0", " no "])
@@ -103,9 +103,9 @@ def other_library() -> str:
 @pytest.mark.parametrize(
     ("interface", "supported", "reason"),
     [
-        (native._INTERFACE, 1, ""),
-        (native._INTERFACE, 0, "this CPU has no AVX-512 VNNI"),
-        (native._INTERFACE + 1, 1, "built from other sources"),
+        (native.INTERFACE, 1, ""),
+        (native.INTERFACE, 0, "this CPU has no AVX-512 VNNI"),
+        (native.INTERFACE + 1, 1, "built from other sources"),
     ],
 )
 def test_what_the_library_says_of_itself(interface, supported, reason, tmp_path, monkeypatch):

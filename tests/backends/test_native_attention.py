@@ -42,7 +42,7 @@ def session(op, shapes, *, threads=2, **attributes):
         [value(name, kinds.get(name, F32), shape) for name, shape in shapes.items()],
         [value(name, element if "present" in name else F32, None) for name in outputs],
     )
-    opsets = [helper.make_opsetid("", 21), helper.make_opsetid(native.DOMAIN, 1)]
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid(native.DOMAIN, native.INTERFACE)]
     return opened(helper.make_model(graph, opset_imports=opsets, ir_version=10), threads=threads)
 
 

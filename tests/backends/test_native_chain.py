@@ -9,6 +9,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as state
 from tests.backends.kernels import steps, with_kernels
 from tests.backends.test_native_groups import PARTS, counts, made, stored
 from tests.backends.test_native_ops import opened
+from vlmc.backends.onnxruntime import native
 from vlmc.backends.onnxruntime.lower_chains import merge_chains
 from vlmc.backends.onnxruntime.native import DOMAIN
 from vlmc.backends.onnxruntime.rewrite import Lowering
@@ -91,7 +92,7 @@ def model(constants, nodes, half, outputs=("y", "total", "present_key", "present
         [value(n, cache if n.startswith("present") else floats, None) for n in outputs],
         [numpy_helper.from_array(array, name) for name, array in constants.items()],
     )
-    opsets = [helper.make_opsetid("", 21), helper.make_opsetid(DOMAIN, 1)]
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid(DOMAIN, native.INTERFACE)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=10)
 
 

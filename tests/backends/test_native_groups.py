@@ -78,7 +78,7 @@ def session(op, kind, weights, outputs, threads=2, k=K, **attributes):
         [value(name, TensorProto.FLOAT, None) for name in names],
         initializers,
     )
-    opsets = [helper.make_opsetid("", 21), helper.make_opsetid(native.DOMAIN, 1)]
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid(native.DOMAIN, native.INTERFACE)]
     return opened(helper.make_model(graph, opset_imports=opsets, ir_version=10), threads=threads)
 
 

@@ -54,7 +54,7 @@ def session(op, kind, weights, products, threads, beta=False, **attributes):
         [value(name, TensorProto.FLOAT, None) for name in names],
         [numpy_helper.from_array(array, name) for name, array in parts.items()],
     )
-    opsets = [helper.make_opsetid("", 21), helper.make_opsetid(native.DOMAIN, 1)]
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid(native.DOMAIN, native.INTERFACE)]
     return opened(helper.make_model(graph, opset_imports=opsets, ir_version=10), threads=threads)
 
 

@@ -75,7 +75,7 @@ def program(op, inputs, parts, shape, external=None, **attributes):
         [helper.make_tensor_value_info("z", TensorProto.FLOAT, None)],
         initializers,
     )
-    opsets = [helper.make_opsetid("", 21), helper.make_opsetid(native.DOMAIN, 1)]
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid(native.DOMAIN, native.INTERFACE)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=10)
 
 

@@ -241,10 +241,16 @@ def test_a_bundle_too_large_to_be_asked_twice_is_opened_with_kernels_too(
             replay.replay(folder, questions, tmp_path)
 
 
-def test_kernels_older_than_the_bundle_leave_it_to_the_portable_programs(workshop, tmp_path):
+@pytest.mark.parametrize("step", [-1, 1])
+def test_kernels_of_another_version_leave_a_bundle_to_the_portable_programs(
+    workshop, tmp_path, step
+):
     folder = shutil.copytree(workshop.build(NAME).bundle, tmp_path / "bundle")
     file = folder / "programs/language.kernels.onnx"
-    file.write_bytes(file.read_bytes().replace(b"RotaryAttention", b"RotaryInFutures"))
+    model = onnx.load(file, load_external_data=False)
+    [imported] = [one for one in model.opset_import if one.domain == DOMAIN]
+    imported.version += step
+    file.write_bytes(model.SerializeToString())
     engine = opened(folder, portable=False).engine
     assert engine.kernels == "onnxruntime"
     assert ("build the bundle again" in engine.portable) == bool(KERNELS)

@@ -1,4 +1,4 @@
-"""Reads which files an ONNX graph points to, without the onnx package.
+"""Reads which files an ONNX graph points to, and whose operators it has, without the onnx package.
 
 A walk over the protobuf wire format of ``onnx.proto``: only the few fields through which a
 tensor can be reached are followed, everything else is skipped.
@@ -27,6 +27,7 @@ _REACH: dict[str, dict[int, str]] = {
     "Tensor": {13: "Entry"},
 }
 _DEPTH = 64
+_OPSET = 8  # the field of a model that names a domain (1) and its version (2)
 
 
 def external_locations(graph: memoryview) -> set[str]:
@@ -50,6 +51,20 @@ def external_locations(graph: memoryview) -> set[str]:
     return found
 
 
+def domain_version(graph: memoryview, domain: str) -> int | None:
+    """The version of a domain's operators that a serialized ``ModelProto`` is made for.
+
+    None where it imports none of them.
+
+    Raises:
+        VlmcError: The bytes are no protobuf message.
+    """
+    for field, value in _fields(graph):
+        if field == _OPSET and dict(_fields(value)).get(1, b"") == domain.encode():
+            return dict(_numbers(value)).get(2, 1)
+    return None
+
+
 def _location(entry: memoryview) -> Iterator[str]:
     pair = {field: bytes(value) for field, value in _fields(entry)}
     if pair.get(1) == b"location":
@@ -58,12 +73,22 @@ def _location(entry: memoryview) -> Iterator[str]:
 
 def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
     """The length-delimited fields of a message, in order."""
+    return ((field, value) for field, value in _walk(message) if not isinstance(value, int))
+
+
+def _numbers(message: memoryview) -> Iterator[tuple[int, int]]:
+    """The fields of a message that are whole numbers, in order."""
+    return ((field, value) for field, value in _walk(message) if isinstance(value, int))
+
+
+def _walk(message: memoryview) -> Iterator[tuple[int, memoryview | int]]:
     at = 0
     while at < len(message):
         tag, at = _varint(message, at)
         kind = tag & 7
         if kind == 0:
-            _, at = _varint(message, at)
+            value, at = _varint(message, at)
+            yield tag >> 3, value
             continue
         size, start = (8 if kind == 1 else 4, at) if kind in (1, 5) else _varint(message, at)
         if kind not in (1, 2, 5) or start + size > len(message):

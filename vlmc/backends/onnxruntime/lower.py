@@ -85,7 +85,7 @@ def lower_graph(
     model.opset_imports.pop("vlmc", None)
     model.opset_imports[MICROSOFT] = 1
     if kernels:
-        model.opset_imports[native.DOMAIN] = 1
+        model.opset_imports[native.DOMAIN] = native.INTERFACE
 
 
 def _linear(low: Lowering, node: ir.Node) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from vlmc.backends.onnxruntime import native
-from vlmc.backends.onnxruntime.graph import external_locations
+from vlmc.backends.onnxruntime.graph import domain_version, external_locations
 from vlmc.backends.spec import Array, OpenOptions, Session, SessionError
 from vlmc.bundle.manifest import ElementType, ProgramSpec, TensorSpec
 from vlmc.errors import VlmcError
@@ -24,8 +24,6 @@ _ELEMENTS: dict[str, ElementType] = {
 # Threads that went on spinning behind a run would take a core from the next session's: 30 ms.
 _CALM = "session.force_spinning_stop"
 _FOLDER = "session.model_external_initializers_file_folder_path"
-# onnxruntime's words for an operator that nobody registered.
-_UNKNOWN = "is not a registered function/op"
 _OLDER = "their kernels are not among those of this vlmc: build the bundle again, or update vlmc"
 _SHRINK = "memory.enable_memory_arena_shrinkage"
 # A run on fewer bytes takes some tens of MiB. To keep them costs less than new pages each time: of
@@ -53,11 +51,15 @@ def open_session(
     graph = (folder / file).read_bytes()
     try:
         locations = external_locations(memoryview(graph))
+        version = domain_version(memoryview(graph), native.DOMAIN)
     except VlmcError as error:
         raise error.located(place) from error
     for location in sorted(locations):
         if location not in program.weights or not location.startswith("weights/"):
             raise VlmcError(f"the graph points to {location!r}, not one of its weights", at=place)
+    if file == program.kernels and version not in (None, native.INTERFACE) and not options.strict:
+        portable = program.model_copy(update={"kernels": None})
+        return open_session(folder, portable, options, refused=_OLDER)
     if options.pieces:
         from vlmc.backends.onnxruntime.segments import SegmentedSession
 
@@ -77,10 +79,6 @@ def open_session(
     try:
         session = ort.InferenceSession(graph, settings, providers=["CPUExecutionProvider"])
     except _refusals() as error:
-        if file == program.kernels and _UNKNOWN in str(error) and not options.strict:
-            return open_session(
-                folder, program.model_copy(update={"kernels": None}), options, refused=_OLDER
-            )
         raise VlmcError(f"onnxruntime refuses the program: {error}", at=place) from error
     _same(session.get_inputs(), program.inputs, place)
     _same(session.get_outputs(), program.outputs, place)

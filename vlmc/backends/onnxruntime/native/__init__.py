@@ -15,7 +15,7 @@ DOMAIN = "vlmc.kernels"
 THREADS = "vlmc.threads"  # session config entry; without it, the CPUs of the affinity mask
 SWITCH = "VLMC_KERNELS"
 
-_INTERFACE = 9  # kInterface of kernels.h
+INTERFACE = 9  # kInterface of kernels.h; the version of the domain
 _FOLDER = Path(__file__).parent
 _OFF = {"off", "0", "no", "false"}
 
@@ -51,7 +51,7 @@ def _fault(file: Path) -> str:
         if not _whole(file):
             return f"{file.name} is cut short"
         kernels = ctypes.CDLL(str(file))
-        if kernels.vlmc_kernels_interface() != _INTERFACE:
+        if kernels.vlmc_kernels_interface() != INTERFACE:
             return f"{file.name} was built from other sources: install vlmc again"
         if not kernels.vlmc_kernels_supported():
             return "this CPU has no AVX-512 VNNI"

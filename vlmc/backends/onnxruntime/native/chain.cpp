@@ -190,8 +190,8 @@ const CustomOp* chain_op() {
     op.GetVariadicInputHomogeneity = [](const CustomOp*) { return 0; };
     op.GetVariadicOutputMinArity = [](const CustomOp*) { return 1; };
     op.GetVariadicOutputHomogeneity = [](const CustomOp*) { return 0; };
-    op.GetStartVersion = [](const CustomOp*) { return 1; };
-    op.GetEndVersion = [](const CustomOp*) { return 1; };
+    op.GetStartVersion = [](const CustomOp*) { return vlmc::kInterface; };
+    op.GetEndVersion = [](const CustomOp*) { return vlmc::kInterface; };
     op.CreateKernelV2 = [](const CustomOp*, const Api*, const EngineInfo* node, void** kernel) {
       return guarded([&] {
         const KernelInfo info{node, ""};

@@ -7,9 +7,9 @@
 namespace vlmc {
 
 // Raised with every change of an operator's meaning; vlmc/backends/onnxruntime/native/__init__.py
-// refuses a library that was built from other sources. Such an operator gets another name too, or
-// an attribute it can't do without: programs that were made for the old one are then not given to
-// it, and their bundle's portable ones run.
+// refuses a library that was built from other sources. It is the version of the operators too, and
+// of their domain in programs: those that were made for other ones are refused, and their bundle's
+// portable ones run.
 constexpr int kInterface = 9;
 
 // Runs task(data, 0) .. task(data, tasks - 1), each once, in any order, and waits for all of them.

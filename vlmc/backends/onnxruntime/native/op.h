@@ -78,8 +78,8 @@ Operator declared() {
   };
   op.GetOutputCharacteristic = [](const CustomOp*, size_t) { return kRequired; };
   op.GetInputMemoryType = [](const CustomOp*, size_t) { return kDefaultMemory; };
-  op.GetStartVersion = [](const CustomOp*) { return 1; };
-  op.GetEndVersion = [](const CustomOp*) { return 1; };
+  op.GetStartVersion = [](const CustomOp*) { return vlmc::kInterface; };
+  op.GetEndVersion = [](const CustomOp*) { return vlmc::kInterface; };
   op.CreateKernelV2 = [](const CustomOp*, const Api*, const EngineInfo* node, void** kernel) {
     return guarded([&] {
       const KernelInfo info{node, ""};
