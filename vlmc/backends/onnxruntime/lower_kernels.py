@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from vlmc.backends.onnxruntime.blocks import BITS, PANELS
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 _QUANTIZED = {"int8_channel", *BITS}
+# Where scores are scaled by more than one over the root of a head's size, as Gemma 4's, they are as
+# much larger, and so is what their rounding does to a softmax.
+_USUAL = 1.01
 
 
 def lower_node(low: Lowering, node: ir.Node, slower: frozenset[Product]) -> bool:
@@ -137,7 +141,7 @@ def _cached(low: Lowering, node: ir.Node) -> bool:
             "scale": attributes["scale"],
             "softcap": attributes["softcap"],
             "window": attributes["window"] or 0,
-            "rounded": int(_rounded(low)),
+            "rounded": int(_rounded(low) and attributes["scale"] <= _USUAL / math.sqrt(size)),
         },
         domain=DOMAIN,
         outputs=3,
