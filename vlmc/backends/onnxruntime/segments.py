@@ -72,12 +72,17 @@ class SegmentedSession:
             for at, piece in enumerate(self._pieces):
                 session = opening.result()
                 types |= {value.name: _type_named(value.type) for value in session.get_outputs()}
-                if at + 1 < len(self._pieces):
-                    opening = ahead.submit(self._open, self._pieces[at + 1], types)
+                following = self._pieces[at + 1] if at + 1 < len(self._pieces) else None
+                # A huge weight, such as a head, takes several times its size: alone.
+                alone = any(self._is_huge(one) for one in (piece, following) if one)
+                if following and not alone:
+                    opening = ahead.submit(self._open, following, types)
                 later = {name for name, last in last_use.items() if last > at}
                 for run in runs:
                     run.through(session, piece, later, kept)
                 del session
+                if following and alone:
+                    opening = ahead.submit(self._open, following, types)
         return [run.outputs(kept) for run in runs]
 
     def _open(self, piece: _Piece, types: Mapping[str, int]) -> Any:
@@ -126,6 +131,9 @@ class SegmentedSession:
                 os.posix_fadvise(file, *where, os.POSIX_FADV_WILLNEED)
             finally:
                 os.close(file)
+
+    def _is_huge(self, piece: _Piece) -> bool:
+        return sum(_stored_bytes(self._weights[name]) for name in piece.weights) > 2 * PIECE_BYTES
 
     def _is_huge_float(self, name: str) -> bool:
         import onnx
