@@ -176,35 +176,18 @@ struct Chain {
 const CustomOp* chain_op() {
   static const CustomOp made = [] {
     CustomOp op{};
-    op.version = kCustomOpVersion;
+    complete<Chain>(op);
     op.GetName = [](const CustomOp*) { return "Chain"; };
-    op.GetExecutionProviderType = [](const CustomOp*) -> const char* { return nullptr; };
     op.GetInputType = [](const CustomOp*, size_t) { return kUndefined; };
     op.GetInputTypeCount = [](const CustomOp*) -> size_t { return 1; };
     op.GetOutputType = [](const CustomOp*, size_t) { return kUndefined; };
     op.GetOutputTypeCount = [](const CustomOp*) -> size_t { return 1; };
     op.GetInputCharacteristic = [](const CustomOp*, size_t) { return kVariadic; };
     op.GetOutputCharacteristic = [](const CustomOp*, size_t) { return kVariadic; };
-    op.GetInputMemoryType = [](const CustomOp*, size_t) { return kDefaultMemory; };
     op.GetVariadicInputMinArity = [](const CustomOp*) { return 1; };
     op.GetVariadicInputHomogeneity = [](const CustomOp*) { return 0; };
     op.GetVariadicOutputMinArity = [](const CustomOp*) { return 1; };
     op.GetVariadicOutputHomogeneity = [](const CustomOp*) { return 0; };
-    op.GetStartVersion = [](const CustomOp*) { return vlmc::kInterface; };
-    op.GetEndVersion = [](const CustomOp*) { return vlmc::kInterface; };
-    op.CreateKernelV2 = [](const CustomOp*, const Api*, const EngineInfo* node, void** kernel) {
-      return guarded([&] {
-        const KernelInfo info{node, ""};
-        *kernel = new Chain(&info);
-      });
-    };
-    op.KernelComputeV2 = [](void* kernel, EngineContext* node) {
-      return guarded([&] {
-        KernelContext context{node};
-        static_cast<const Chain*>(kernel)->compute(&context);
-      });
-    };
-    op.KernelDestroy = [](void* kernel) { delete static_cast<Chain*>(kernel); };
     return op;
   }();
   return &made;

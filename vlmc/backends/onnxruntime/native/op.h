@@ -59,24 +59,11 @@ struct Operator : CustomOp {
   void (*compute)(const void* kernel, KernelContext* context);
 };
 
+// What is the same of all: how a kernel is made, run and ended.
 template <class Op>
-Operator declared() {
-  Operator op{};
-  op.make = [](const KernelInfo* info) -> void* { return new Op(info); };
-  op.compute = [](const void* kernel, KernelContext* context) {
-    static_cast<const Op*>(kernel)->compute(context);
-  };
+void complete(CustomOp& op) {
   op.version = kCustomOpVersion;
-  op.GetName = [](const CustomOp*) { return Op::name; };
   op.GetExecutionProviderType = [](const CustomOp*) -> const char* { return nullptr; };
-  op.GetInputType = [](const CustomOp*, size_t index) { return Op::inputs[index].type; };
-  op.GetInputTypeCount = [](const CustomOp*) { return std::size(Op::inputs); };
-  op.GetOutputType = [](const CustomOp*, size_t index) { return Op::outputs[index]; };
-  op.GetOutputTypeCount = [](const CustomOp*) { return std::size(Op::outputs); };
-  op.GetInputCharacteristic = [](const CustomOp*, size_t index) {
-    return Op::inputs[index].characteristic;
-  };
-  op.GetOutputCharacteristic = [](const CustomOp*, size_t) { return kRequired; };
   op.GetInputMemoryType = [](const CustomOp*, size_t) { return kDefaultMemory; };
   op.GetStartVersion = [](const CustomOp*) { return vlmc::kInterface; };
   op.GetEndVersion = [](const CustomOp*) { return vlmc::kInterface; };
@@ -93,6 +80,25 @@ Operator declared() {
     });
   };
   op.KernelDestroy = [](void* kernel) { delete static_cast<Op*>(kernel); };
+}
+
+template <class Op>
+Operator declared() {
+  Operator op{};
+  op.make = [](const KernelInfo* info) -> void* { return new Op(info); };
+  op.compute = [](const void* kernel, KernelContext* context) {
+    static_cast<const Op*>(kernel)->compute(context);
+  };
+  complete<Op>(op);
+  op.GetName = [](const CustomOp*) { return Op::name; };
+  op.GetInputType = [](const CustomOp*, size_t index) { return Op::inputs[index].type; };
+  op.GetInputTypeCount = [](const CustomOp*) { return std::size(Op::inputs); };
+  op.GetOutputType = [](const CustomOp*, size_t index) { return Op::outputs[index]; };
+  op.GetOutputTypeCount = [](const CustomOp*) { return std::size(Op::outputs); };
+  op.GetInputCharacteristic = [](const CustomOp*, size_t index) {
+    return Op::inputs[index].characteristic;
+  };
+  op.GetOutputCharacteristic = [](const CustomOp*, size_t) { return kRequired; };
   op.InferOutputShapeFn = [](const CustomOp*, ShapeContext* context) {
     return guarded([&] { Op::infer(context); });
   };
