@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "panels.h"
+#include "tile_products.h"
 
 namespace vlmc {
 namespace {
@@ -14,11 +15,12 @@ AVX512_INLINE __m512i bytes_of(__m512i first, __m512i second) {
   return _mm512_mask_blend_epi8(0xaaaaaaaaaaaaaaaa, first, _mm512_slli_epi16(second, 8));
 }
 
-// 4 bits to bytes around 128, of 16 of a panel's 64 channels: `out`, [groups][4 vectors], and their
-// `scales`. Codes around zero times 32, ratios of scales times 1024: the product without its last 15
+// 4 bits to bytes, of 16 of a panel's 64 channels: each group of four numbers of a channel at
+// place(group), their bits turned where `turned` has ones, and the channels' `scales`. Codes around zero times 32, ratios of scales times 1024: the product without its last 15
 // bits, rounded, is the byte.
-AVX512 void expand_panel(const BlockPanel& panel, const BlockPanels& w, size_t groups, uint8_t* out,
-                         float* scales) {
+template <typename Place>
+AVX512_INLINE void expand_panel(const BlockPanel& panel, const BlockPanels& w, size_t groups,
+                                uint8_t turned, float* scales, Place&& place) {
   __m512 top = _mm512_set1_ps(kSmallest);
   for (size_t b = 0; b < w.blocks; ++b) {
     const __m512i zeros = zeros_of<4>(panel, b);
@@ -30,7 +32,7 @@ AVX512 void expand_panel(const BlockPanel& panel, const BlockPanels& w, size_t g
   _mm512_store_ps(scales, scale);
   const __m512 by = _mm512_div_ps(_mm512_set1_ps(1024), scale);
   const __m512i low = _mm512_set1_epi8(15), upper = _mm512_set1_epi16((short)0xff00);
-  const __m512i middle = _mm512_set1_epi8((char)0x80);
+  const __m512i middle = _mm512_set1_epi8((char)turned);
   const __m512i four_times =
       _mm512_broadcast_i32x4(_mm_setr_epi8(0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12));
   const uint8_t* codes = panel.codes;
@@ -55,9 +57,8 @@ AVX512 void expand_panel(const BlockPanel& panel, const BlockPanels& w, size_t g
           _mm512_mask_blend_epi16(0xaaaaaaaa, n01_45, _mm512_slli_epi32(n23_67, 16));
       const __m512i next =
           _mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_srli_epi32(n01_45, 16), n23_67);
-      if (group < groups) _mm512_store_si512(out + group * 256, _mm512_xor_si512(four, middle));
-      if (group + 1 < groups)
-        _mm512_store_si512(out + (group + 1) * 256, _mm512_xor_si512(next, middle));
+      if (group < groups) _mm512_store_si512(place(group), _mm512_xor_si512(four, middle));
+      if (group + 1 < groups) _mm512_store_si512(place(group + 1), _mm512_xor_si512(next, middle));
     }
   }
 }
@@ -78,17 +79,36 @@ void linear_blocks(const float* x, size_t m, size_t k, int bits, size_t block,
     return;
   }
   const size_t groups = (k + 3) / 4;
-  by_panels<true, false>(
-      quantize_tokens(x, m, k, parallel), m, groups, products, count, gate, parallel,
-      [&](const Product& of, size_t first, size_t channels, uint8_t* room, float* scales) -> Panel {
-        const BlockPanels w(of, k, bits, block);
-        for (size_t c = 0; c < channels; c += kLanes)
-          expand_panel(w[(first + c) / kLanes], w, groups, room + c * 4, scales + c);
-        const Panel near = {room, false};
-        if (first + kPanel >= of.n) return near;
-        const size_t panels = std::min(kPanel, of.n - first - kPanel) / kLanes;
-        return near.before(w[(first + kPanel) / kLanes].codes, panels * w.blocks * w.bytes, groups, m);
-      });
+  // What a panel is expanded from.
+  const auto codes = [&](const Product& of, size_t first) {
+    const BlockPanels w(of, k, bits, block);
+    const size_t panels = (std::min(kPanel, of.n - first) + kLanes - 1) / kLanes;
+    return std::make_pair(w[first / kLanes].codes, panels * w.blocks * w.bytes);
+  };
+  if (const Tokens t = quantize_tokens(x, m, k, tiled(m), parallel); t.tiled)
+    return by_tiles<true>(
+        t, m, products, count, gate, parallel,
+        [&](const Product& of, size_t first, const TilePanel& to, float* scales) AVX512 {
+          const BlockPanels w(of, k, bits, block);
+          for (size_t c = 0; c < std::min(kPanel, of.n - first); c += kLanes)
+            expand_panel(w[(first + c) / kLanes], w, groups, 0, scales + c,
+                         [&](size_t group) { return to.at(c, group); });
+        },
+        codes);
+  else
+    by_panels<true, false>(
+        t, m, groups, products, count, gate, parallel,
+        [&](const Product& of, size_t first, size_t channels, uint8_t* room,
+            float* scales) AVX512 -> Panel {
+          const BlockPanels w(of, k, bits, block);
+          for (size_t c = 0; c < channels; c += kLanes)
+            expand_panel(w[(first + c) / kLanes], w, groups, 0x80, scales + c,
+                         [&](size_t group) { return room + c * 4 + group * 256; });
+          const Panel near = {room, false};
+          if (first + kPanel >= of.n) return near;
+          const auto next = codes(of, first + kPanel);
+          return near.before(next.first, next.second, groups, m);
+        });
 }
 
 }  // namespace vlmc

@@ -1,6 +1,7 @@
 // Products with int8 weights that have one scale a channel and lie in panels, as they are multiplied.
 #include "norm.h"
 #include "panels.h"
+#include "tile_products.h"
 
 namespace vlmc {
 namespace {
@@ -21,6 +22,16 @@ void multiply(const Tokens& t, size_t m, size_t k, const Product* products, size
   const auto panel = [&](const Product& of, size_t first) {
     return static_cast<const uint8_t*>(of.w) + first / kPanel * bytes;
   };
+  if (t.tiled)
+    return by_tiles<false>(
+        t, m, products, count, gate, parallel,
+        [&](const Product& of, size_t first, const TilePanel& to, float*) AVX512 {
+          const uint8_t* w = panel(of, first);
+          for (size_t group = 0; group < groups; ++group, w += 4 * kPanel)
+            for (size_t c = 0; c < kPanel; c += 16)
+              _mm512_store_si512(to.at(c, group), _mm512_loadu_si512(w + 4 * c));
+        },
+        [&](const Product& of, size_t first) { return std::make_pair(panel(of, first), bytes); });
   if (m <= kNear)
     return by_panels<false, true>(t, m, groups, products, count, gate, parallel,
                                   [&](const Product& of, size_t first, size_t, uint8_t*,
@@ -40,7 +51,7 @@ void multiply(const Tokens& t, size_t m, size_t k, const Product* products, size
 void linear_panels(const float* x, size_t m, size_t k, const Product* products, size_t count,
                    Gate gate, const Parallel& parallel) {
   if (m == 0) return;
-  multiply(quantize_tokens(x, m, k, parallel), m, k, products, count, gate, parallel);
+  multiply(quantize_tokens(x, m, k, tiled(m), parallel), m, k, products, count, gate, parallel);
 }
 
 void linear_panels(const Norm& norm, size_t m, size_t k, const Product* products, size_t count,
@@ -52,7 +63,7 @@ void linear_panels(const Norm& norm, size_t m, size_t k, const Product* products
     norm_row(norm, i, k, normed);
     return normed;
   };
-  multiply(quantize_rows(m, k, parallel, row), m, k, products, count, gate, parallel);
+  multiply(quantize_rows(m, k, tiled(m), parallel, row), m, k, products, count, gate, parallel);
 }
 
 }  // namespace vlmc

@@ -1,4 +1,5 @@
 // The library's interface: what onnxruntime calls, and what the tests do.
+#include "amx.h"
 #include "op.h"
 
 #define VLMC_EXPORT extern "C" __attribute__((visibility("default")))
@@ -56,6 +57,8 @@ VLMC_EXPORT ort::Status* RegisterCustomOps(ort::SessionOptions* options, const o
 VLMC_EXPORT int vlmc_kernels_interface() { return vlmc::kInterface; }
 
 VLMC_EXPORT int vlmc_kernels_supported() { return vlmc::supported(); }
+
+VLMC_EXPORT int vlmc_kernels_tiles() { return vlmc::tiles(); }
 
 // For the build, where nothing is called but this.
 VLMC_EXPORT void vlmc_quantize_blocks(const float* w, size_t rows, size_t columns, size_t block,

@@ -84,10 +84,12 @@ AVX512_INLINE void byte_tile(const Tokens& t, const Panel& panel, size_t groups,
     float* y = out.y + first * out.stride + c * 16;
 #pragma GCC unroll 8
     for (size_t r = 0; r < R; ++r) {
-      __m512 f = _mm512_mul_ps(_mm512_cvtepi32_ps(acc[r][c]), scale);
-      f = _mm512_mul_ps(f, _mm512_set1_ps(t.scales[first + r]));
-      if (Bias) f = _mm512_add_ps(f, _mm512_maskz_loadu_ps(there, out.bias + c * 16));
-      _mm512_mask_storeu_ps(y + r * out.stride, there, f);
+      const __m512 f = _mm512_mul_ps(_mm512_cvtepi32_ps(acc[r][c]), scale);
+      const __m512 by = _mm512_set1_ps(t.scales[first + r]);
+      _mm512_mask_storeu_ps(
+          y + r * out.stride, there,
+          Bias ? _mm512_fmadd_ps(f, by, _mm512_maskz_loadu_ps(there, out.bias + c * 16))
+               : _mm512_mul_ps(f, by));
     }
   }
 }
@@ -162,7 +164,7 @@ void by_panels(const Tokens& t, size_t m, size_t groups, const Product* products
     if (!packed(products[0], index, part, room, &gates)) return;
     if (count > 1) packed(products[1], index, part, room + groups * 4 * kPanel, &lets);
     for (size_t row = 0; row < m; row += kRows) {
-      const Tokens some{t.codes + row * t.room, t.scales + row, t.sums + row, t.room};
+      const Tokens some{t.codes + row * t.room, t.scales + row, t.sums + row, t.room, false};
       const size_t rows = std::min(kRows, m - row);
       Out out = gates.out;
       out.y += row * out.stride;

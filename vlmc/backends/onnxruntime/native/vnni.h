@@ -30,54 +30,62 @@ AVX512_INLINE float largest(const float* x, size_t k) {
   return out;
 }
 
-// Codes of k numbers, rounded to even, zeros up to `room`; returns their sum.
-AVX512_INLINE int32_t codes_of(const float* x, size_t k, size_t room, float inverse, int8_t* out) {
+// Codes of k numbers, rounded to even, zeros up to `room`, each 64 `apart` bytes behind the 64 before;
+// returns their sum.
+AVX512_INLINE int32_t codes_of(const float* x, size_t k, size_t room, float inverse, int8_t* out,
+                               size_t apart = 64) {
   __m512 by = _mm512_set1_ps(inverse);
   __m512i sum = _mm512_setzero_si512();
   for (size_t i = 0; i < room; i += 16) {
     __m512 v = i < k ? _mm512_maskz_loadu_ps(first16(k - i), x + i) : _mm512_setzero_ps();
     __m512i q = _mm512_cvtps_epi32(_mm512_mul_ps(v, by));
     sum = _mm512_add_epi32(sum, q);
-    _mm512_mask_cvtsepi32_storeu_epi8(out + i, first16(room - i), q);
+    _mm512_mask_cvtsepi32_storeu_epi8(out + i / 64 * apart + i % 64, first16(room - i), q);
   }
   return _mm512_reduce_add_epi32(sum);
 }
 
 struct Tokens {
-  int8_t* codes;  // [m, room]
+  int8_t* codes;  // [m, room]; tiled: [padded(m, 32) / 16][room / 64][16][64], what no row has is anything
   float* scales;  // [m]
   int32_t* sums;  // [m], of the codes
   size_t room;
+  bool tiled;
+
+  int8_t* row(size_t i) const {
+    return tiled ? codes + i / 16 * 16 * room + i % 16 * 64 : codes + i * room;
+  }
 };
 
 // Room for m rows of k codes, kept by the thread.
-inline Tokens token_room(size_t m, size_t k) {
+inline Tokens token_room(size_t m, size_t k, bool tiled) {
   static thread_local Scratch<int8_t> codes;
   static thread_local Scratch<float> scales;
   static thread_local Scratch<int32_t> sums;
-  Tokens t{nullptr, scales.at_least(m), sums.at_least(m), padded(k, 64)};
-  t.codes = codes.at_least(m * t.room);
+  Tokens t{nullptr, scales.at_least(m), sums.at_least(m), padded(k, 64), tiled};
+  t.codes = codes.at_least(padded(m, 32) * t.room);
   return t;
 }
 
 // row(i) gives k numbers, for as long as its thread asks for no other row.
 template <typename Row>
-AVX512 Tokens quantize_rows(size_t m, size_t k, const Parallel& parallel, Row&& row) {
-  const Tokens t = token_room(m, k);
+AVX512 Tokens quantize_rows(size_t m, size_t k, bool tiled, const Parallel& parallel, Row&& row) {
+  const Tokens t = token_room(m, k, tiled);
   constexpr size_t kRows = 16;
   each(parallel, (m + kRows - 1) / kRows, [&](size_t task) AVX512 {
     for (size_t i = task * kRows; i < std::min(m, (task + 1) * kRows); ++i) {
       const float* x = row(i);
       const float scale = (largest(x, k) + kSmallest) * (1 / 127.0f);
       t.scales[i] = scale;
-      t.sums[i] = codes_of(x, k, t.room, 1 / scale, t.codes + i * t.room);
+      t.sums[i] = codes_of(x, k, t.room, 1 / scale, t.row(i), tiled ? 1024 : 64);
     }
   });
   return t;
 }
 
-inline Tokens quantize_tokens(const float* x, size_t m, size_t k, const Parallel& parallel) {
-  return quantize_rows(m, k, parallel, [&](size_t i) { return x + i * k; });
+inline Tokens quantize_tokens(const float* x, size_t m, size_t k, bool tiled,
+                              const Parallel& parallel) {
+  return quantize_rows(m, k, tiled, parallel, [&](size_t i) { return x + i * k; });
 }
 
 }  // namespace vlmc
