@@ -123,13 +123,14 @@ def test_a_decoders_weights_are_counted_as_transformers_makes_them() -> None:
 
 def test_shares_are_of_the_best_limit_measured() -> None:
     limits = [
-        {"read_1": 5e3, "read": 8e3, "fp32": 1e6, "int8": 2e6},
-        {"read_1": 9e3, "read": 1e4, "fp32": 1e6, "int8": 4e6},
+        {"read_1": 5e3, "read": 8e3, "fp32": 1e6, "int8": 2e6, "tiles": 0},
+        {"read_1": 9e3, "read": 1e4, "fp32": 1e6, "int8": 4e6, "tiles": 1e7},
     ]
     decoder = Decoder(layers=300, head=100)
     text = shares({"vlmc int8": engine(row(0))}, limits, decoder)
     assert "40% of what memory gives" in text  # 400 bytes x 10 tokens of 10,000
-    assert "9% of the peak of int8" in text  # 2 x 300 x 600 tokens of 4,000,000
+    # 2 x 300 x 600 tokens of 4,000,000 and of 10,000,000
+    assert "9% of the peak of int8, 4% of that of its tiles" in text
     assert "unknown" in shares({}, [], decoder)
 
 

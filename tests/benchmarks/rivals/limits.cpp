@@ -1,5 +1,6 @@
-// What this machine can do at most, as one JSON object: read_1 and read_N (bytes a second), fp32 and
-// int8 (operations a second; a multiply-add is two), with N threads, best of several.
+// What this machine can do at most, as one JSON object: read_1 and read (bytes a second), fp32, int8 and
+// tiles (of int8; operations a second; a multiply-add is two), with N threads but for read_1, best of
+// several; 0 where the CPU has no such instructions.
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
@@ -9,6 +10,10 @@
 #include <vector>
 #if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
 #include <immintrin.h>
+#endif
+#if defined(__AMX_INT8__) && defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 
 using Clock = std::chrono::steady_clock;
@@ -54,7 +59,8 @@ constexpr int CHAINS = 12, STEPS = 4000000;
 
 static double floating(int threads) {
     double spent = seconds(threads, [](int index) {
-        Floats factor = Floats{} + 0.999f, term = Floats{} + 0.001f * index;
+        // Sums tend to a thousand of these, not to 0: numbers next to it are slow.
+        Floats factor = Floats{} + 0.999f, term = Floats{} + 0.001f * (1 + index);
 #define FLOATS(i) Floats sum##i = Floats{} + i##.0f;
 #define MULTIPLY(i) sum##i = sum##i * factor + term;
 #define TOTAL(i) factor += sum##i;
@@ -98,9 +104,37 @@ static double integer(int threads) {
 static double integer(int) { return 0; }
 #endif
 
+#if defined(__AMX_INT8__) && defined(__linux__)
+// Four chains: as many tiles of sums as are left beside two and two that are multiplied.
+static double tiles(int threads) {
+    constexpr int TURNS = 100000;
+    constexpr long REQUEST_PERMISSION = 0x1023, TILE_DATA = 18;
+    if (syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA)) return 0;
+    double spent = seconds(threads, [](int) {
+        static const struct alignas(64) Whole {
+            uint8_t palette = 1, start = 0, reserved[14] = {};
+            uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+            uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+            constexpr Whole() {}
+        } whole;
+        _tile_loadconfig(&whole);
+        for (int turn = 0; turn < TURNS; ++turn) {
+            _tile_dpbssd(0, 4, 6);
+            _tile_dpbssd(1, 4, 7);
+            _tile_dpbssd(2, 5, 6);
+            _tile_dpbssd(3, 5, 7);
+        }
+        _tile_release();
+    });
+    return 2.0 * 16 * 16 * 64 * 4 * TURNS * threads / spent;
+}
+#else
+static double tiles(int) { return 0; }
+#endif
+
 int main(int, char **words) {
     int threads = atoi(words[1]);
     double one = reading(1), all = reading(threads);
-    printf("{\"read_1\": %.0f, \"read\": %.0f, \"fp32\": %.0f, \"int8\": %.0f}\n", one, all,
-           floating(threads), integer(threads));
+    printf("{\"read_1\": %.0f, \"read\": %.0f, \"fp32\": %.0f, \"int8\": %.0f, \"tiles\": %.0f}\n",
+           one, all, floating(threads), integer(threads), tiles(threads));
 }

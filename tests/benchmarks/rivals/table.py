@@ -182,7 +182,8 @@ def shares(
         f"Limits measured beside it (best of {len(limits)}): reading memory "
         f"{best['read_1'] / 1e9:.1f} GB/s with one thread, {best['read'] / 1e9:.1f} with all; "
         f"fp32 {best['fp32'] / 1e9:.0f} GFLOPS; int8 "
-        + (f"{best['int8'] / 1e9:.0f} GOPS." if best.get("int8") else "unknown (no VNNI)."),
+        + (f"{best['int8'] / 1e9:.0f} GOPS" if best.get("int8") else "unknown (no VNNI)")
+        + (f", by tiles {best['tiles'] / 1e9:.0f}." if best.get("tiles") else "."),
         "",
     ]
     for name, engine in engines.items():
@@ -201,6 +202,8 @@ def _share(
     share = read / max(best["read"], best["read_1"])
     line = f"- {name}: decode reads {read / 1e9:.1f} GB/s of weights, {share:.0%} of what memory "
     line += f"gives; prefill does {operations / 1e9:.0f} G products and sums a second"
-    if peak := best.get(kind):
-        line += f", {operations / peak:.0%} of the peak of {kind}"
-    return line + "."
+    peaks = {f"the peak of {kind}": best.get(kind)}
+    if kind == "int8":
+        peaks["that of its tiles"] = best.get("tiles")
+    of = [f"{operations / peak:.0%} of {what}" for what, peak in peaks.items() if peak]
+    return ", ".join([line, *of]) + "."

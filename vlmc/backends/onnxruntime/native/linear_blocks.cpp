@@ -16,8 +16,8 @@ AVX512_INLINE __m512i bytes_of(__m512i first, __m512i second) {
 }
 
 // 4 bits to bytes, of 16 of a panel's 64 channels: each group of four numbers of a channel at
-// place(group), their bits turned where `turned` has ones, and the channels' `scales`. Codes around zero times 32, ratios of scales times 1024: the product without its last 15
-// bits, rounded, is the byte.
+// place(group), bits turned where `turned` has ones, and the channels' `scales`. Codes around zero
+// times 32, ratios of scales times 1024: the product without its last 15 bits, rounded, is the byte.
 template <typename Place>
 AVX512_INLINE void expand_panel(const BlockPanel& panel, const BlockPanels& w, size_t groups,
                                 uint8_t turned, float* scales, Place&& place) {
