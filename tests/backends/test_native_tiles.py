@@ -1,6 +1,5 @@
 """Products by tiles (AMX) have the bits of those by vectors, whatever their sizes."""
 
-import ctypes
 import os
 import subprocess
 import sys
@@ -8,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.backends.kernels import KERNELS, with_kernels
+from tests.backends.kernels import with_kernels
 from tests.backends.test_native_attention import CPU
 from tests.backends.test_native_groups import made, session
+from vlmc.backends.onnxruntime import native
 
 ROWS = (6, 7, 16, 17, 32, 49, 103)
 # Operators, their products, kind of weights, bits, inner size; 1,030 of it are 16 tiles and a bit.
@@ -26,7 +26,7 @@ WIDTHS = (231, 33, 64)
 
 def in_use():
     """Whether this process multiplies tiles."""
-    return bool(ctypes.CDLL(str(KERNELS)).vlmc_kernels_tiles())
+    return native.instructions() == "AVX-512 VNNI and AMX"
 
 
 def answers():

@@ -15,6 +15,7 @@ from tests.backends.kernels import KERNELS, steps
 from tests.build.questions import QUESTIONS
 from tests.build.test_parity import error
 from tests.build.test_passes import contents
+from vlmc.backends.onnxruntime import native
 from vlmc.backends.onnxruntime.lower_chains import CHAIN
 from vlmc.backends.onnxruntime.native import DOMAIN
 from vlmc.bundle.store import read_bundle
@@ -212,7 +213,7 @@ def test_the_switch_takes_the_portable_programs(workshop, monkeypatch):
     if KERNELS:
         assert (engine.portable, engine.kernels) == (
             "",
-            "onnxruntime, AVX-512 VNNI kernels of vlmc",
+            f"onnxruntime, {native.instructions()} kernels of vlmc",
         )
     else:
         assert engine.portable

@@ -9,6 +9,7 @@ import pytest
 
 from tests.backends.kernels import KERNELS
 from tests.tiny_bundle import tiny_bundle
+from vlmc.backends.onnxruntime import native
 from vlmc.cli import main
 
 Capture = pytest.CaptureFixture[str]
@@ -78,7 +79,9 @@ def test_bench_says_what_computed(
     out, _ = vlmc(capsys, "bench", folders["dual"], *BENCH, "--json")
     values = json.loads(out)
     ours = KERNELS is not None and switch == "on"
-    assert values["kernels"] == "onnxruntime" + ", AVX-512 VNNI kernels of vlmc" * ours
+    assert values["kernels"] == "onnxruntime" + (
+        f", {native.instructions()} kernels of vlmc" if ours else ""
+    )
     assert isinstance(values["spin"], bool)
     out, _ = vlmc(capsys, "bench", folders["dual"], *BENCH)
     assert f"  computed by {values['kernels']}\n" in out

@@ -106,7 +106,7 @@ class OrtSession:
         self.portable = portable
         self.kernels = "onnxruntime"
         if program.kernels and not portable:
-            self.kernels += ", AVX-512 VNNI kernels of vlmc"
+            self.kernels += f", {native.instructions()} kernels of vlmc"
         self._inputs = {spec.name: spec for spec in program.inputs}
         self._outputs = {spec.name: spec for spec in program.outputs}
         self._binding = session.io_binding()

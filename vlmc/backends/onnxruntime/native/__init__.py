@@ -39,6 +39,13 @@ def why_not() -> str:
     )
 
 
+@cache
+def instructions() -> str:
+    """What the kernels compute with, where they serve: tiles too where CPU and system have them."""
+    tiles = ctypes.CDLL(str(_file())).vlmc_kernels_tiles()
+    return "AVX-512 VNNI and AMX" if tiles else "AVX-512 VNNI"
+
+
 def _file() -> Path | None:
     files = (_FOLDER / f"kernels{suffix}" for suffix in EXTENSION_SUFFIXES)
     return next((file for file in files if file.is_file()), None)
