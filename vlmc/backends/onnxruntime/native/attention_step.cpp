@@ -44,20 +44,27 @@ AVX512 void widen(const void* from, size_t count, float* to) {
     _mm512_mask_storeu_ps(to + i, first16(count - i), load(from, true, i, first16(count - i)));
 }
 
-AVX512_INLINE void ask(const char* from, size_t bytes) {
-  for (size_t i = 0; i < bytes; i += 64) _mm_prefetch(from + i, _MM_HINT_NTA);
-}
+// What is asked for before it is read, some lines at a time: many at once hold up what comes next.
+struct Ahead {
+  const char* at;
+  size_t lines;
+
+  void ask() {
+    for (size_t i = 0; i < lines; ++i, at += 64) _mm_prefetch(at, _MM_HINT_T0);
+  }
+};
 
 // scores[R][width] of kKeys keys.
 template <size_t R>
 AVX512_INLINE void score_block(const float* queries, size_t room, const float* keys, size_t size,
-                             float* scores, size_t width) {
+                             float* scores, size_t width, Ahead& ahead) {
   constexpr size_t K = 16 / R;
   for (size_t t = 0; t < kKeys; t += K, keys += K * size) {
     __m512 acc[R * K];
 #pragma GCC unroll 16
     for (size_t i = 0; i < R * K; ++i) acc[i] = _mm512_setzero_ps();
     for (size_t d = 0; d < size; d += 16) {
+      ahead.ask();
       const __mmask16 there = first16(size - d);
       __m512 q[R];
 #pragma GCC unroll 2
@@ -78,19 +85,22 @@ AVX512_INLINE void score_block(const float* queries, size_t room, const float* k
   }
 }
 
-// scores[rows][width] of `count` keys, which lie behind each other; up to 15 more are written. Values
-// of these keys are asked for meanwhile.
+// scores[rows][width] of `count` keys, which lie behind each other; up to 15 more are written. Behind
+// the keys, the first of their values are asked for.
 AVX512 void score_keys(const float* queries, size_t rows, size_t room, const void* keys,
                        const void* values, bool half, size_t count, size_t size, float* scores,
                        size_t width) {
   static thread_local Scratch<float> plain_room;
   const size_t bytes = size * (half ? 2 : 4), all = count * bytes;
-  ask(static_cast<const char*>(keys), std::min(kAhead, all));
+  const size_t steps = rows * ((size + 15) / 16);  // in which scores of kKeys keys are made
+  const size_t lines = (kKeys * bytes / 64 + steps - 1) / steps;
+  Ahead{static_cast<const char*>(keys), std::min(kAhead, all) / 64}.ask();
   for (size_t t = 0; t < count; t += kKeys) {
-    const size_t there = std::min(kKeys, count - t), ahead = std::min(all, t * bytes + kAhead);
+    const size_t there = std::min(kKeys, count - t), next = t * bytes + kAhead;
     const char* from = static_cast<const char*>(keys) + t * bytes;
-    ask(static_cast<const char*>(keys) + ahead, std::min(kKeys * bytes, all - ahead));
-    ask(static_cast<const char*>(values) + t * bytes, there * bytes);
+    Ahead ahead{next < all ? static_cast<const char*>(keys) + next
+                           : static_cast<const char*>(values) + (next - all),
+                lines};
     const float* k = reinterpret_cast<const float*>(from);
     if (half || there < kKeys) {
       float* plain = plain_room.at_least(kKeys * size);
@@ -103,8 +113,9 @@ AVX512 void score_keys(const float* queries, size_t rows, size_t room, const voi
     }
     size_t r = 0;
     for (; r + 2 <= rows; r += 2)
-      score_block<2>(queries + r * room, room, k, size, scores + r * width + t, width);
-    if (r < rows) score_block<1>(queries + r * room, room, k, size, scores + r * width + t, width);
+      score_block<2>(queries + r * room, room, k, size, scores + r * width + t, width, ahead);
+    if (r < rows)
+      score_block<1>(queries + r * room, room, k, size, scores + r * width + t, width, ahead);
   }
 }
 
@@ -112,7 +123,9 @@ AVX512 void score_keys(const float* queries, size_t rows, size_t room, const voi
 AVX512 void add_values(const float* weights, size_t rows, size_t width, const void* values,
                        bool half, size_t count, size_t size, float* sums, size_t room) {
   static thread_local Scratch<float> plain_room;
-  constexpr size_t kValues = 64;  // that stay near while all rows take them
+  constexpr size_t kValues = 16;  // that stay near while all rows take them
+  const size_t bytes = size * (half ? 2 : 4), tiles = (rows + kTile - 1) / kTile;
+  const size_t of_tile = (rows + tiles - 1) / tiles;
   for (size_t t = 0; t < count; t += kValues) {
     const size_t there = std::min(kValues, count - t);
     const float* v = static_cast<const float*>(values) + t * size;
@@ -121,10 +134,14 @@ AVX512 void add_values(const float* weights, size_t rows, size_t width, const vo
       widen(static_cast<const uint16_t*>(values) + t * size, there * size, plain);
       v = plain;
     }
-    for (size_t r = 0; r < rows; r += kTile)
+    Ahead ahead{static_cast<const char*>(values) + (t + kValues) * bytes,
+                (kValues * bytes / 64 + tiles - 1) / tiles};
+    for (size_t r = 0; r < rows; r += of_tile) {
+      ahead.ask();
       for (size_t d = 0; d < size; d += kPanel)
-        multiply(std::min(kTile, rows - r), weights + r * width + t, width, v + d, size, there,
+        multiply(std::min(of_tile, rows - r), weights + r * width + t, width, v + d, size, there,
                  sums + r * room + d, room, std::min(kPanel, size - d), t > 0);
+    }
   }
 }
 

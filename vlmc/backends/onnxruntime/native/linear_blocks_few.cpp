@@ -17,28 +17,36 @@ struct BlockTokens {
   int32_t* minus;  // [m, blocks]: the sum of a block's codes, negative, in the low 16 bits
 };
 
-AVX512 BlockTokens quantize_blocks(const float* x, size_t m, size_t k, int bits, size_t block) {
+BlockTokens block_token_room(size_t m, size_t blocks, size_t block) {
   static thread_local Scratch<int8_t> codes;
   static thread_local Scratch<float> scales;
   static thread_local Scratch<int32_t> minus;
-  const size_t blocks = (k + block - 1) / block, room = blocks * block;
-  const BlockTokens t{codes.at_least(m * room), scales.at_least(m * blocks),
-                      minus.at_least(m * blocks)};
+  const size_t all = m * blocks;
+  return {codes.at_least(all * block), scales.at_least(all), minus.at_least(all)};
+}
+
+// Blocks first .. last of all tokens'.
+AVX512 void quantize_blocks(const float* x, size_t k, int bits, size_t block, size_t first,
+                            size_t last, const BlockTokens& t) {
+  const size_t blocks = (k + block - 1) / block;
   const __m128i even_first = _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15);
-  for (size_t i = 0; i < m; ++i)
-    for (size_t b = 0; b < blocks; ++b) {
-      const float* from = x + i * k + b * block;
-      int8_t* to = t.codes + i * room + b * block;
-      const size_t count = std::min(block, k - b * block);
-      const float scale = (largest(from, count) + kSmallest) * (1 / 127.0f);
-      t.scales[i * blocks + b] = scale;
-      t.minus[i * blocks + b] = -codes_of(from, count, block, 1 / scale, to) & 0xffff;
-      for (size_t j = 0; bits == 4 && j < block; j += 16) {
-        __m128i* const sixteen = (__m128i*)(to + j);
-        _mm_storeu_si128(sixteen, _mm_shuffle_epi8(_mm_loadu_si128(sixteen), even_first));
-      }
+  for (size_t at = first; at < last; ++at) {
+    const size_t b = at % blocks, count = std::min(block, k - b * block);
+    const float* from = x + at / blocks * k + b * block;
+    const float scale = (largest(from, count) + kSmallest) * (1 / 127.0f);
+    const __m512 by = _mm512_set1_ps(1 / scale);
+    __m512i sum = _mm512_setzero_si512();
+    for (size_t j = 0; j < block; j += 16) {
+      const __mmask16 there = j < count ? first16(count - j) : 0;
+      const __m512i q = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_maskz_loadu_ps(there, from + j), by));
+      const __m128i bytes = _mm512_cvtsepi32_epi8(q);
+      sum = _mm512_add_epi32(sum, q);
+      _mm_storeu_si128((__m128i*)(t.codes + at * block + j),
+                       bits == 4 ? _mm_shuffle_epi8(bytes, even_first) : bytes);
     }
-  return t;
+    t.scales[at] = scale;
+    t.minus[at] = -_mm512_reduce_add_epi32(sum) & 0xffff;
+  }
 }
 
 AVX512_INLINE __m512i four_codes(const int8_t* at) {
@@ -124,7 +132,8 @@ size_t panels_of(const Product& p) { return (p.n + kLanes - 1) / kLanes; }
 void linear_blocks_few(const float* x, size_t m, size_t k, int bits, size_t block,
                        const Product* products, size_t count, Gate gate,
                        const Parallel& parallel) {
-  const BlockTokens t = quantize_blocks(x, m, k, bits, block);
+  const size_t blocks = (k + block - 1) / block;
+  const BlockTokens t = block_token_room(m, blocks, block);
   const DotPanels run = kDotPanels[bits == 4 ? 0 : 1][m - 1];
   const auto panels = [&](const Product& p, size_t first, size_t last, float* y) {
     run(t, BlockPanels(p, k, bits, block), first, last, p, y);
@@ -135,7 +144,11 @@ void linear_blocks_few(const float* x, size_t m, size_t k, int bits, size_t bloc
   const bool two = gate != Gate::none && count > 1;
   float* beside = two ? room.at_least(m * products[1].n) : nullptr;
   constexpr size_t kLeast = 2;  // panels
-  together<1>(parallel, [&](Member member) {
+  together<2>(parallel, [&](Member member) {
+    member.share(m * blocks, 16, [&](size_t first, size_t last) {
+      quantize_blocks(x, k, bits, block, first, last, t);
+    });
+    member.join();
     member.share(all, kLeast, [&](size_t first, size_t last) {
       if (gate != Gate::none) {
         const size_t n = products[0].n, c = first * kLanes;

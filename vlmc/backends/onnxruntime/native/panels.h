@@ -58,7 +58,7 @@ AVX512_INLINE void byte_tile(const Tokens& t, const Panel& panel, size_t groups,
     for (size_t c = 0; c < C; ++c) {
       const uint8_t* at = b + (g * 4 + c) * 64;
       // Read once a step: not to drive out what is needed between.
-      if (Direct) _mm_prefetch((const char*)at + kAhead, _MM_HINT_NTA);
+      if (Direct) _mm_prefetch((const char*)at + kAhead, _MM_HINT_T0);
       v[c] = _mm512_loadu_si512(at);
       if (Direct) v[c] = _mm512_xor_si512(v[c], shift);
     }
