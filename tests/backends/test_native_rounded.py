@@ -1,5 +1,9 @@
 """A prefill's attention of factors that are rounded to bfloat16, against numpy in float64."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -12,6 +16,9 @@ from tests.backends.test_native_attention import (
     cached_session,
     expected_of,
     run,
+    seen_by_tower,
+    tower_expected,
+    tower_session,
     turned,
 )
 
@@ -58,6 +65,31 @@ def test_a_step_of_rounded_factors(heads, kv_heads, size, window, softcap, half,
 
 @with_kernels
 @pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("window", [0, 900])
+def test_many_keys_are_weighed_part_by_part(window, half):
+    session = cached_session(6, 2, 64, half=half, window=window, rounded=True)
+    feeds = asked([2100, 641, 1290], 40, 2100, 6, 2, 64, half)
+    check(session, feeds, 6, {}, window=window)
+
+
+@with_kernels
+def test_many_keys_of_a_tower():
+    """A row may see none of the first ones, none of the last ones, or none at all."""
+    heads, size, step, total = 2, 40, 37, 1500
+    feeds = seen_by_tower(1, step, heads, heads, size, total)
+    bias = np.random.default_rng(0).standard_normal((1, heads, step, total)).astype(np.float32)
+    bias[:, 0, 3, :1400], bias[:, 1, 7, 30:], bias[:, :, 9] = (-np.inf,) * 3
+    session = tower_session(heads, heads, size, op="TowerAttentionBf16")
+    [y] = session.run(None, feeds | {"bias": bias})
+    bias[:, :, 9] = 0
+    expected = tower_expected(feeds, heads, heads, size, bias)
+    expected[0, 9] = 0
+    assert np.abs(y - expected).max() < 0.01
+    assert np.abs(y - expected).mean() < 1e-3
+
+
+@with_kernels
+@pytest.mark.parametrize("half", [False, True])
 def test_heads_are_turned_before_they_are_rounded(half):
     session = cached_session(6, 2, 64, half=half, rotary=True, rounded=True)
     feeds = asked([40, 90], 40, 100, 6, 2, 64, half)
@@ -82,3 +114,20 @@ def test_what_all_keys_share_is_not_rounded():
     expected, *_ = expected_of(feeds, 4, 64**-0.5)
     out, *_ = run(session, feeds, in_place=True)
     assert np.abs(out - expected).mean() < 6e-3
+
+
+@pytest.mark.skipif("amx_bf16" not in CPU, reason="no tiles: the others have tested it")
+@with_kernels
+def test_the_same_without_tiles():
+    """As on CPUs with AVX512_BF16 alone. Whether there are tiles is asked once in a process."""
+    tower = "tests/backends/test_native_attention.py::test_a_tower_of_rounded_factors"
+    few = "0-0.0-True or 70-2.0-False or turned or share or not_rounded or many or 33-257"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider"]
+    ran = subprocess.run(
+        [*command, __file__, tower, "-k", few],
+        env=os.environ | {"VLMC_TILES": "off"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stdout

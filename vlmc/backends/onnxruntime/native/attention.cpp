@@ -6,11 +6,13 @@
 #include "kernels.h"
 
 #include <algorithm>
-#include <cfloat>
 #include <cstring>
 #include <functional>
 
+#include "amx.h"
+#include "attention_amx.h"
 #include "attention_pack.h"
+#include "attention_rows.h"
 #include "attention_step.h"
 #include "attention_tile.h"
 #include "bfloat16.h"
@@ -23,38 +25,6 @@ namespace vlmc {
 namespace {
 
 constexpr size_t kRows = 24;  // query rows of a part, at least
-
-// To scores, which are in base 2.
-AVX512 void add_bias(float* row, const float* bias, size_t count) {
-  for (size_t i = 0; i < count; i += 16) {
-    const __mmask16 there = first16(count - i);
-    const __m512 add = _mm512_maskz_loadu_ps(there, bias + i);
-    const __m512 score = _mm512_maskz_loadu_ps(there, row + i);
-    const __m512 sum = _mm512_fmadd_ps(add, _mm512_set1_ps(kLog2E), score);
-    // What is hidden by the lowest number is not hidden from who sees nothing else.
-    const __mmask16 finite = _mm512_cmp_ps_mask(add, _mm512_set1_ps(-INFINITY), _CMP_NEQ_UQ);
-    const __m512 lowest = _mm512_set1_ps(-FLT_MAX);
-    _mm512_mask_storeu_ps(row + i, there, _mm512_mask_max_ps(sum, finite, lowest, sum));
-  }
-}
-
-// The query rows of one key head in one batch row: row r is step r / group, head r % group.
-struct Rows {
-  const AttentionShape& shape;
-  const float* query;  // of step 0, the group's first head
-  float* out;          // likewise
-  const float* bias;   // of step 0, that head, or null
-  Turn by;             // of step 0
-  size_t past, total;
-};
-
-// What row r may see, from key `low` on.
-inline Span seen(const Rows& rows, size_t r, size_t low = 0) {
-  const AttentionShape& s = rows.shape;
-  const size_t to = s.causal ? rows.past + r / s.group + 1 : rows.total;
-  const size_t from = s.window && to > s.window ? to - s.window : 0;
-  return {static_cast<uint32_t>(from - low), static_cast<uint32_t>(to - low)};
-}
 
 // Keys as panels, and values, row by row; of Pairs, words of two bfloat16.
 struct Packed {
@@ -86,7 +56,7 @@ AVX512 Packed pack(const Head& keys, const Head& values, size_t low, size_t high
     }
     const size_t there = std::min<size_t>(16, count - t);
     pack_keys<Pairs>(keys, low + t, there, size, mean,
-                     panels + t / kPanel * kPanel * words + t % kPanel);
+                     panels + t / kPanel * kPanel * words + t % kPanel, kPanel, size);
     if (copied) pack_values<Pairs>(values, low + t, there, size, rows + (Pairs ? t / 2 : t) * size);
   }
   if (copied) return {panels, rows, size};
@@ -108,26 +78,10 @@ AVX512 void attend_rows(const Rows& rows, const Head& keys, const Head& values, 
   float* queries = query_room.at_least(kTile * room);
   float* scores = score_room.at_least(kTile * width);
   float* sums = out_room.at_least(kTile * room);
-  const size_t steps_apart = s.heads * size;
-  const auto place = [&](size_t r) { return r / s.group * steps_apart + r % s.group * size; };
   for (size_t tile = begin; tile < end; tile += kTile) {
     const size_t count = std::min(kTile, end - tile);
-    size_t at[kTile];
-    for (size_t r = 0; r < count; ++r) {
-      at[r] = place(tile + r);
-      ask_to_write(rows.out + at[r], size * sizeof(float));
-      if (tile + r + kTile < end) ask(rows.query + place(tile + r + kTile), size * sizeof(float));
-    }
-    const float* from[kTile];
-    for (size_t r = 0; r < count; ++r) {
-      from[r] = rows.query + at[r];
-      if (!rows.by.half) continue;
-      const size_t angle = (tile + r) / s.group * rows.by.half;
-      float* to = turned + r * size;
-      turn(from[r], 1, size, rows.by.half, rows.by.cos + angle, rows.by.sin + angle, to);
-      from[r] = to;
-    }
-    pack_queries<Pairs>(from, count, s.scale * kLog2E, size, queries, room);
+    for (size_t r = tile; r < tile + count; ++r) ask_for(rows, r, r + kTile, end);
+    take_queries<Pairs, kTile>(rows, tile, count, turned, queries, room);
     Span spans[kTile];
     for (size_t r = 0; r < count; ++r) spans[r] = seen(rows, tile + r, low);
     // Panels that some row sees a key of, and those that are seen whole by all.
@@ -143,21 +97,11 @@ AVX512 void attend_rows(const Rows& rows, const Head& keys, const Head& values, 
       if (t < whole || t >= part)
         multiply<Pairs>(count, queries, room, packed.keys + t * inner, kPanel, inner, scores + t,
                         width, std::min(kPanel, (stop - t + 15) / 16 * 16), false);
-    const bool changed = s.softcap > 0 || rows.bias;
-    for (size_t r = 0; changed && r < count; ++r) {
-      float* row = scores + r * width;
-      const size_t first = spans[r].from, last = spans[r].to;
-      if (s.softcap > 0) cap_scores(row + first, last - first, s.softcap * kLog2E);
-      if (!rows.bias) continue;
-      const size_t step = (tile + r) / s.group, head = (tile + r) % s.group;
-      add_bias(row + first,
-               rows.bias + head * s.bias_head_stride + step * s.bias_width + low + first,
-               last - first);
-    }
-    float largest[kTile], inverse[kTile];
+    for (size_t r = 0; changed(rows) && r < count; ++r)
+      change(rows, tile + r, low, spans[r], scores + r * width);
+    float largest[kTile], total[kTile];
     kSoftmax<Pairs>[count - 1](scores, width, spans, {start, whole, part, stop},
-                               changed ? nullptr : tops, largest, inverse);
-    for (size_t r = 0; r < count; ++r) inverse[r] = inverse[r] > 0 ? 1 / inverse[r] : 0;
+                               changed(rows) ? nullptr : tops, largest, total);
     const size_t seen_keys = stop - start;
     const float* weights = scores + (Pairs ? start / 2 : start);
     const float* value = packed.values + (Pairs ? start / 2 : start) * packed.value_stride;
@@ -165,11 +109,7 @@ AVX512 void attend_rows(const Rows& rows, const Head& keys, const Head& values, 
       multiply<Pairs>(count, weights, width, value + d, packed.value_stride,
                       Pairs ? (seen_keys + 1) / 2 : seen_keys, sums + d, room,
                       std::min(kPanel, size - d), false);
-    for (size_t d = 0; d < size; d += 16)
-      for (size_t r = 0; r < count; ++r)
-        _mm512_mask_storeu_ps(rows.out + at[r] + d, first16(size - d),
-                              _mm512_mul_ps(_mm512_loadu_ps(sums + r * room + d),
-                                            _mm512_set1_ps(inverse[r])));
+    for (size_t r = 0; r < count; ++r) answer(rows, tile + r, sums + r * room, total[r]);
   }
 }
 
@@ -206,7 +146,7 @@ void attend(const AttentionShape& s, size_t batch, size_t step, const Parallel& 
     const size_t begin = part * of_part, end = std::min(rows, begin + of_part);
     const size_t head = task / parts;
     if (begin < end && head_of(head / kv_heads, head % kv_heads, &of, &keys, &values))
-      attend_rows<Pairs>(of, keys, values, begin, end);
+      (Pairs && tiles() ? attend_tiles : attend_rows<Pairs>)(of, keys, values, begin, end);
   });
 }
 

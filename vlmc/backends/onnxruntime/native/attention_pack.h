@@ -48,24 +48,27 @@ AVX512 void pack_queries(const float* const* from, size_t rows, float scale, siz
   }
 }
 
-// mean[room] of a head's numbers in keys low .. high; zeros behind them. room is a multiple of 16.
+// mean[room] of a head's numbers in some of the keys low .. high, spread evenly: enough to know what
+// all have in common. Zeros behind them. room is a multiple of 16.
 AVX512 inline void mean_key(const Head& head, size_t low, size_t high, size_t size, size_t room,
                             float* mean) {
-  const __m512 share = _mm512_set1_ps(1 / (float)(high - low));
+  const size_t apart = std::max<size_t>(1, (high - low) / 64), count = (high - low + apart - 1) / apart;
+  for (size_t t = low; t < high; t += apart) ask(head.row(t), size * head.width());
+  const __m512 share = _mm512_set1_ps(1 / (float)count);
   for (size_t d = 0; d < room; d += 16) {
     const __mmask16 there = d < size ? first16(size - d) : 0;
     __m512 sum = _mm512_setzero_ps();
-    for (size_t t = low; there && t < high; ++t)
+    for (size_t t = low; there && t < high; t += apart)
       sum = _mm512_add_ps(sum, load(head.from, head.half, t * head.stride + d, there));
     _mm512_storeu_ps(mean + d, _mm512_mul_ps(sum, share));
   }
 }
 
 // Up to 16 keys from `first` on, transposed, of Pairs less mean[size] and as words of two bfloat16:
-// [words][kPanel]; zeros behind the last.
+// those of `room` numbers, `apart` from each other; zeros behind the last.
 template <bool Pairs>
 AVX512 void pack_keys(const Head& head, size_t first, size_t rows, size_t size, const float* mean,
-                      float* out) {
+                      float* out, size_t apart, size_t room) {
   constexpr size_t kWord = Pairs ? 2 : 1;
   for (size_t d = 0; d < size; d += 16 * kWord) {
     const __mmask16 there = first16(size - d), more = size > d + 16 ? first16(size - d - 16) : 0;
@@ -81,8 +84,8 @@ AVX512 void pack_keys(const Head& head, size_t first, size_t rows, size_t size, 
                    _mm512_sub_ps(next, _mm512_loadu_ps(mean + d + 16)));
     }
     transpose(v);
-    for (size_t j = 0; j < 16 && d + j * kWord < size; ++j)
-      _mm512_storeu_ps(out + (d / kWord + j) * kPanel, v[j]);
+    for (size_t j = 0; j < 16 && d + j * kWord < room; ++j)
+      _mm512_storeu_ps(out + (d / kWord + j) * apart, v[j]);
   }
 }
 
@@ -98,6 +101,21 @@ AVX512 void pack_values(const Head& head, size_t first, size_t rows, size_t size
       const __mmask16 also = t + 1 < rows ? there : 0;
       if (Pairs) v = interleaved(pairs(v, load(head.from, head.half, at + head.stride, also)));
       _mm512_mask_storeu_ps(out + t / kWord * size + d, there, v);
+    }
+  }
+}
+
+// 16 values from `first` on, as rows of tiles of 16 numbers each: number d of two of them in a word.
+// Zeros where there are fewer, and behind the last number.
+AVX512 inline void pack_value_tiles(const Head& head, size_t first, size_t rows, size_t size,
+                                    size_t room, float* out) {
+  for (size_t d = 0; d < room; d += 16, out += 256) {
+    const __mmask16 there = d < size ? first16(size - d) : 0;
+    for (size_t t = 0; t < 16; t += 2) {
+      const size_t at = (first + t) * head.stride + d;
+      const __m512 v = load(head.from, head.half, at, t < rows ? there : 0);
+      const __m512 next = load(head.from, head.half, at + head.stride, t + 1 < rows ? there : 0);
+      _mm512_storeu_ps(out + t / 2 * 16, interleaved(pairs(v, next)));
     }
   }
 }
