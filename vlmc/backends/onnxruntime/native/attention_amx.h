@@ -13,13 +13,13 @@ namespace vlmc {
 
 constexpr size_t kWords = kTileBytes / 4, kTileWords = kWholeTile / 4;
 constexpr size_t kPair = 2 * kTileRows;  // query rows, keys, or numbers of two tiles
-constexpr size_t kKeyBlock = 640;        // keys whose scores are held at a time
+constexpr size_t kKeyBlock = 1024;       // keys whose scores are held at a time
 
 // c[16 R][32] = a[16 R][steps][16 words] b[steps][2 tiles] (+ c), the tiles of a step `column`
 // apart.
 template <size_t R>
-inline void multiply_tiles(const float* a, size_t lda, const float* b, size_t step, size_t column,
-                           size_t steps, float* c, size_t ldc, bool onto) {
+inline void multiply_bf16(const float* a, size_t lda, const float* b, size_t step, size_t column,
+                          size_t steps, float* c, size_t ldc, bool onto) {
   float* lower = c + kTileRows * ldc;
   if (onto) {
     VLMC_TILE_LOAD(0, c, ldc * 4);
@@ -95,6 +95,7 @@ AVX512 void weigh_more(float* scores, size_t width, const Span* seen, Range keys
   }
 }
 
+// `count` query rows, in R tiles of 16, from `first` on.
 template <size_t R>
 AVX512 void attend_block(const Rows& rows, size_t first, size_t count, size_t end, size_t low,
                          const Tiled& of, const float* queries, size_t room, float* scores,
@@ -108,8 +109,8 @@ AVX512 void attend_block(const Rows& rows, size_t first, size_t count, size_t en
   for (size_t from = start; from < back.to; from += kKeyBlock) {
     const size_t to = std::min<size_t>(from + kKeyBlock, (back.to + kPair - 1) / kPair * kPair);
     for (size_t t = from; t < to; t += kPair)
-      multiply_tiles<R>(queries, words, of.keys + t * words, kTileWords, room / 32 * kTileWords,
-                        room / 32, scores + t - from, width, false);
+      multiply_bf16<R>(queries, words, of.keys + t * words, kTileWords, room / 32 * kTileWords,
+                       room / 32, scores + t - from, width, false);
     const auto within = [&](size_t key) { return std::min(std::max(key, from), to) - from; };
     Span spans[kPair];
     for (size_t r = 0; r < count; ++r) {
@@ -135,8 +136,8 @@ AVX512 void attend_block(const Rows& rows, size_t first, size_t count, size_t en
                            _mm512_mul_ps(_mm512_loadu_ps(sums + r * room + d),
                                          _mm512_set1_ps(scale[r])));
     for (size_t d = 0; d < room; d += kPair)
-      multiply_tiles<R>(scores, width, of.values + from * words + d / 16 * kTileWords, kPair * words,
-                        kTileWords, (to - from) / kPair, sums + d, room, from > start);
+      multiply_bf16<R>(scores, width, of.values + from * words + d / 16 * kTileWords, kPair * words,
+                       kTileWords, (to - from) / kPair, sums + d, room, from > start);
   }
   for (size_t r = 0; r < count; ++r) answer(rows, first + r, sums + r * room, weights[r]);
 }

@@ -49,10 +49,11 @@ AVX512 void pack_queries(const float* const* from, size_t rows, float scale, siz
 }
 
 // mean[room] of a head's numbers in some of the keys low .. high, spread evenly: enough to know what
-// all have in common. Zeros behind them. room is a multiple of 16.
+// all have in common. Zeros behind the head's. room is a multiple of 16.
 AVX512 inline void mean_key(const Head& head, size_t low, size_t high, size_t size, size_t room,
                             float* mean) {
-  const size_t apart = std::max<size_t>(1, (high - low) / 64), count = (high - low + apart - 1) / apart;
+  const size_t apart = std::max<size_t>(1, (high - low) / 64);
+  const size_t count = (high - low + apart - 1) / apart;
   for (size_t t = low; t < high; t += apart) ask(head.row(t), size * head.width());
   const __m512 share = _mm512_set1_ps(1 / (float)count);
   for (size_t d = 0; d < room; d += 16) {

@@ -46,8 +46,8 @@ AVX512 inline void ask_for(const Rows& rows, size_t r, size_t next, size_t end) 
 // Queries of rows first .. first + count - 1, up to Most, turned in turned[Most][size], as products
 // read them, `room` apart.
 template <bool Pairs, size_t Most>
-AVX512 void take_queries(const Rows& rows, size_t first, size_t count, float* turned, float* queries,
-                         size_t room) {
+AVX512 void take_queries(const Rows& rows, size_t first, size_t count, float* turned,
+                         float* queries, size_t room) {
   const size_t size = rows.shape.head_size;
   const float* from[Most];
   for (size_t r = 0; r < count; ++r) {
