@@ -57,6 +57,18 @@ def test_linear_panels(m, k, n):
 
 
 @with_kernels
+@pytest.mark.parametrize("m", [40, 60, 70])
+def test_more_codes_than_a_cache_keeps(m):
+    """Of few tokens: each 32 of them are as many as are multiplied together."""
+    k, n = 53248, 5
+    parts = channels(np.random.default_rng(7), k, n)
+    x = np.random.default_rng(m).standard_normal((m, k)).astype(np.float32)
+    y = np.full((m, n), np.nan, np.float32)
+    call("vlmc_linear_panels", x, m, k, n, parts["w"], parts["scales"], parts["bias"], y)
+    near(y, *linear_panels(x, parts["w"], parts["scales"], parts["bias"]))
+
+
+@with_kernels
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("block", [16, 32, 64, 128, 256])
 @pytest.mark.parametrize("m", ROWS)

@@ -42,7 +42,7 @@ AVX512_INLINE void byte_tile(const Tokens& t, const Panel& panel, size_t groups,
                              size_t first) {
   const uint8_t *b = panel.bytes, *ahead = panel.ahead ? panel.ahead : b;
   const size_t pace = panel.pace;
-  constexpr size_t kAhead = 4096;  // bytes that are asked for before they are read
+  constexpr size_t kAhead = 4096;  // bytes from what is read to what is asked for
   const int8_t* a = t.codes + first * t.room;
   const size_t room = t.room;
   const __m512i shift = _mm512_set1_epi8((char)0x80);
@@ -57,7 +57,6 @@ AVX512_INLINE void byte_tile(const Tokens& t, const Panel& panel, size_t groups,
 #pragma GCC unroll 4
     for (size_t c = 0; c < C; ++c) {
       const uint8_t* at = b + (g * 4 + c) * 64;
-      // Read once a step: not to drive out what is needed between.
       if (Direct) _mm_prefetch((const char*)at + kAhead, _MM_HINT_T0);
       v[c] = _mm512_loadu_si512(at);
       if (Direct) v[c] = _mm512_xor_si512(v[c], shift);

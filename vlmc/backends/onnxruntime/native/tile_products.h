@@ -136,15 +136,17 @@ AVX512 inline void multiply_half(const Tokens& t, size_t m, const uint8_t* b, co
 }
 
 // Every token by every panel of the products' channels, and with a gate what it makes of them.
-// pack(product, first, panel, scales) lays a panel of a product's channels as tiles; their scales are the
-// product's, unless it writes others to `scales`, of 64. next(product, first) is the memory it reads.
+// pack(product, first, panel, scales) lays a panel of a product's channels as tiles; their scales are
+// the product's, unless it writes others to `scales`, of 64. next(product, first): what it reads, and
+// how many bytes.
 template <bool Rescaled, typename Pack, typename Next>
 void by_tiles(const Tokens& t, size_t m, const Product* products, size_t count, Gate gate,
               const Parallel& parallel, Pack&& pack, Next&& next) {
   // Codes that the second cache keeps beside weights.
   constexpr size_t kNear = 5 << 18;
-  const size_t blocks = (m * t.room + kNear - 1) / kNear;
-  const size_t of_block = (m + 32 * blocks - 1) / (32 * blocks) * 32;
+  const size_t least = (m * t.room + kNear - 1) / kNear;
+  const size_t of_block = padded((m + least - 1) / least, 32);
+  const size_t blocks = (m + of_block - 1) / of_block;
   const size_t steps = t.room / kTileBytes, pair = gate != Gate::none && count > 1;
   const auto panels = [](const Product& p) { return (p.n + kPanel - 1) / kPanel; };
   size_t total = 0;

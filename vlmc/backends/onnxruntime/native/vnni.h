@@ -46,7 +46,8 @@ AVX512_INLINE int32_t codes_of(const float* x, size_t k, size_t room, float inve
 }
 
 struct Tokens {
-  int8_t* codes;  // [m, room]; tiled: [padded(m, 32) / 16][room / 64][16][64], what no row has is anything
+  // [m, room]; tiled: [padded(m, 32) / 16][room / 64][16][64], of rows behind m anything.
+  int8_t* codes;
   float* scales;  // [m]
   int32_t* sums;  // [m], of the codes
   size_t room;
