@@ -1,20 +1,19 @@
-// Whether tiles can be multiplied here.
+// Whether tiles can be multiplied here: on Linux, which keeps the tiles of a process that has asked for
+// them (Documentation/arch/x86/xstate.rst).
 #include "amx.h"
-
-#include <cstdlib>
-#include <cstring>
 
 #ifdef __linux__
 #include <cpuid.h>
+#include <strings.h>
 #include <sys/syscall.h>
 #include <unistd.h>
-#endif
+
+#include <cstdlib>
+#include <initializer_list>
 
 namespace vlmc {
 namespace {
 
-#ifdef __linux__
-// Linux keeps the tiles of a process that has asked for them (Documentation/arch/x86/xstate.rst).
 bool granted() {
   constexpr unsigned kTiles = 1u << 24, kInt8 = 1u << 25, kBf16 = 1u << 22;
   constexpr unsigned kAll = kTiles | kInt8 | kBf16;
@@ -23,13 +22,13 @@ bool granted() {
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & kAll) != kAll) return false;
   return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 }
-#else
-bool granted() { return false; }
-#endif
 
+// The words of VLMC_KERNELS: see native/__init__.py.
 bool wanted() {
   const char* said = std::getenv("VLMC_TILES");
-  return !said || std::strcmp(said, "off") != 0;
+  for (const char* off : {"off", "0", "no", "false"})
+    if (said && strcasecmp(said, off) == 0) return false;
+  return true;
 }
 
 }  // namespace
@@ -40,3 +39,6 @@ bool tiles() {
 }
 
 }  // namespace vlmc
+#else
+bool vlmc::tiles() { return false; }
+#endif
