@@ -116,10 +116,9 @@ def test_what_all_keys_share_is_not_rounded():
     assert np.abs(out - expected).mean() < 6e-3
 
 
-@pytest.mark.skipif("amx_bf16" not in CPU, reason="no tiles: the others have tested it")
 @with_kernels
 def test_the_same_without_tiles():
-    """As on CPUs with AVX512_BF16 alone. Whether there are tiles is asked once in a process."""
+    """As on CPUs without AMX. Whether there are tiles is asked once in a process."""
     tower = "tests/backends/test_native_attention.py::test_a_tower_of_rounded_factors"
     few = "0-0.0-True or 70-2.0-False or turned or share or not_rounded or many or 33-257"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider"]
