@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import platform
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.benchmarks.rivals import disturbance
+from tests.benchmarks.rivals import disturbance, environment
 from tests.benchmarks.rivals.results import Results
 from tests.benchmarks.rivals.rounds import groups
 from tests.benchmarks.rivals.table import DECODE, FIGURES, PREFILL, Decoder, ratio, shares, table
@@ -173,6 +175,45 @@ def test_engines_that_do_not_fit_together_are_grouped_around_the_reference() -> 
     assert [group[1:] for group in found] == [["a", "b"], ["c"], ["huge"], ["d"]]
     assert all(group[0] == "vlmc int8" for group in found)
     assert groups({"vlmc int8": 9.0}, 8.0, "vlmc int8") == [["vlmc int8"]]
+
+
+TILES = """
+#include <immintrin.h>
+void configured(unsigned char rows) {
+    struct { unsigned char bytes[64]; } config = {};
+    config.bytes[48] = rows;
+    _tile_loadconfig(&config);
+}
+void loaded(unsigned char value) {
+    unsigned char tile[1024];
+    tile[5] = value;
+    _tile_loadd(0, tile, 64);
+}
+"""
+
+
+@pytest.mark.skipif(
+    platform.machine() != "x86_64" or shutil.which("g++") is None, reason="needs GCC for x86-64"
+)
+def test_what_a_tile_reads_is_stored_where_llama_cpp_is_compiled() -> None:
+    words = ["-O3", "-mamx-tile", "-include", str(environment.TILES), "-S", "-xc++", "-o-", "-"]
+    done = subprocess.run(["g++", *words], input=TILES, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for name in ("configured", "loaded"):
+        body = done.stdout.partition(f"{name}h:")[2].partition(".cfi_endproc")[0]
+        assert "%dil" in body or "%edi" in body
+
+
+def test_llama_cpp_is_compiled_anew_with_the_header(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho "$CXXFLAGS $*" >&2; exit 1\n')
+    python.chmod(0o755)
+    monkeypatch.setenv("CXXFLAGS", "-g0")
+    said = environment.llama_compiled(python)
+    assert said.startswith(f"-g0 -include {environment.TILES} ")
+    assert "--no-cache-dir" in said
 
 
 @pytest.mark.slow

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import subprocess
 import sys
 import tarfile
@@ -11,6 +13,7 @@ from pathlib import Path
 
 REQUIREMENTS = Path(__file__).with_name("requirements.txt")
 LLAMA = "llama-cpp-python==0.3.36"
+TILES = Path(__file__).with_name("tiles.h")
 
 
 def prepare(folder: Path, packages: Collection[str]) -> tuple[Path, dict[str, str]]:
@@ -26,7 +29,7 @@ def prepare(folder: Path, packages: Collection[str]) -> tuple[Path, dict[str, st
             failed = dict.fromkeys(wanted, reason)
         remove = [python, "-m", "pip", "uninstall", "-qy", "torchvision"]
         subprocess.run(remove, capture_output=True)
-    if "llama-cpp-python" in wanted and not failed and (reason := _pip(python, LLAMA)):
+    if "llama-cpp-python" in wanted and not failed and (reason := llama_compiled(python)):
         failed["llama-cpp-python"] = reason
     return python, failed
 
@@ -54,9 +57,16 @@ def llama_sources(python: Path, folder: Path) -> Path:
     return folder
 
 
-def _pip(python: Path, *words: str) -> str:
+def llama_compiled(python: Path) -> str:
+    """Compiles llama.cpp for this machine; why it failed, or nothing."""
+    flags = f"{os.environ.get('CXXFLAGS', '')} -include {shlex.quote(str(TILES))}"
+    # No wheel that pip kept: it may be of another processor, or of other flags.
+    return _pip(python, "--no-cache-dir", "--no-binary", "llama-cpp-python", LLAMA, CXXFLAGS=flags)
+
+
+def _pip(python: Path, *words: str, **variables: str) -> str:
     """Installs; why it failed, or nothing."""
     command = [python, "-m", "pip", "install", "-q", *words]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **variables})
     lines = done.stderr.strip().splitlines()
     return (lines[-1] if lines else "pip failed") if done.returncode else ""
