@@ -15,6 +15,7 @@ from vlmc.passes.checkpoint import TensorRef
 from vlmc.passes.fold import fold
 from vlmc.passes.parameters import canonical_names, parameter_sources
 from vlmc.passes.quiet import quiet
+from vlmc.passes.translate import translate
 from vlmc.passes.unfold import unfold
 from vlmc.passes.upstream import in_a_line
 from vlmc.schema import Json
@@ -26,9 +27,8 @@ if TYPE_CHECKING:
     from vlmc.passes.transform import TransformedModel
 
 PARAMETERS = "parameters.json"
-OPSET = 23
-# It tells of every torchvision operator that is absent.
-_LOGGER = "torch.onnx._internal.exporter._registration"
+# They tell of every torchvision operator that is absent, and of every node that is ours.
+_LOGGERS = tuple(f"torch.onnx._internal.exporter.{name}" for name in ("_registration", "_core"))
 # Sizes of the free dimensions while tracing: all different, none 0 or 1 (those specialize).
 _TRACE = {"batch": 2, "step": 5, "features": 7, "ctx": 64}
 
@@ -111,6 +111,7 @@ def trace_sizes(spec: GraphSpec) -> dict[str, int]:
 
 def _export_one(spec: GraphSpec, module: nn.Module) -> ir.Model:
     import torch
+    from torch._dynamo import config
 
     fake = next(p.fake_mode for p in module.parameters())  # type: ignore[attr-defined]
     sizes = trace_sizes(spec)
@@ -135,19 +136,18 @@ def _export_one(spec: GraphSpec, module: nn.Module) -> ir.Model:
             past = next(i for i, name in enumerate(names) if name.startswith("past_"))
             arguments[extras:] = [arguments[extras:past], arguments[past:]]
             shapes[extras:] = [shapes[extras:past], shapes[past:]]
-        with quiet(_LOGGER), _refused(spec.name):
-            traced = torch.export.export(
-                module, tuple(arguments), dynamic_shapes=tuple(shapes), strict=False
-            )
+        with quiet(*_LOGGERS), _refused(spec.name):
+            # Where gradients are off already, code that turns them off leaves no node. To look up
+            # what was computed for tensors alike takes longer than to compute it.
+            with torch.no_grad(), config.patch(fake_tensor_cache_enabled=False):
+                traced = torch.export.export(
+                    module, tuple(arguments), dynamic_shapes=tuple(shapes), strict=False
+                )
             folded = fold(traced)
-            program = torch.onnx.export(
-                traced, optimize=False, verbose=False, dynamo=True, opset_version=OPSET
-            )
-    if program is None:
-        raise RuntimeError("torch.onnx.export returned no program")
+            model = translate(traced)
     if folded:
-        unfold(program.model)
-    return program.model
+        unfold(model)
+    return model
 
 
 @contextmanager

@@ -1,9 +1,9 @@
 """Layers that are alike, folded in a traced program: one stays, the others become one call each.
 
-Translating a program to ONNX takes far longer than tracing it, and grows with every layer. So
-every layer is traced, which runs the model's own code with every index and window it has; then
-each is compared, node by node, with those before it. What is equal but for the tensors that come
-in (weights, caches, the layer before) is left out, and written again by ``unfold`` afterwards.
+What is done to a traced program until it is ONNX takes longer with every layer. So every layer is
+traced, which runs the model's own code with every index and window it has; then each is compared,
+node by node, with those before it. What is equal but for the tensors that come in (weights, caches,
+the layer before) is left out, and written again by ``unfold`` afterwards.
 Nothing is assumed of a model: a layer that differs in anything stays as it is.
 """
 

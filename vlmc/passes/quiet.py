@@ -7,14 +7,16 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def quiet(logger: str) -> Iterator[None]:
-    """Silences warnings, and a logger below its errors."""
-    log = logging.getLogger(logger)
-    level = log.level
-    log.setLevel(logging.ERROR)
+def quiet(*loggers: str) -> Iterator[None]:
+    """Silences warnings, and loggers below their errors."""
+    logs = [logging.getLogger(name) for name in loggers]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        log.setLevel(level)
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)

@@ -1,0 +1,154 @@
+"""A traced program as an ONNX graph.
+
+torch.onnx first traces a program a second time, symbolic sizes and all, to decompose operators that
+it cannot write and to undo writes in place. That is most of what an export costs, and next to
+nothing in transformers' models asks for it. So the few nodes that do are rewritten here, and only a
+program in which anything else is left goes the long way.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+from vlmc.passes.alike import is_tensor
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+    from torch import fx
+    from torch.export import ExportedProgram
+
+OPSET = 23
+
+
+def translate(program: ExportedProgram) -> ir.Model:
+    """Writes a program, whose nodes it may change, as a graph of torch.onnx's operators.
+
+    Raises:
+        Exception: As ``torch.onnx.export``, for an operator that nobody can write.
+    """
+    from onnxscript import version_converter
+    from torch.fx.experimental import _config
+    from torch.onnx._internal.exporter import _core, _fx_passes
+
+    registry = _registry()
+    as_torch_onnx: Any = _config
+    with as_torch_onnx.patch(backed_size_oblivious=True):  # a size may turn out to be 1
+        if not rewrite(program):
+            program = _fx_passes.decompose_with_registry(program, registry)
+        _fx_passes.insert_type_promotion_nodes(program.graph_module)
+        _fx_passes.remove_assertion_nodes(program.graph_module)
+    model = _core._exported_program_to_onnx_program(program, registry=registry).model
+    version_converter.convert_version(model, OPSET, fallback=True)
+    return model
+
+
+@functools.cache
+def _registry() -> Any:
+    """What torch.onnx can write; to collect it takes longer than a small graph."""
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    return ONNXRegistry.from_torchlib(opset_version=OPSET)
+
+
+def rewrite(program: ExportedProgram) -> bool:
+    """Replaces some nodes by what they stand for; whether torch.onnx can write each node then."""
+    graph = program.graph
+    sizes: dict[Any, fx.Node] = {}
+    for node in list(graph.nodes):
+        if node.op == "call_function":
+            _replace(graph, node, sizes)
+    outputs = next(iter(reversed(graph.nodes))).args[0]
+    for spec, output in zip(program.graph_signature.output_specs, outputs, strict=True):
+        spec.arg.name = output.name
+    program.graph_module.recompile()
+    return all(_known(node) for node in graph.nodes)
+
+
+def _replace(graph: fx.Graph, node: fx.Node, sizes: dict[Any, fx.Node]) -> None:
+    """Args: ``sizes``: nodes that give a size, by what it is; the node may be one more."""
+    import torch
+    from torch._ops import OpOverload
+
+    aten = torch.ops.aten
+    target: Any = node.target
+    source: Any = node.args[0] if node.args else None
+    value: Any = node.meta.get("val")
+    shaping = (aten.reshape.default, aten.flatten.using_ints, aten.unflatten.int, aten.view.default)
+    if isinstance(value, torch.SymInt):
+        sizes.setdefault(value.node.expr, node)
+    if target == aten._assert_tensor_metadata.default:
+        graph.erase_node(node)
+    elif target == aten.__and__.Tensor:
+        node.target = aten.bitwise_and.Tensor
+    elif target in shaping:
+        shape = [_size(size, sizes) for size in value.shape]
+        if shape.count(None) < 2:
+            if target != aten.view.default and not source.meta["val"].is_contiguous():
+                with graph.inserting_before(node):
+                    source = _contiguous(graph, source)
+            shape = [-1 if size is None else size for size in shape]
+            node.target, node.args = aten.view.default, (source, shape)
+    elif isinstance(target, OpOverload) and target._schema.is_mutable:
+        _write_elsewhere(node)
+    elif getattr(target, "overloadpacket", None) is aten.to:
+        copied = True in (*node.args, *node.kwargs.values())
+        if source.meta["val"].dtype == value.dtype and not copied:
+            node.replace_all_uses_with(source)
+            graph.erase_node(node)
+        else:
+            node.target, node.args = aten._to_copy.default, (source,)
+            node.kwargs = {"dtype": value.dtype}
+
+
+def _write_elsewhere(node: fx.Node) -> None:
+    """Makes ``x.add_(y)``, where x has no other name, ``x + y`` for all that reads x later."""
+    import torch
+
+    source: Any = node.args[0]
+    target: Any = node.target
+    operator = getattr(torch.ops.aten, target._schema.name.split("::")[1].removesuffix("_"), None)
+    functional = getattr(operator, target._overloadname, None)
+    sharing = [one for one in (source, *source.users) if one is not node and not _is_fresh(one)]
+    # What is written keeps its type; a sum may have another.
+    dtypes = {one.meta["val"].dtype for one in node.all_input_nodes if is_tensor(one)}
+    if functional is None or sharing or len(dtypes) > 1:
+        return
+    node.target = functional
+    source.replace_all_uses_with(node, lambda user: user is not node and user > node)
+
+
+def _is_fresh(node: fx.Node) -> bool:
+    """Whether what an operator returns is memory of its own."""
+    schema: Any = getattr(node.target, "_schema", None)
+    return schema is not None and all(made.alias_info is None for made in schema.returns)
+
+
+def _contiguous(graph: fx.Graph, node: fx.Node) -> fx.Node:
+    """A copy whose elements lie in their order; in ONNX, nothing."""
+    import torch
+
+    made = graph.call_function(
+        torch.ops.aten.clone.default, (node,), {"memory_format": torch.contiguous_format}
+    )
+    with node.meta["val"].fake_mode:
+        made.meta["val"] = node.meta["val"].contiguous()
+    return made
+
+
+def _size(size: Any, sizes: dict[Any, fx.Node]) -> Any:
+    """A size as an argument of a node; None: no node before gives it."""
+    return size if isinstance(size, int) else sizes.get(size.node.expr)
+
+
+def _known(node: fx.Node) -> bool:
+    """Whether torch.onnx writes a node as it is: no control flow, nothing written in place."""
+    from torch._ops import HigherOrderOperator, OpOverload
+
+    if node.op != "call_function":
+        return node.op in ("placeholder", "output")
+    if isinstance(node.target, HigherOrderOperator):
+        return False
+    if not isinstance(node.target, OpOverload):
+        return True  # arithmetic of sizes, and parts of several outputs
+    return not node.target._schema.is_mutable and _registry().is_registered(node.target)
