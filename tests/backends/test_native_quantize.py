@@ -59,7 +59,7 @@ def test_nothing_is_read_or_written_beyond_the_arrays(columns):
         wide = [np.zeros((3, blocks, block), np.uint8), arrays[1].copy(), None]
         for each in (arrays, wide):
             loss = np.zeros(3)
-            call("vlmc_quantize_blocks", weight, *weight.shape, block, 0, *each, loss)
+            call("vlmc_quantize_blocks", weight, *weight.shape, block, 0, *each, None, loss)
             assert loss[1] == pytest.approx(np.square(weight, dtype=np.float64).sum())
 
 

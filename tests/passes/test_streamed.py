@@ -136,7 +136,7 @@ def test_a_large_matrix_is_shared_among_threads_that_compute_alone(tmp_path):
     import torch
     from safetensors.torch import save_file
 
-    from vlmc.passes.streamed import _workers, serve, stream_weights
+    from vlmc.passes.streamed import serve, stream_weights, workers
 
     count = torch.get_num_threads()
     line = torch.nn.Linear(2500, 3500, bias=False)
@@ -150,4 +150,4 @@ def test_a_large_matrix_is_shared_among_threads_that_compute_alone(tmp_path):
         torch.testing.assert_close(here, there, rtol=1e-4, atol=1e-4)
     assert torch.equal(serve(line.weight, inputs[1:])[0], found[1])
     assert torch.get_num_threads() == count
-    assert _workers().submit(torch.get_num_threads).result() == 1
+    assert workers().submit(torch.get_num_threads).result() == 1

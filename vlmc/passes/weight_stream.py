@@ -217,12 +217,13 @@ def _quantize(weight: PlacedWeight, rows: Array) -> tuple[tuple[Array, ...], Los
         return (rows,), Loss()
     if quantizer.bits == 32:
         return quantizer.quantize(rows, weight.block), Loss()
-    if not np.isfinite(rows).all():
+    found = quantizer.measured(rows, weight.block) if quantizer.measured else None
+    if not (math.isfinite(found[1].weight) if found else np.isfinite(rows).all()):
         raise VlmcError(
             f"tensor '{weight.label}' holds values that are no finite numbers (inf or nan)",
             hint="the checkpoint is damaged, or was saved from a diverged training run",
         )
-    if quantizer.measured and (found := quantizer.measured(rows, weight.block)):
+    if found:
         return found
     try:
         arrays = quantizer.quantize(rows, weight.block)
