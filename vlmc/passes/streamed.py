@@ -159,6 +159,8 @@ def _read(ref: TensorRef, start: int, stop: int | None) -> torch.Tensor:
 WAIT: ContextVar[Callable[[StoredTensor, torch.Tensor | int], torch.Tensor] | None] = ContextVar(
     "WAIT", default=None
 )
+# Whether this thread waits for the others with every weight it multiplies with, a tower's too.
+WAIT_ALWAYS: ContextVar[bool] = ContextVar("WAIT_ALWAYS", default=False)
 
 
 def serve(weight: StoredTensor, wanted: Sequence[torch.Tensor | int]) -> list[torch.Tensor]:
@@ -178,7 +180,7 @@ def serve(weight: StoredTensor, wanted: Sequence[torch.Tensor | int]) -> list[to
 def _of_one(weight: StoredTensor, wanted: torch.Tensor | int) -> torch.Tensor:
     """A product or a row; together with others where this thread shares weights."""
     wait = WAIT.get()
-    if wait is None or not weight.together:
+    if wait is None or not (weight.together or WAIT_ALWAYS.get()):
         return serve(weight, [wanted])[0]
     return wait(weight, wanted)
 

@@ -66,6 +66,8 @@ def copied(source: Path, target: Path, expected: FileEntry, stopping: Event) -> 
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _copy(source, target, stopping)
+        with target.open("rb") as written:
+            os.fsync(written.fileno())  # here nobody waits for it
     except OSError as error:
         if source.is_file():
             raise VlmcError(f"cannot write: {error.strerror}", at=str(target)) from error
