@@ -17,8 +17,8 @@ from vlmc.passes.questions import Question, messages_of
 from vlmc.runtime.replay import KERNELS
 
 Found = Mapping[str, NDArray[Any]]
-# What a check opens it soon gives back: in pages of 4 KiB, the system takes a quarter of the time for
-# fresh ones. Linux with glibc gives large ones to a process that asks as it starts.
+# What a check opens it soon gives back: in pages of 4 KiB, the system takes a quarter of the time
+# for fresh ones. Linux with glibc gives large ones to a process that asks as it starts.
 _TUNABLES, _HUGE_PAGES = "GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"
 
 

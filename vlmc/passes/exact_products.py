@@ -28,8 +28,9 @@ def multiply(x: NDArray[np.float32], rows: NDArray[np.uint16], out: NDArray[np.f
     multiplied = _function()
     assert multiplied is not None
     (m, k), n = x.shape, len(rows)
-    assert rows.shape == (n, k) and out.shape == (m, n)
-    assert x.flags.c_contiguous and rows.flags.c_contiguous and out.strides[1] == out.itemsize
+    assert (rows.shape, out.shape) == ((n, k), (m, n))
+    assert all(array.flags.c_contiguous for array in (x, rows))
+    assert out.strides[1] == out.itemsize
     sizes = [ctypes.c_size_t(size) for size in (m, k, n, out.strides[0] // out.itemsize)]
     at = [ctypes.c_void_p(array.ctypes.data) for array in (x, rows, out)]
     if not multiplied(at[0], sizes[0], sizes[1], at[1], sizes[2], at[2], sizes[3]):

@@ -231,8 +231,9 @@ def _exact(factors: Sequence[torch.Tensor], weight: StoredTensor) -> list[torch.
         exact_products.multiply(x, read_stored(weight.ref, start, end), made[:, start:end])
 
     list(workers().map(multiply, range(0, rows, step)))
-    parts = torch.from_numpy(made).split([len(each) for each in flat])
-    return [part.view(*x.shape[:-1], rows) for part, x in zip(parts, factors, strict=True)]
+    parts = np.split(made, np.cumsum([len(each) for each in flat])[:-1])
+    shapes = [(*x.shape[:-1], rows) for x in factors]
+    return [torch.from_numpy(p).view(shape) for p, shape in zip(parts, shapes, strict=True)]
 
 
 @cache
