@@ -74,7 +74,8 @@ def build(
     if plan.family.tensors is not None:
         index = plan.family.tensors(index, plan.facts)
     calibration = calibration_questions(plan, sum(ref.nbytes for ref in index.values()))
-    shards = [name for name in source.files if name.endswith(".safetensors")]
+    # The first one last: it is read first again, and the system may remember it.
+    shards = [name for name in source.files if name.endswith(".safetensors")][::-1]
     # Long work, and so is the export for one core: its answer is asked for after that.
     beside = ThreadPoolExecutor(1)
     hashing = beside.submit(digests, source, shards, cache=cache)

@@ -48,18 +48,45 @@ def test_they_make_numpys_bytes(name, kind, block):
 
 
 @with_kernels
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("block", [16, 32, 256])
+def test_what_is_rounded_is_what_is_restored(kind, block):
+    quantizer = QUANTIZERS["int4_panel"]
+    rng = np.random.default_rng([block, len(kind)])
+    for rows, columns in ((1, 1), (17, 3 * block), (4, 700), (33, block + 20)):
+        weight = KINDS[kind](rng, (rows, columns)).astype(np.float32)
+        expected = quantizer.restore(quantizer.quantize(weight, block), columns, block)[:rows]
+        np.testing.assert_array_equal(quantizer.rounded(weight, block), expected)
+
+
+@with_kernels
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_shows_in_the_loss(name, bad):
+    weight = np.random.default_rng(1).standard_normal((19, 70)).astype(np.float32)
+    weight[18, 69] = bad
+    assert not np.isfinite(QUANTIZERS[name].measured(weight, 32)[1].weight)
+
+
+@with_kernels
 @pytest.mark.parametrize("columns", [16, 17, 33, 100, 256])
 def test_nothing_is_read_or_written_beyond_the_arrays(columns):
     """Each ends where memory begins that can't be touched."""
     weight = np.random.default_rng(1).standard_normal((3, columns)).astype(np.float32)
+    restored = np.full(weight.shape, np.nan, np.float32)
     for block in (16, 32, 64, 128, 256):
         blocks = -(-columns // block)
+        panels = [np.zeros((1, blocks, block // 8, 16, 4), np.uint8)]
+        panels += [np.zeros((1, n, 16), t) for n, t in ((blocks, "f2"), (-(-blocks // 2), "u1"))]
+        loss = np.zeros(3)
+        call("vlmc_quantize_blocks", weight, *weight.shape, block, 1, *panels, restored, loss)
+        assert loss[1] == pytest.approx(np.square(weight, dtype=np.float64).sum())
         arrays = [np.zeros((3, blocks, block // 2), np.uint8), np.zeros((3, blocks), np.float16)]
         arrays.append(np.zeros((3, -(-blocks // 2)), np.uint8))
         wide = [np.zeros((3, blocks, block), np.uint8), arrays[1].copy(), None]
         for each in (arrays, wide):
             loss = np.zeros(3)
-            call("vlmc_quantize_blocks", weight, *weight.shape, block, 0, *each, loss)
+            call("vlmc_quantize_blocks", weight, *weight.shape, block, 0, *each, None, loss)
             assert loss[1] == pytest.approx(np.square(weight, dtype=np.float64).sum())
 
 
@@ -67,6 +94,8 @@ def test_nothing_is_read_or_written_beyond_the_arrays(columns):
 def test_without_kernels_numpy_does_it(monkeypatch, name):
     monkeypatch.setenv("VLMC_KERNELS", "off")
     assert QUANTIZERS[name].measured(np.ones((2, 32), np.float32), 32) is None
+    rounded = QUANTIZERS[name].rounded
+    assert rounded is None or rounded(np.ones((2, 32), np.float32), 32) is None
 
 
 @with_kernels

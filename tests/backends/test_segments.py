@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.tiny_bundle import tiny_bundle
+from vlmc.backends.onnxruntime import pieces as cutting
 from vlmc.backends.onnxruntime import segments
 from vlmc.backends.spec import OpenOptions
 from vlmc.backends.together import Together
@@ -115,12 +116,12 @@ def test_no_piece_holds_more_than_its_share(tmp_path: Path) -> None:
     program = bundle.manifest.programs["language"]
     graph = onnx.load(bundle.folder / program.file, load_external_data=False).graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
-    pieces = segments._cut(graph, weights, limit=1)
+    pieces = cutting.cut(graph, weights, limit=1)
     assert len(pieces) > 1
     assert [node for piece in pieces for node in piece.nodes] == list(graph.node)
     external = {name for name, tensor in weights.items() if tensor.external_data}
     for piece in pieces:
-        starts = [n for n in piece.nodes if external & set(segments._names_read(n))]
+        starts = [n for n in piece.nodes if external & set(cutting.names_read(n))]
         assert len(starts) <= 1
 
 
@@ -142,7 +143,7 @@ def test_weights_are_turned_in_every_piece_that_reads_them(tmp_path: Path) -> No
         for n in ("x", "logits")
     ]
     graph = onnx.helper.make_graph(nodes, "g", ends[:1], ends[1:], tensors)
-    pieces = segments._cut(graph, {tensor.name: tensor for tensor in tensors}, limit=1)
+    pieces = cutting.cut(graph, {tensor.name: tensor for tensor in tensors}, limit=1)
     made = [[node.output[0] for node in piece.nodes] for piece in pieces]
     assert made == [
         ["turned", "floats", "matrix", "y"],
@@ -152,3 +153,34 @@ def test_weights_are_turned_in_every_piece_that_reads_them(tmp_path: Path) -> No
     assert [piece.reads for piece in pieces] == [("x",), ("y",), ("z",)]
     assert [piece.gives for piece in pieces] == [("y",), ("z",), ("logits",)]
     assert [piece.weights for piece in pieces] == [names[:2], ("other",), names[:2]]
+
+
+@pytest.mark.parametrize(("sizes", "most"), [((1, 1, 1, 1, 1), 3), ((1, 9, 1, 1, 9), 2)])
+def test_a_huge_piece_is_open_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sizes: tuple[int, ...], most: int
+) -> None:
+    bundle = read_bundle(tiny_bundle(tmp_path))
+    session = segments.SegmentedSession(
+        bundle.folder, bundle.manifest.programs["language"], OpenOptions(threads=1)
+    )
+    session._pieces = [cutting.Piece((), (), (str(at),), ()) for at in range(len(sizes))]
+    monkeypatch.setattr(session, "_is_huge", lambda piece: sizes[int(piece.gives[0])] > 1)
+    rooms = [session._room(at) for at in range(len(sizes))]
+    assert max(rooms) == most
+    for at, room in enumerate(rooms):
+        assert room == 1 or max(sizes[at : at + room]) == 1
+
+
+def test_types_between_pieces_are_known_without_weights(tmp_path: Path) -> None:
+    bundle = read_bundle(tiny_bundle(tmp_path))
+    program = bundle.manifest.programs["language"]
+    session = segments.SegmentedSession(bundle.folder, program, OpenOptions(threads=1))
+    given = {
+        spec.name: onnx.helper.np_dtype_to_tensor_dtype(np.dtype(spec.dtype))
+        for spec in program.inputs
+    }
+    for file in bundle.folder.glob("weights/*"):
+        file.unlink()
+    types = session._types(given)
+    assert types["logits"] == onnx.TensorProto.FLOAT
+    assert {name for piece in session._pieces for name in piece.gives} <= types.keys()

@@ -143,6 +143,20 @@ def test_answers_are_those_of_questions_asked_one_by_one(oracle, reads, monkeypa
         assert all(map(np.array_equal, one.features, other.features))
 
 
+def test_towers_of_small_pictures_go_abreast(oracle, reads, monkeypatch):
+    """Once for the features, once for the answer; those of large ones each by itself."""
+    matrix = "visual.blocks.0.mlp.fc1.weight"
+    together = list(oracle.answers(questions()))
+    assert sum(name.endswith(matrix) for name in reads) == 2
+    monkeypatch.setattr(reference, "_SMALL_PICTURES", 0)
+    reads.clear()
+    alone = list(oracle.answers(questions()))
+    assert sum(name.endswith(matrix) for name in reads) == 4
+    for one, other in zip(together, alone, strict=True):
+        np.testing.assert_array_equal(one.logits, other.logits)
+        assert all(map(np.array_equal, one.features, other.features))
+
+
 def test_an_error_says_which_question_it_was(oracle):
     """Calibration names it by its number."""
     from vlmc.passes.calibrate import _named

@@ -136,7 +136,7 @@ def test_a_large_matrix_is_shared_among_threads_that_compute_alone(tmp_path):
     import torch
     from safetensors.torch import save_file
 
-    from vlmc.passes.streamed import _workers, serve, stream_weights
+    from vlmc.passes.streamed import serve, stream_weights, workers
 
     count = torch.get_num_threads()
     line = torch.nn.Linear(2500, 3500, bias=False)
@@ -150,4 +150,24 @@ def test_a_large_matrix_is_shared_among_threads_that_compute_alone(tmp_path):
         torch.testing.assert_close(here, there, rtol=1e-4, atol=1e-4)
     assert torch.equal(serve(line.weight, inputs[1:])[0], found[1])
     assert torch.get_num_threads() == count
-    assert _workers().submit(torch.get_num_threads).result() == 1
+    assert workers().submit(torch.get_num_threads).result() == 1
+
+
+def test_stored_bfloat16_is_multiplied_as_in_float32(tmp_path, monkeypatch):
+    """By tiles where there are any; the bits are the same whoever else asks."""
+    import torch
+    from safetensors.torch import save_file
+
+    from vlmc.passes import streamed
+
+    line = torch.nn.Linear(256, 300, bias=False, dtype=torch.bfloat16)
+    save_file(line.state_dict(), tmp_path / "model.safetensors")
+    inputs = [torch.randn(2, rows, 256) for rows in (1, 40)]
+    expected = [x @ line.weight.detach().float().T for x in inputs]
+    streamed.stream_weights(line, read_index(tmp_path), {"weight": "weight"})
+    for piece in (streamed._PIECE_BYTES, 1 << 15):
+        monkeypatch.setattr(streamed, "_PIECE_BYTES", piece)
+        found = streamed.serve(line.weight, inputs)
+        for here, there, x in zip(found, expected, inputs, strict=True):
+            torch.testing.assert_close(here, there, rtol=1e-5, atol=1e-5)
+            assert torch.equal(here, streamed.serve(line.weight, [x])[0])

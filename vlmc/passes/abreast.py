@@ -78,10 +78,11 @@ class _Run(Generic[T]):
         self._ended = False
         self._thread = Thread(target=self._run, daemon=True)
 
-    def place(self) -> tuple[int, int]:
-        """Of the weight and the row it waits for, among all there are."""
+    def place(self) -> tuple[bool, int, int]:
+        """Of the weight and the row it waits for, among all there are: a tower comes first."""
         assert self.weight is not None
-        return self.weight.place, self.wanted if isinstance(self.wanted, int) else -1
+        row = self.wanted if isinstance(self.wanted, int) else -1
+        return self.weight.together, self.weight.place, row
 
     def go(self) -> None:
         """Lets it run until it waits or is done; raises what it raised."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vlmc.backends.threads import default_threads
 from vlmc.errors import VlmcError
 from vlmc.passes.channels import find_folds
 from vlmc.passes.checkpoint import TensorRef, read_rows
@@ -71,6 +69,8 @@ def calibrate(
     """
     import onnx_ir as ir
 
+    from vlmc.passes.streamed import workers
+
     parameters: dict[str, Any] = json.loads((exported / PARAMETERS).read_text(encoding="utf-8"))
     sources: dict[str, str] = parameters["sources"]
     # Tables keep their format; a parameter of two programs is one to its checkpoint.
@@ -93,12 +93,8 @@ def calibrate(
         weights = [_some_rows(index[sources[name]]) for name in fold.consumers]
         return fold, smooth(fold, seen.pop(fold.consumers[0]), weights, form, block)
 
-    with ThreadPoolExecutor(default_threads()) as pool:
-        try:
-            found = list(pool.map(smoothed, [f for f in folds if f[0].consumers[0] in seen]))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)  # an interrupt, or the first error
-            raise
+    heard = [f for f in folds if f[0].consumers[0] in seen]
+    found = list(workers().map(smoothed, heard))
     write_folds(
         out / FOLDS,
         [(fold, made.exponents) for fold, made in found if made.exponents.any()],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,29 +63,30 @@ def export(
     index: Mapping[str, TensorRef],
     specs: Sequence[GraphSpec],
     out: Path,
+    apart: Mapping[str, Callable[[Path], list[str] | None]] | None = None,
 ) -> None:
     """Writes ``NAME.onnx`` for each spec, and which checkpoint tensor fills each weight.
 
     Weights are graph inputs named by their canonical parameter name, after the real inputs.
 
+    Args:
+        model: The modules.
+        index: The checkpoint's tensors.
+        specs: The graphs.
+        out: The folder to write to.
+        apart: Of graphs that are exported elsewhere meanwhile, what does as ``export_graph``; it
+            may give None, and then they are exported here.
+
     Raises:
         VlmcError: The checkpoint does not fit the model.
     """
-    import onnx_ir as ir
-
     names = canonical_names(model.module)
     programs: dict[str, list[str]] = {}
-    modules = {"vision": model.vision, "language": model.language}
-    for spec in specs:
-        module = modules[spec.name]
-        graph_model = _export_one(spec, module)
-        renamed = {
-            path: names[id(parameter)]
-            for path, parameter in module.named_parameters(remove_duplicate=False)
-        }
-        programs[spec.name] = _lift_weights(graph_model, renamed)
-        _name_interface(graph_model, spec)
-        ir.save(graph_model, out / f"{spec.name}.onnx")
+    apart = apart or {}
+    for spec in sorted(specs, key=lambda spec: spec.name in apart):
+        elsewhere = apart.get(spec.name)
+        made = elsewhere(out) if elsewhere else None
+        programs[spec.name] = made or export_graph(model, spec, out)
     used = sorted({name for weights in programs.values() for name in weights})
     sources = parameter_sources(model.module, index, model.matched, used)
     embeddings = names[id(model.language.embed.weight)]  # type: ignore[union-attr]
@@ -96,6 +97,23 @@ def export(
         sort_keys=True,
     )
     (out / PARAMETERS).write_text(text, encoding="utf-8")
+
+
+def export_graph(model: TransformedModel, spec: GraphSpec, out: Path) -> list[str]:
+    """Writes one graph; returns the canonical names of its weights."""
+    import onnx_ir as ir
+
+    names = canonical_names(model.module)
+    module = {"vision": model.vision, "language": model.language}[spec.name]
+    graph_model = _export_one(spec, module)
+    renamed = {
+        path: names[id(parameter)]
+        for path, parameter in module.named_parameters(remove_duplicate=False)
+    }
+    weights = _lift_weights(graph_model, renamed)
+    _name_interface(graph_model, spec)
+    ir.save(graph_model, out / f"{spec.name}.onnx")
+    return weights
 
 
 def trace_sizes(spec: GraphSpec) -> dict[str, int]:

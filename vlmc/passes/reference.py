@@ -34,6 +34,8 @@ from vlmc.schema import Json
 _LOGGER = "transformers"
 # Of conversations asked abreast: squares of their lengths, in all.
 _SCORES = 1 << 22
+# Of a question whose pictures have more numbers, a tower remembers too much to wait for the others.
+_SMALL_PICTURES = 1 << 19
 # What ``get_image_features`` may take of a processor's output.
 _IMAGE_INPUTS = (
     "pixel_values",
@@ -146,6 +148,8 @@ class Reference:
         import torch
         from transformers import GenerationConfig
 
+        from vlmc.passes.streamed import WAIT_ALWAYS
+
         # No end token: past it there would be nothing to compare.
         settings = GenerationConfig(
             max_new_tokens=asked.tokens,
@@ -164,6 +168,7 @@ class Reference:
         ]
         with torch.no_grad(), run_by_transformers(), counted(), asked.within():
             inputs = self._inputs(asked.messages, asked.pictures)
+            WAIT_ALWAYS.set(_numbers(inputs) <= _SMALL_PICTURES)
             wanted = asked.features and asked.pictures
             features = self._features(model, inputs, asked.pictures) if wanted else []
             made = model.generate(**inputs)
@@ -251,6 +256,15 @@ def _rounds(asked: Sequence[Asking], images: ImageSpec) -> Iterator[Sequence[Ask
         yield some
 
 
+def _numbers(inputs: Any) -> int:
+    """Of the pictures, as the processor gives them."""
+    return sum(
+        tensor.numel()
+        for tensor in map(inputs.get, _IMAGE_INPUTS)
+        if hasattr(tensor, "is_floating_point") and tensor.is_floating_point()
+    )
+
+
 def _alike(model: Any) -> Any:
     """A copy of a model over the same tensors: what a model remembers is each copy's own."""
     kept = (*model.parameters(), *model.buffers())
@@ -258,9 +272,9 @@ def _alike(model: Any) -> Any:
 
 
 def _of_the_decoder(model: Any) -> set[str]:
-    """Parameters that questions wait for together: the decoder's, and the head.
+    """Parameters that all questions wait for together: the decoder's, and the head.
 
-    A tower has more to remember meanwhile, and is small beside them.
+    With large pictures, a tower has more to remember meanwhile, and is small beside them.
     """
     words, head = model.get_input_embeddings(), model.get_output_embeddings()
     [path] = [name for name, module in model.named_modules() if module is words]

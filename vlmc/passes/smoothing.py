@@ -62,16 +62,16 @@ def smooth(fold: Fold, seen: Seen, weights: Sequence[Array], form: str, block: i
         form: Their storage format.
         block: Columns per block, for formats that have blocks.
     """
-    columns = sum(np.square(w, dtype=np.float64).mean(axis=0) / _mean_square(w) for w in weights)
+    columns = sum(map(_column_squares, weights))
     ratio = _relative(_channels(fold, seen.level)) / _relative(_channels(fold, np.sqrt(columns)))
-    expected = [seen.tokens @ w.T for w in weights]
+    expected = [_product(seen.tokens, w) for w in weights]
 
     def error(exponents: Array) -> float:
         factors = np.ldexp(np.float32(1), fold.spread(exponents))
         read = _read(seen.tokens / factors, form, block)
         restored = (_restored(w * factors, form, block) for w in weights)
         pairs = zip(expected, restored, strict=True)
-        return float(np.mean([_error(read @ w.T, there) for there, w in pairs]))
+        return float(np.mean([_error(_product(read, w), there) for there, w in pairs]))
 
     best = np.zeros(fold.channels, np.int64)
     before = after = error(best)
@@ -84,8 +84,18 @@ def smooth(fold: Fold, seen: Seen, weights: Sequence[Array], form: str, block: i
     return Smoothed(best, before, after)
 
 
-def _mean_square(values: Array) -> float:
-    return float(np.square(values, dtype=np.float64).mean()) or 1.0
+def _product(tokens: Array, weight: Array) -> Array:
+    """By torch, which keeps to this thread's own share of the processors, as numpy does not."""
+    import torch
+
+    made: Array = (torch.from_numpy(tokens) @ torch.from_numpy(weight).T).numpy()
+    return made
+
+
+def _column_squares(weight: Array) -> Array:
+    """Of each column the mean square, over that of all."""
+    squares: Array = np.square(weight, dtype=np.float64).mean(axis=0)
+    return squares / (float(squares.mean()) or 1.0)
 
 
 def _channels(fold: Fold, columns: Array) -> Array:
@@ -110,6 +120,8 @@ def _read(tokens: Array, form: str, block: int) -> Array:
 
 def _restored(weight: Array, form: str, block: int) -> Array:
     quantizer = QUANTIZERS[form]
+    if quantizer.rounded and (found := quantizer.rounded(weight, block)) is not None:
+        return found
     known = quantizer.measured(weight, block) if quantizer.measured else None
     stored = known[0] if known else quantizer.quantize(weight, block)
     return quantizer.restore(stored, weight.shape[1], block)[: len(weight)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
@@ -9,8 +10,10 @@ from functools import cache
 from threading import Barrier
 from typing import Any
 
+import numpy as np
 import torch
 
+from vlmc.passes import exact_products
 from vlmc.passes.checkpoint import ReadAhead, TensorRef, read_stored
 from vlmc.passes.parameters import canonical_names, parameter_sources
 
@@ -156,6 +159,8 @@ def _read(ref: TensorRef, start: int, stop: int | None) -> torch.Tensor:
 WAIT: ContextVar[Callable[[StoredTensor, torch.Tensor | int], torch.Tensor] | None] = ContextVar(
     "WAIT", default=None
 )
+# Whether this thread waits for the others with every weight it multiplies with, a tower's too.
+WAIT_ALWAYS: ContextVar[bool] = ContextVar("WAIT_ALWAYS", default=False)
 
 
 def serve(weight: StoredTensor, wanted: Sequence[torch.Tensor | int]) -> list[torch.Tensor]:
@@ -175,7 +180,7 @@ def serve(weight: StoredTensor, wanted: Sequence[torch.Tensor | int]) -> list[to
 def _of_one(weight: StoredTensor, wanted: torch.Tensor | int) -> torch.Tensor:
     """A product or a row; together with others where this thread shares weights."""
     wait = WAIT.get()
-    if wait is None or not weight.together:
+    if wait is None or not (weight.together or WAIT_ALWAYS.get()):
         return serve(weight, [wanted])[0]
     return wait(weight, wanted)
 
@@ -187,11 +192,13 @@ def _linear(x: torch.Tensor, weight: StoredTensor, bias: Any = None) -> torch.Te
 
 def _products(factors: Sequence[torch.Tensor], weight: StoredTensor) -> list[torch.Tensor]:
     """Each ``[..., K]`` times the matrix ``[N, K]``; what one becomes depends on it alone."""
+    weight.ahead.of(weight.place)
+    if exact_products.can_multiply(weight.ref.dtype, weight.shape[1]):
+        return _exact(factors, weight)
     rows, columns = weight.shape
     step = max(1, _PIECE_BYTES // (4 * columns))
     # Of a long prompt and a head the result alone is a GB: it is made in place, not joined.
     made = [x.new_empty(*x.shape[:-1], rows) for x in factors]
-    weight.ahead.of(weight.place)
 
     def multiply(start: int) -> None:
         end = min(start + step, rows)
@@ -204,12 +211,33 @@ def _products(factors: Sequence[torch.Tensor], weight: StoredTensor) -> list[tor
         for start in starts:
             multiply(start)
     else:
-        list(_workers().map(multiply, starts))
+        list(workers().map(multiply, starts))
     return made
 
 
+def _exact(factors: Sequence[torch.Tensor], weight: StoredTensor) -> list[torch.Tensor]:
+    """The same of all rows of all factors at once, with the weights as they are stored."""
+    rows, columns = weight.shape
+    flat = [x.reshape(-1, columns) for x in factors]
+    x = (flat[0] if len(flat) == 1 else torch.cat(flat)).contiguous().numpy()
+    made = np.empty((len(x), rows), np.float32)
+    # The workers' shares are alike where a matrix is no more than a piece for each.
+    share = math.ceil(rows / torch.get_num_threads())
+    step = min(_PIECE_BYTES // (2 * columns), share)
+    step = max(1, math.ceil(step / exact_products.ROWS)) * exact_products.ROWS
+
+    def multiply(start: int) -> None:
+        end = min(start + step, rows)
+        exact_products.multiply(x, read_stored(weight.ref, start, end), made[:, start:end])
+
+    list(workers().map(multiply, range(0, rows, step)))
+    parts = np.split(made, np.cumsum([len(each) for each in flat])[:-1])
+    shapes = [(*x.shape[:-1], rows) for x in factors]
+    return [torch.from_numpy(p).view(shape) for p, shape in zip(parts, shapes, strict=True)]
+
+
 @cache
-def _workers() -> ThreadPoolExecutor:
+def workers() -> ThreadPoolExecutor:
     """As many threads as torch has, each to compute alone: one reads while another multiplies."""
     count = torch.get_num_threads()
     ready = Barrier(count + 1)

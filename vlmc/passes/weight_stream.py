@@ -5,7 +5,7 @@ import hashlib
 import math
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ Progress = Callable[[int, int], None]
 
 # Work proceeds in pieces that stay in a core's cache: a quantizer passes over them many times.
 _PIECE_BYTES = 1 << 20
-_HASHED_BYTES = 4 << 20
+_HASHED_BYTES, _FLUSHED_BYTES = 4 << 20, 256 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,9 +97,10 @@ def stream_weights(
         try:
             _reserve(file, size)
             hashing = _Hashing(file)
+            flushing = _Flushing(file)
             # Rows go to places known beforehand, so units may end in any order; their losses
             # are added in order, for sums to be the same each time.
-            with ThreadPoolExecutor(threads) as pool:
+            with ThreadPoolExecutor(threads) as pool, flushing.pool:
                 found = pool.map(lambda unit: _write_rows(file, weights[unit[0]], *unit[1:]), units)
                 done = 0
                 try:
@@ -112,7 +113,9 @@ def stream_weights(
                             for ref in weights[number].passing:
                                 let_go(ref)
                             hashing.advance(weights[number].end)
+                            flushing.advance(weights[number].end)
                     hashing.advance(size)
+                    flushing.finish()
                 except BaseException:
                     pool.shutdown(cancel_futures=True)  # an interrupt, or the first error
                     raise
@@ -145,6 +148,26 @@ class _Hashing:
                 raise OSError(errno.EIO, os.strerror(errno.EIO))  # somebody cut it short
             self.sha256.update(block)
             self._done += len(block)
+
+
+class _Flushing:
+    """Has the disk write what is finished while the rest is made: little is left to wait for."""
+
+    def __init__(self, file: int) -> None:
+        self.pool = ThreadPoolExecutor(1)
+        self._file, self._asked = file, 0
+        self._last: Future[None] | None = None
+
+    def advance(self, end: int) -> None:
+        """What lies before ``end`` is written, as far as the system has it."""
+        if end - self._asked >= _FLUSHED_BYTES and (self._last is None or self._last.done()):
+            self.finish()
+            self._asked, self._last = end, self.pool.submit(os.fsync, self._file)
+
+    def finish(self) -> None:
+        """Waits for the disk; raises what it refused."""
+        if self._last is not None:
+            self._last.result()
 
 
 def keep_freed_memory() -> None:
@@ -217,12 +240,13 @@ def _quantize(weight: PlacedWeight, rows: Array) -> tuple[tuple[Array, ...], Los
         return (rows,), Loss()
     if quantizer.bits == 32:
         return quantizer.quantize(rows, weight.block), Loss()
-    if not np.isfinite(rows).all():
+    found = quantizer.measured(rows, weight.block) if quantizer.measured else None
+    if not (math.isfinite(found[1].weight) if found else np.isfinite(rows).all()):
         raise VlmcError(
             f"tensor '{weight.label}' holds values that are no finite numbers (inf or nan)",
             hint="the checkpoint is damaged, or was saved from a diverged training run",
         )
-    if quantizer.measured and (found := quantizer.measured(rows, weight.block)):
+    if found:
         return found
     try:
         arrays = quantizer.quantize(rows, weight.block)

@@ -30,7 +30,8 @@ def _panelled(name: str, by_rows: Quantizer) -> Quantizer:
         return by_rows.restore(tuple(_unpack(array) for array in stored), columns, block)
 
     measured = compiled.blocks(parts)
-    return Quantizer(name, by_rows.bits, parts, quantize, restore, measured)
+    rounded = compiled.rounded(parts) if by_rows.bits == 4 else None
+    return Quantizer(name, by_rows.bits, parts, quantize, restore, measured, rounded)
 
 
 def _part(part: Part) -> Part:

@@ -17,6 +17,7 @@ _MOST_BLOCK = 256
 
 
 Measured = Callable[[Array, int], tuple[tuple[Array, ...], Loss] | None]
+Rounded = Callable[[Array, int], Array | None]
 
 
 def blocks(parts: Callable[[int, int, int], tuple[Part, ...]]) -> Measured:
@@ -26,33 +27,57 @@ def blocks(parts: Callable[[int, int, int], tuple[Part, ...]]) -> Measured:
         parts: The format's.
 
     Returns:
-        ``(float32 [n, K], finite; columns per block) -> one array per part, and what was lost``;
+        ``(float32 [n, K]; columns per block) -> one array per part, and what was lost``;
         None where this machine cannot.
     """
 
     def measured(weight: Array, block: int) -> tuple[tuple[Array, ...], Loss] | None:
-        file = native.library()
-        if file is None or block > _MOST_BLOCK:
-            return None
-        weight = np.ascontiguousarray(weight, np.float32)
-        rows, columns = weight.shape
-        made = parts(rows, columns, block)
-        lanes = made[0].rows_each
-        arrays: tuple[Array, ...] = tuple(np.empty(part.shape, part.dtype) for part in made)
-        if rows % lanes:
-            for array in arrays:
-                array[-1] = 0  # what fills up the last panel is not written
-        codes, scales, *zeros = arrays
-        loss = np.empty(3, np.float64)
-        sizes = [ctypes.c_size_t(size) for size in (*weight.shape, block)]
-        addresses = [
-            ctypes.c_void_p(None if array is None else array.ctypes.data)
-            for array in (weight, codes, scales, zeros[0] if zeros else None, loss)
-        ]
-        _function(file)(addresses[0], *sizes, ctypes.c_int(lanes > 1), *addresses[1:])
-        return arrays, Loss(*loss.tolist())
+        return _quantized(weight, block, parts)
 
     return measured
+
+
+def rounded(parts: Callable[[int, int, int], tuple[Part, ...]]) -> Rounded:
+    """``Quantizer.rounded`` of a format of 4 bits in panels.
+
+    Args:
+        parts: The format's.
+    """
+
+    def restored(weight: Array, block: int) -> Array | None:
+        out = np.empty(weight.shape, np.float32)
+        return None if _quantized(weight, block, parts, out) is None else out
+
+    return restored
+
+
+def _quantized(
+    weight: Array,
+    block: int,
+    parts: Callable[[int, int, int], tuple[Part, ...]],
+    restored: Array | None = None,
+) -> tuple[tuple[Array, ...], Loss] | None:
+    """The parts of a weight, and what was lost; ``restored`` gets what they stand for."""
+    file = native.library()
+    if file is None or block > _MOST_BLOCK:
+        return None
+    weight = np.ascontiguousarray(weight, np.float32)
+    rows, columns = weight.shape
+    made = parts(rows, columns, block)
+    lanes = made[0].rows_each
+    arrays: tuple[Array, ...] = tuple(np.empty(part.shape, part.dtype) for part in made)
+    if rows % lanes:
+        for array in arrays:
+            array[-1] = 0  # what fills up the last panel is not written
+    codes, scales, *zeros = arrays
+    loss = np.empty(3, np.float64)
+    sizes = [ctypes.c_size_t(size) for size in (*weight.shape, block)]
+    addresses = [
+        ctypes.c_void_p(None if array is None else array.ctypes.data)
+        for array in (weight, codes, scales, zeros[0] if zeros else None, restored, loss)
+    ]
+    _function(file)(addresses[0], *sizes, ctypes.c_int(lanes > 1), *addresses[1:])
+    return arrays, Loss(*loss.tolist())
 
 
 @cache

@@ -60,7 +60,9 @@ class Quantizer:
             that fill up a place; tests and checks use it.
         bits: Bits per element, scales left out.
         measured: ``quantize`` with what it lost, faster than to ``restore`` and compare; it gives
-            None where this machine cannot.
+            None where this machine cannot. Of numbers that are not finite, the sum of squares
+            is none either.
+        rounded: What is restored of what ``quantize`` makes; None likewise.
     """
 
     name: str
@@ -69,3 +71,4 @@ class Quantizer:
     quantize: Callable[[Array, int], tuple[Array, ...]]
     restore: Callable[[tuple[Array, ...], int, int], Array]
     measured: Callable[[Array, int], tuple[tuple[Array, ...], Loss] | None] | None = None
+    rounded: Callable[[Array, int], Array | None] | None = None

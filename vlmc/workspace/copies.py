@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
-import shutil
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
+from typing import IO
 
 from vlmc.backends.threads import step_back
 from vlmc.bundle.manifest import FileEntry
-from vlmc.bundle.store import hash_file
 from vlmc.errors import VlmcError
 from vlmc.workspace.values import Artifact
 
-_AT_ONCE = 256 << 20
+_AT_ONCE, _BLOCK = 64 << 20, 4 << 20
 
 
 @dataclass(frozen=True)
@@ -65,31 +65,48 @@ def copied(source: Path, target: Path, expected: FileEntry, stopping: Event) -> 
     """Copies a file; false, and no copy, if it is not what it should be, or stopped."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        _copy(source, target, stopping)
+        found = _copy(source, target, stopping)
     except OSError as error:
         if source.is_file():
             raise VlmcError(f"cannot write: {error.strerror}", at=str(target)) from error
     else:
-        if not stopping.is_set() and hash_file(target) == expected:
+        if not stopping.is_set() and found == expected:
             return True
     target.unlink(missing_ok=True)
     return False
 
 
-def _copy(source: Path, target: Path, stopping: Event) -> None:
-    """Copies a file inside the kernel, sharing blocks where the file system can."""
-    with source.open("rb") as read, target.open("wb") as write:
-        if not hasattr(os, "copy_file_range"):  # Linux only
-            shutil.copyfileobj(read, write, 1 << 20)
-            return
-        left = os.fstat(read.fileno()).st_size
+def _copy(source: Path, target: Path, stopping: Event) -> FileEntry:
+    """Copies a file inside the kernel, sharing blocks where the file system can.
+
+    Returns:
+        What the copy is, read back as it grows: later it might have to come from the disk.
+    """
+    whole = hashlib.sha256()
+    with (
+        source.open("rb") as read,
+        target.open("wb", buffering=0) as write,
+        target.open("rb", buffering=0) as back,
+    ):
+        while not stopping.is_set() and _copy_some(read, write):
+            while block := back.read(_BLOCK):
+                whole.update(block)
+        size = back.tell()
+        if not stopping.is_set():
+            os.fsync(write.fileno())  # here nobody waits for it
+    return FileEntry(sha256=whole.hexdigest(), size=size)
+
+
+def _copy_some(read: IO[bytes], write: IO[bytes]) -> int:
+    """Copies on from where the files are; 0 at the end."""
+    if hasattr(os, "copy_file_range"):  # Linux only
         try:
-            while left and not stopping.is_set():
-                done = os.copy_file_range(read.fileno(), write.fileno(), min(left, _AT_ONCE))
-                if not done:
-                    break
-                left -= done
+            return os.copy_file_range(read.fileno(), write.fileno(), _AT_ONCE)
         except OSError as error:
             if error.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
                 raise
-            shutil.copyfileobj(read, write, 1 << 20)
+    block = os.read(read.fileno(), _BLOCK)
+    left = memoryview(block)
+    while left:
+        left = left[os.write(write.fileno(), left) :]
+    return len(block)

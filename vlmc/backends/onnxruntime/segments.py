@@ -6,41 +6,31 @@ The build checks bundles that are larger than the memory it allows itself this w
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from vlmc.backends.onnxruntime.pieces import Piece, cut, names_read, stored_bytes
 from vlmc.backends.spec import Array, OpenOptions
 from vlmc.backends.together import Call
 from vlmc.bundle.manifest import ProgramSpec
 
-if TYPE_CHECKING:
-    import onnx
-
-# Weights a piece may hold, unless a single node needs more.
-PIECE_BYTES = 128 << 20
+# Weights a piece may hold, unless a single node needs more; how many are opened at a time.
+PIECE_BYTES, _AHEAD = 64 << 20, 2
+# What is opened alone, and of floats, unpacked: it takes several times its size.
+_HUGE_BYTES, _HUGE_FLOAT_BYTES = 256 << 20, 128 << 20
 _FOLDER = "session.model_external_initializers_file_folder_path"
-
-
-@dataclass(frozen=True)
-class _Piece:
-    """Consecutive nodes, and the values that cross their border."""
-
-    nodes: tuple[onnx.NodeProto, ...]
-    reads: tuple[str, ...]
-    gives: tuple[str, ...]
-    weights: tuple[str, ...]
 
 
 class SegmentedSession:
     """See ``vlmc.backends.together.ManySession``; results are those of the whole program.
 
-    Opening a piece takes far longer than running it: the next one is opened meanwhile, and each is
-    run for all calls before it is closed.
+    Opening a piece takes far longer than running it, most of it on one core: the next two are
+    opened meanwhile, and each is run for all calls before it is closed.
 
     Args:
         folder: The bundle.
@@ -59,53 +49,59 @@ class SegmentedSession:
         self._program = program
         self._threads = options.threads
         self._weights = {tensor.name: tensor for tensor in self._model.graph.initializer}
-        self._pieces = _cut(self._model.graph, self._weights, PIECE_BYTES)
+        self._pieces = cut(self._model.graph, self._weights, PIECE_BYTES)
 
     def run_all(self, calls: Sequence[Call]) -> list[dict[str, Array]]:
         """See ``vlmc.backends.together.ManySession.run_all``."""
         runs = [_Values(dict(feeds), dict(into)) for feeds, into in calls]
         last_use = {name: at for at, piece in enumerate(self._pieces) for name in piece.reads}
         kept = {spec.name for spec in self._program.outputs}
-        types = {name: _type_of(array) for name, array in runs[0].held.items()}
-        with ThreadPoolExecutor(1) as ahead:
-            opening = ahead.submit(self._open, self._pieces[0], types)
+        types = self._types({name: _type_of(array) for name, array in runs[0].held.items()})
+        opening: deque[Future[Any]] = deque()
+        with ThreadPoolExecutor(_AHEAD) as ahead:
             for at, piece in enumerate(self._pieces):
-                session = opening.result()
-                types |= {value.name: _type_named(value.type) for value in session.get_outputs()}
-                following = self._pieces[at + 1] if at + 1 < len(self._pieces) else None
-                # A huge weight, such as a head, takes several times its size: alone.
-                alone = any(self._is_huge(one) for one in (piece, following) if one)
-                if following and not alone:
-                    opening = ahead.submit(self._open, following, types)
+                for following in self._pieces[at + len(opening) : at + self._room(at)]:
+                    opening.append(ahead.submit(self._open, following, types))
+                session = opening.popleft().result()
                 later = {name for name, last in last_use.items() if last > at}
                 for run in runs:
                     run.through(session, piece, later, kept)
                 del session
-                if following and alone:
-                    opening = ahead.submit(self._open, following, types)
         return [run.outputs(kept) for run in runs]
 
-    def _open(self, piece: _Piece, types: Mapping[str, int]) -> Any:
-        """A session of one piece; ``types`` are its inputs', as ONNX numbers them."""
-        import onnx
+    def _room(self, at: int) -> int:
+        """How many pieces from that one on there may be at a time."""
+        some = self._pieces[at : at + _AHEAD + 1]
+        alone = (place for place, piece in enumerate(some) if self._is_huge(piece))
+        return max(1, next(alone, len(some)))
+
+    def _types(self, given: Mapping[str, int]) -> dict[str, int]:
+        """What the values between pieces are, as ONNX numbers it, of what is fed: ``given``.
+
+        The engine says so of the whole program, opened with its weights as inputs: without them.
+        """
         import onnxruntime as ort
 
-        self._read_ahead(piece)
-        inputs = [
-            onnx.helper.make_tensor_value_info(name, types[name], None) for name in piece.reads
-        ]
-        graph = onnx.helper.make_graph(
-            list(piece.nodes),
-            "piece",
-            inputs,
-            [onnx.ValueInfoProto(name=name) for name in piece.gives],
-            [self._weights[name] for name in piece.weights],
+        nodes = {tuple(node.output): node for piece in self._pieces for node in piece.nodes}
+        apart = {name for name, tensor in self._weights.items() if tensor.external_data}
+        types = {**given, **{name: self._weights[name].data_type for name in apart}}
+        read = {name for node in nodes.values() for name in names_read(node)}
+        whole = Piece(
+            nodes=tuple(nodes.values()),
+            reads=tuple(sorted(read & types.keys())),
+            gives=tuple(dict.fromkeys(name for piece in self._pieces for name in piece.gives)),
+            weights=tuple(sorted(read & self._weights.keys() - apart)),
         )
-        model = onnx.helper.make_model(graph, opset_imports=self._model.opset_import)
-        model.ir_version = self._model.ir_version
-        settings = ort.SessionOptions()
-        settings.intra_op_num_threads = self._threads
-        settings.log_severity_level = 3
+        settings = self._settings()
+        settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        session = self._session(whole, types, settings)
+        found = {value.name: value.type for value in session.get_outputs()}
+        return {**given, **{name: _type_named(kind) for name, kind in found.items()}}
+
+    def _open(self, piece: Piece, types: Mapping[str, int]) -> Any:
+        """A session of one piece; ``types`` are its inputs', as ONNX numbers them."""
+        self._read_ahead(piece)
+        settings = self._settings()
         settings.add_session_config_entry(_FOLDER, str(self._folder))
         # A core that waits for work busily is one that opens the next piece more slowly.
         settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -113,11 +109,41 @@ class SegmentedSession:
         # unpacked to floats, eight times their size. Of one huge matrix of floats it is not.
         if any(self._is_huge_float(name) for name in piece.weights):
             settings.add_session_config_entry("session.disable_prepacking", "1")
+        return self._session(piece, types, settings)
+
+    def _settings(self) -> Any:
+        import onnxruntime as ort
+
+        settings = ort.SessionOptions()
+        settings.intra_op_num_threads = self._threads
+        settings.log_severity_level = 3
+        return settings
+
+    def _session(self, piece: Piece, types: Mapping[str, int], settings: Any) -> Any:
+        import onnx
+        import onnxruntime as ort
+
+        graph = onnx.helper.make_graph(
+            list(piece.nodes),
+            "piece",
+            [
+                onnx.helper.make_tensor_value_info(name, types[name], self._shape(name))
+                for name in piece.reads
+            ],
+            [onnx.ValueInfoProto(name=name) for name in piece.gives],
+            [self._weights[name] for name in piece.weights],
+        )
+        model = onnx.helper.make_model(graph, opset_imports=self._model.opset_import)
+        model.ir_version = self._model.ir_version
         return ort.InferenceSession(
             model.SerializeToString(), settings, providers=["CPUExecutionProvider"]
         )
 
-    def _read_ahead(self, piece: _Piece) -> None:
+    def _shape(self, name: str) -> list[int] | None:
+        """Of a weight that is read as an input; nothing is said of others."""
+        return list(self._weights[name].dims) if name in self._weights else None
+
+    def _read_ahead(self, piece: Piece) -> None:
         """Asks for a piece's weights at once: the engine maps them, and waits page by page."""
         if not hasattr(os, "posix_fadvise"):  # not on macOS
             return
@@ -132,15 +158,15 @@ class SegmentedSession:
             finally:
                 os.close(file)
 
-    def _is_huge(self, piece: _Piece) -> bool:
-        return sum(_stored_bytes(self._weights[name]) for name in piece.weights) > 2 * PIECE_BYTES
+    def _is_huge(self, piece: Piece) -> bool:
+        return sum(stored_bytes(self._weights[name]) for name in piece.weights) > _HUGE_BYTES
 
     def _is_huge_float(self, name: str) -> bool:
         import onnx
 
         tensor = self._weights[name]
         is_float = tensor.data_type == onnx.TensorProto.FLOAT
-        return is_float and _stored_bytes(tensor) > PIECE_BYTES
+        return is_float and stored_bytes(tensor) > _HUGE_FLOAT_BYTES
 
 
 class _Values:
@@ -150,7 +176,7 @@ class _Values:
         self.held = held
         self._into = into
 
-    def through(self, session: Any, piece: _Piece, later: set[str], kept: set[str]) -> None:
+    def through(self, session: Any, piece: Piece, later: set[str], kept: set[str]) -> None:
         """Runs a piece; ``later`` are the names that those behind it read.
 
         An output goes straight to its place, unless that is memory which is read later: a cache is
@@ -202,73 +228,3 @@ def _type_named(name: str) -> int:
     import onnx
 
     return int(onnx.TensorProto.DataType.Value(name.removeprefix("tensor(")[:-1].upper()))
-
-
-def _cut(
-    graph: onnx.GraphProto, weights: Mapping[str, onnx.TensorProto], limit: int
-) -> list[_Piece]:
-    """The nodes in their order, cut so that none but a single node holds over ``limit`` bytes.
-
-    What turns weights stays with the node that reads what it makes, in every piece that has one:
-    blocks of codes that are made elsewhere are no constants, and would not be packed.
-    """
-    outputs = {value.name for value in graph.output}
-    fixed: dict[str, onnx.NodeProto] = {}
-    groups: list[dict[tuple[str, ...], onnx.NodeProto]] = [{}]  # by what a node makes
-    held: set[str] = set()
-    for node in graph.node:
-        known = all(name in weights or name in fixed for name in _names_read(node))
-        if known and outputs.isdisjoint(node.output):
-            fixed |= dict.fromkeys(node.output, node)
-            continue
-        unit = {tuple(each.output): each for each in (*_makers(node, fixed), node)}
-        read = {name for each in unit.values() for name in _names_read(each) if name in weights}
-        size = sum(_stored_bytes(weights[name]) for name in held | read)
-        if groups[-1] and read - held and size > limit:
-            groups.append({})
-            held = set()
-        groups[-1] |= unit
-        held |= read
-    made = [[name for names in group for name in names if name] for group in groups]
-    reads = [
-        {n for node in group.values() for n in _names_read(node)} - set(own)
-        for group, own in zip(groups, made, strict=True)
-    ]
-    pieces = []
-    for at, group in enumerate(groups):
-        wanted = outputs.union(*reads[at + 1 :])
-        pieces.append(
-            _Piece(
-                nodes=tuple(group.values()),
-                reads=tuple(sorted(reads[at] - weights.keys())),
-                gives=tuple(name for name in made[at] if name in wanted),
-                weights=tuple(sorted(reads[at] & weights.keys())),
-            )
-        )
-    return pieces
-
-
-def _makers(node: onnx.NodeProto, fixed: Mapping[str, onnx.NodeProto]) -> Iterable[onnx.NodeProto]:
-    """The nodes that make what a node reads of weights alone, each behind those it reads."""
-    for name in _names_read(node):
-        if name in fixed:
-            yield from _makers(fixed[name], fixed)
-            yield fixed[name]
-
-
-def _names_read(node: onnx.NodeProto) -> Iterable[str]:
-    """Inputs of a node, and what its branches read from outside."""
-    yield from (name for name in node.input if name)
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            made = {name for inner in attribute.g.node for name in inner.output}
-            made |= {value.name for value in attribute.g.input}
-            for inner in attribute.g.node:
-                yield from (name for name in _names_read(inner) if name not in made)
-
-
-def _stored_bytes(tensor: onnx.TensorProto) -> int:
-    for entry in tensor.external_data:
-        if entry.key == "length":
-            return int(entry.value)
-    return len(tensor.raw_data)

@@ -3,20 +3,11 @@
 // fused.
 #include <algorithm>
 #include <cstring>
-#include <numeric>
 
-#include "linear_blocks.h"
+#include "quantize.h"
 
 namespace vlmc {
 namespace {
-
-constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
-constexpr float kTiny = 1.17549435e-38f;  // the smallest that has all its digits
-constexpr float kShare = 0.97f;
-
-AVX512_INLINE __m512 mul(__m512 a, __m512 b) { return _mm512_mul_round_ps(a, b, kNearest); }
-AVX512_INLINE __m512 add(__m512 a, __m512 b) { return _mm512_add_round_ps(a, b, kNearest); }
-AVX512_INLINE __m512 sub(__m512 a, __m512 b) { return _mm512_sub_round_ps(a, b, kNearest); }
 
 AVX512_INLINE float first(__m512 x) { return _mm512_cvtss_f32(x); }
 
@@ -50,30 +41,12 @@ AVX512_INLINE float usable(float scale) { return scale < kTiny ? 1.0f : scale; }
 
 // The nearest that float16 has, which goes no further than 65504.
 AVX512_INLINE uint16_t half(float scale) {
-  const __m512 most = _mm512_set1_ps(std::min(scale, 65504.0f));
+  const __m512 most = _mm512_set1_ps(std::min(scale, kMostHalf));
   return (uint16_t)_mm256_extract_epi16(_mm512_cvtps_ph(most, kNearest), 0);
 }
 
 AVX512_INLINE float whole(uint16_t scale) {
   return first(_mm512_cvtph_ps(_mm256_set1_epi16((short)scale)));
-}
-
-struct Sums {
-  __m512d error, weight;
-  __m512 largest;
-};
-
-AVX512_INLINE __m512d squares(__m512 x, __m512d sum) {
-  const __m512d low = _mm512_cvtps_pd(_mm512_castps512_ps256(x));
-  const __m512d high = _mm512_cvtps_pd(_mm512_extractf32x8_ps(x, 1));
-  return _mm512_fmadd_pd(high, high, _mm512_fmadd_pd(low, low, sum));
-}
-
-AVX512_INLINE void count_loss(__m512 restored, __m512 weight, Sums* sums) {
-  const __m512 wrong = sub(restored, weight);
-  sums->error = squares(wrong, sums->error);
-  sums->weight = squares(weight, sums->weight);
-  sums->largest = _mm512_max_ps(sums->largest, _mm512_abs_ps(wrong));
 }
 
 // One block; its zero point is returned.
@@ -169,20 +142,16 @@ AVX512 void quantize(const float* w, size_t rows, size_t columns, bool panels, u
       for (size_t i = 0; i < bytes; i += 4) std::memcpy(to + i * lanes, made + i, 4);
     }
   }
-  double error[8], weight[8];
-  float largest[16];
-  _mm512_storeu_pd(error, sums.error);
-  _mm512_storeu_pd(weight, sums.weight);
-  _mm512_storeu_ps(largest, sums.largest);
-  loss[0] = std::accumulate(error, error + 8, 0.0);
-  loss[1] = std::accumulate(weight, weight + 8, 0.0);
-  loss[2] = *std::max_element(largest, largest + 16);
+  write_loss(sums, loss);
 }
 
 }  // namespace
 
 void quantize_blocks(const float* w, size_t rows, size_t columns, size_t block, bool panels,
-                     uint8_t* codes, uint16_t* scales, uint8_t* zero_points, double* loss) {
+                     uint8_t* codes, uint16_t* scales, uint8_t* zero_points, float* restored,
+                     double* loss) {
+  if (panels && zero_points)
+    return quantize_panels(w, rows, columns, block, codes, scales, zero_points, restored, loss);
   const auto made = block == 16   ? quantize<16>
                     : block == 32 ? quantize<32>
                     : block == 64 ? quantize<64>
