@@ -74,15 +74,19 @@ def _quantized(
     sizes = [ctypes.c_size_t(size) for size in (*weight.shape, block)]
     addresses = [
         ctypes.c_void_p(None if array is None else array.ctypes.data)
-        for array in (weight, codes, scales, zeros[0] if zeros else None, restored, loss)
+        for array in (weight, codes, scales, zeros[0] if zeros else None, loss, restored)
     ]
-    _function(file)(addresses[0], *sizes, ctypes.c_int(lanes > 1), *addresses[1:])
+    if restored is None:
+        quantize = _function(file, "vlmc_quantize_blocks")
+        quantize(addresses[0], *sizes, ctypes.c_int(lanes > 1), *addresses[1:-1])
+    else:
+        _function(file, "vlmc_round_blocks")(addresses[0], *sizes, *addresses[1:])
     return arrays, Loss(*loss.tolist())
 
 
 @cache
-def _function(file: Path) -> Any:
-    """``vlmc_quantize_blocks``; other threads run while it works."""
-    function = ctypes.CDLL(str(file)).vlmc_quantize_blocks
+def _function(file: Path, name: str) -> Any:
+    """Of the library; other threads run while it works."""
+    function = getattr(ctypes.CDLL(str(file)), name)
     function.restype = None
     return function

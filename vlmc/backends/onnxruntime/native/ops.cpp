@@ -60,7 +60,7 @@ VLMC_EXPORT int vlmc_kernels_supported() { return vlmc::supported(); }
 
 VLMC_EXPORT int vlmc_kernels_tiles() { return vlmc::tiles(); }
 
-// For the build, where nothing is called but these two.
+// For the build, where nothing is called but these three.
 VLMC_EXPORT int vlmc_linear_exact(const float* x, size_t m, size_t k, const uint16_t* w, size_t n,
                                   float* y, size_t pitch) {
   return vlmc::linear_exact(x, m, k, w, n, y, pitch);
@@ -68,8 +68,14 @@ VLMC_EXPORT int vlmc_linear_exact(const float* x, size_t m, size_t k, const uint
 
 VLMC_EXPORT void vlmc_quantize_blocks(const float* w, size_t rows, size_t columns, size_t block,
                                       int panels, uint8_t* codes, uint16_t* scales,
-                                      uint8_t* zero_points, float* restored, double* loss) {
-  vlmc::quantize_blocks(w, rows, columns, block, panels, codes, scales, zero_points, restored, loss);
+                                      uint8_t* zero_points, double* loss) {
+  vlmc::quantize_blocks(w, rows, columns, block, panels, codes, scales, zero_points, nullptr, loss);
+}
+
+VLMC_EXPORT void vlmc_round_blocks(const float* w, size_t rows, size_t columns, size_t block,
+                                   uint8_t* codes, uint16_t* scales, uint8_t* zero_points,
+                                   double* loss, float* restored) {
+  vlmc::quantize_blocks(w, rows, columns, block, true, codes, scales, zero_points, restored, loss);
 }
 
 VLMC_EXPORT void vlmc_linear_panels(const float* x, size_t m, size_t k, size_t n, const int8_t* w,
