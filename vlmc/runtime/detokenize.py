@@ -1,6 +1,7 @@
 """Token ids back to text, all at once or as they come."""
 
 import codecs
+import itertools
 import json
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -101,15 +102,14 @@ def _anchor(tokenizer: Tokenizer, special: frozenset[int]) -> tuple[int, str] | 
     return None
 
 
-def _alphabet() -> dict[str, int]:
+def _alphabet() -> str:
     """Byte-level BPE's characters: printable bytes stand for themselves, others above U+0100."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    table = {chr(byte): byte for byte in printable}
-    others = [byte for byte in range(256) if byte not in printable]
-    return table | {chr(256 + n): byte for n, byte in enumerate(others)}
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = itertools.count(256)
+    return "".join(chr(byte if byte in printable else next(others)) for byte in range(256))
 
 
-_BYTES = _alphabet()
+_BYTES = codecs.charmap_build(_alphabet())
 
 
 class _Bytes:
@@ -121,10 +121,11 @@ class _Bytes:
         token = None if id in self._special else self._tokenizer.id_to_token(id)
         if token is None:
             return ""
-        coded = [_BYTES.get(character) for character in token]
-        known = [byte for byte in coded if byte is not None]
-        # A token outside the alphabet (an added one) is text already.
-        return self._text.decode(bytes(known) if len(known) == len(coded) else token.encode())
+        try:
+            coded, _ = codecs.charmap_encode(token, "strict", _BYTES)
+        except UnicodeEncodeError:  # outside the alphabet (an added one): it is text already
+            coded = token.encode()
+        return self._text.decode(coded)
 
     def finish(self) -> str:
         return self._text.decode(b"", final=True)

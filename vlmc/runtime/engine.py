@@ -17,6 +17,7 @@ from vlmc.runtime.attention import decode_bias, prefill_bias, whole_spans
 from vlmc.runtime.cache import Cache
 from vlmc.runtime.features import Chunk, cut, first_rows, gather, needed_images
 from vlmc.runtime.interface import FEATURES, check_outputs, vision_inputs
+from vlmc.runtime.step import Step
 from vlmc.runtime.types import Array, PreparedImage, Prompt
 from vlmc.schema import lookup
 
@@ -79,8 +80,7 @@ class Engine:
         self.cache = Cache(self.program, self.limits)
         width = sum(_width(spec) for spec in self._features)
         self._blank = np.zeros((1, width), self._features[0].dtype)
-        # What steps that decode read and write, by their rows.
-        self._steps: dict[int, tuple[dict[str, Array], dict[str, Array]]] = {}
+        self._steps: dict[int, Step] = {}  # that decode, by their rows
 
     @property
     def kernels(self) -> str:
@@ -188,27 +188,23 @@ class Engine:
         rows = len(tokens)
         if rows not in self._steps:
             self._steps[rows] = self._new_step(rows)
-        feeds, written = self._steps[rows]
-        feeds["input_ids"][:, 0] = tokens
-        feeds["position_ids"][..., 0] = positions
-        np.add(lengths, 1, out=feeds["sequence_lengths"], casting="same_kind")
-        feeds["total_length"][...] = max(lengths) + 1
+        step = self._steps[rows]
+        step.fill(tokens, positions, lengths)
+        feeds = step.feeds
         if self._masks:  # their sizes change
             places = np.array(lengths, np.int64)
             biases = {name: decode_bias(mask, places) for name, mask in self._masks.items()}
             feeds = {**feeds, **biases}
-        self._session.run(feeds, written)
-        return written["logits"]
+        self._session.run(feeds, step.written)
+        return step.written["logits"]
 
-    def _new_step(self, rows: int) -> tuple[dict[str, Array], dict[str, Array]]:
-        """All that a step of ``rows`` tokens reads and writes: each is written in place again."""
+    def _new_step(self, rows: int) -> Step:
         apart = np.full((rows, 1), -1)
-        tokens = self._token_feeds(apart, apart, 0, np.zeros(rows, np.int32))
-        feeds = {name: array.copy() for name, array in tokens.items()}
+        feeds = self._token_feeds(apart, apart, 0, np.zeros(rows, np.int32))
         feeds |= self._feature_feeds(self._blank) | self._vision_feeds(None)
         [spec] = (spec for spec in self.program.outputs if spec.name == "logits")
         written = {"logits": np.empty((rows, *_row(spec)), spec.dtype)}
-        return feeds | self.cache.inputs(0, rows), self.cache.outputs(0, rows) | written
+        return Step(feeds | self.cache.inputs(0, rows), self.cache.outputs(0, rows) | written)
 
     def _token_feeds(
         self, ids: Array, index: Array, positions: Array | int, ends: Array

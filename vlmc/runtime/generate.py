@@ -228,7 +228,8 @@ class Loop:
                 row.take(scores)
             except VlmcError as error:
                 row.fail(error)
-        self._leave([row for row in rows if row.done])
+        if done := [row for row in rows if row.done]:
+            self._leave(done)
 
     def _leave(self, jobs: Iterable[Job]) -> None:
         cache = self.engine.cache

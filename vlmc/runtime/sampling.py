@@ -117,6 +117,7 @@ class Sampler:
     def __init__(self, sampling: Sampling, rules: Rules | None = None) -> None:
         self.sampling = sampling
         self.rules = Rules(penalty=sampling.repetition_penalty) if rules is None else rules
+        self._plain = sampling.greedy and self.rules.idle
         self._random = np.random.default_rng(sampling.seed)
 
     def choose(self, logits: Floats) -> int:
@@ -125,14 +126,14 @@ class Sampler:
         Raises:
             VlmcError: A logit is NaN or infinite (minus infinity is a token ruled out).
         """
-        top = int(np.argmax(logits))  # the first NaN, where there is one
-        if not logits[top] < np.inf:
+        top = int(logits.argmax())  # the first NaN, where there is one
+        if not logits.item(top) < math.inf:
             raise VlmcError(
                 "the program's logits are not numbers",
                 at="logits",
                 hint="run `vlmc verify`; a half-precision overflow needs another 'precision'",
             )
-        if self.sampling.greedy and self.rules.idle:
+        if self._plain:
             return top
         scores = processed(logits, self.sampling, self.rules)
         kept = np.flatnonzero(np.isfinite(scores))

@@ -31,6 +31,8 @@ class Stops:
 
     def feed(self, piece: str) -> tuple[str, bool]:
         """Takes the next text; returns what may be shown and whether a stop string was met."""
+        if not self._strings:
+            return piece, False
         self._held += piece
         places = [place for string in self._strings if (place := self._held.find(string)) >= 0]
         if places:

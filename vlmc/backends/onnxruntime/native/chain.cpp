@@ -95,6 +95,8 @@ struct Chain {
     const Operator* op;
     std::vector<int> inputs, outputs;
     std::unique_ptr<void, void (*)(void*)> kernel;
+    vlmc::Weights weights;
+    const vlmc::Weights* next = nullptr;  // of the first step behind it that has some
   };
 
   [[noreturn]] static void refuse() {
@@ -128,8 +130,11 @@ struct Chain {
         if (at < inputs) refuse();
       const KernelInfo step{info->node, std::to_string(steps.size()) + ".", given.data(),
                             static_cast<int>(given.size())};
-      steps.push_back({op, std::move(from), std::move(to), {op->make(&step), op->KernelDestroy}});
+      steps.push_back({op, std::move(from), std::move(to), {op->make(&step), op->KernelDestroy}, {}});
+      steps.back().weights = op->weights(steps.back().kernel.get());
     }
+    for (size_t i = steps.size(); i-- > 1;)
+      steps[i - 1].next = steps[i].weights.of[0].at ? &steps[i].weights : steps[i].next;
     if (steps.empty() || steps[0].inputs.empty() || steps[0].inputs[0] < 0 ||
         steps[0].inputs[0] >= inputs)
       refuse();
@@ -143,18 +148,19 @@ struct Chain {
     call.room = static_cast<float*>(
         output(context, outputs, {static_cast<int64_t>(call.rows * starts.back())}));
     Borrowed{context}.run(threads, [&](const vlmc::Parallel& lent) {
-      vlmc::hold(lent, [&](const vlmc::Parallel& parallel) {
+      vlmc::hold(lent, [&](const vlmc::Parallel& parallel, vlmc::Held& held) {
         call.threads = &parallel;
-        run(&call);
+        run(&call, held);
       });
     });
   }
 
-  void run(Call* call) const {
+  void run(Call* call, vlmc::Held& held) const {
     size_t at = 0;
     try {
       for (; at < steps.size(); ++at) {
         const Made& made = steps[at];
+        held.begin(made.weights.of[0].at ? &made.weights : made.next, made.next);
         Step step{made.inputs, made.outputs, call};
         KernelContext context{nullptr, &step};
         made.op->compute(made.kernel.get(), &context);

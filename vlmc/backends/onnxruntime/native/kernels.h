@@ -1,10 +1,13 @@
 // The arithmetic, apart from any engine: what ops.cpp and the tests call.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 
 namespace vlmc {
+
+struct Weights;
 
 // Raised with every change of an operator's meaning; vlmc/backends/onnxruntime/native/__init__.py
 // refuses a library that was built from other sources. It is the version of the operators too, and
@@ -18,6 +21,8 @@ struct Parallel {
   void (*run)(void* self, void (*task)(void* data, size_t index), size_t tasks, void* data);
   void* self;
   size_t threads;
+  // What is read next: a thread that waits asks memory for it. Or null.
+  const std::atomic<const Weights*>* next = nullptr;
 
   void operator()(void (*task)(void* data, size_t index), size_t tasks, void* data) const {
     run(self, task, tasks, data);

@@ -144,11 +144,16 @@ void linear_blocks_few(const float* x, size_t m, size_t k, int bits, size_t bloc
   const bool two = gate != Gate::none && count > 1;
   float* beside = two ? room.at_least(m * products[1].n) : nullptr;
   constexpr size_t kLeast = 2;  // panels
+  constexpr size_t kShared = 64;  // blocks that are worth another thread's while
+  const bool shared = m * blocks >= kShared;
+  if (!shared) quantize_blocks(x, k, bits, block, 0, m * blocks, t);
   together<2>(parallel, [&](Member member) {
-    member.share(m * blocks, 16, [&](size_t first, size_t last) {
-      quantize_blocks(x, k, bits, block, first, last, t);
-    });
-    member.join();
+    if (shared) {
+      member.share(m * blocks, 16, [&](size_t first, size_t last) {
+        quantize_blocks(x, k, bits, block, first, last, t);
+      });
+      member.join();
+    }
     member.share(all, kLeast, [&](size_t first, size_t last) {
       if (gate != Gate::none) {
         const size_t n = products[0].n, c = first * kLanes;

@@ -94,6 +94,20 @@ struct Group {
     return sums.x;
   }
 
+  // What the products read, whose inputs are `apart` inputs from each other and `width` bytes a number.
+  template <size_t Size>
+  static vlmc::Weights weights(const Inputs<Size>& given, size_t apart, size_t width) {
+    vlmc::Weights made;
+    made.beside = Gated;
+    for (size_t i = 0; i < Count; ++i) {
+      const Tensor& w = given.constant(first + apart * i);
+      if (!w.data) return {};
+      made.of[i] = {w.as<char>(), width};
+      for (const int64_t n : w.shape) made.of[i].bytes *= static_cast<size_t>(n);
+    }
+    return made;
+  }
+
   static void infer_sums(const ShapeContext* context) {
     for (size_t i = products; i < outputs; ++i) infer_like(context, 0, i);
   }

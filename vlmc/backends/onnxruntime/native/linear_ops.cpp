@@ -82,6 +82,8 @@ struct LinearPanels : Group<Count, Extra, false> {
     });
   }
 
+  vlmc::Weights weights() const { return Group::weights(given, 3, 1); }
+
   size_t threads;
   int64_t k;
   Inputs<first + 3 * Count> given;
@@ -139,6 +141,8 @@ struct LinearBlockPanels : Group<Count, Extra> {
                           static_cast<size_t>(blocks.block), products, Count, this->gate, parallel);
     });
   }
+
+  vlmc::Weights weights() const { return Group::weights(given, 4, 1); }
 
   size_t threads;
   Blocks blocks;
@@ -198,6 +202,8 @@ struct LinearFloat : Group<Count, Extra> {
                          parallel);
     });
   }
+
+  vlmc::Weights weights() const { return Group::weights(given, 2, Element == kFloat16 ? 2 : 4); }
 
   size_t threads;
   Inputs<first + 2 * Count> given;

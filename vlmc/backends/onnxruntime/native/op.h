@@ -5,6 +5,7 @@
 
 #include "kernels.h"
 #include "ort_calls.h"
+#include "upcoming.h"
 
 namespace ort {
 
@@ -57,7 +58,17 @@ struct Borrowed {
 struct Operator : CustomOp {
   void* (*make)(const KernelInfo* info);
   void (*compute)(const void* kernel, KernelContext* context);
+  vlmc::Weights (*weights)(const void* kernel);  // of nothing where it has none
 };
+
+template <class Op>
+auto weights_of(const Op& op, int) -> decltype(op.weights()) {
+  return op.weights();
+}
+template <class Op>
+vlmc::Weights weights_of(const Op&, long) {
+  return {};
+}
 
 // What is the same of all: how a kernel is made, run and ended.
 template <class Op>
@@ -89,6 +100,7 @@ Operator declared() {
   op.compute = [](const void* kernel, KernelContext* context) {
     static_cast<const Op*>(kernel)->compute(context);
   };
+  op.weights = [](const void* kernel) { return weights_of(*static_cast<const Op*>(kernel), 0); };
   complete<Op>(op);
   op.GetName = [](const CustomOp*) { return Op::name; };
   op.GetInputType = [](const CustomOp*, size_t index) { return Op::inputs[index].type; };

@@ -180,6 +180,9 @@ class Inputs {
     return constants_[index].data ? constants_[index] : input(context, index);
   }
 
+  // No data where it may change.
+  const Tensor& constant(size_t index) const { return constants_[index]; }
+
  private:
   Tensor constants_[Count];
 };

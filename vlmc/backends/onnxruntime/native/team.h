@@ -11,6 +11,7 @@
 #include <type_traits>
 
 #include "kernels.h"
+#include "upcoming.h"
 
 namespace vlmc {
 
@@ -38,8 +39,9 @@ class Member {
  public:
   const size_t number;  // less than team_size
 
-  Member(size_t number, size_t threads, Stage* stages, const std::atomic<bool>& failed)
-      : number(number), threads_(threads), next_(stages), failed_(failed) {}
+  Member(size_t number, const Parallel& parallel, size_t threads, Stage* stages,
+         const std::atomic<bool>& failed)
+      : number(number), parallel_(parallel), threads_(threads), next_(stages), failed_(failed) {}
 
   // body(first, last) for parts of 0 .. count, count < 2^31, each number once, by whichever thread
   // is free. Parts have at least `least` numbers where there are as many, and end at multiples of
@@ -48,6 +50,7 @@ class Member {
   void share(size_t count, size_t least, F&& body, size_t unit = 1) {
     stage_ = next_++, count_ = count;
     do {
+      size_t done = 0;
       std::atomic<uint64_t>& own = stage_->ranges[number].of;
       uint64_t seen = own.load(std::memory_order_relaxed);
       for (;;) {
@@ -57,19 +60,22 @@ class Member {
         const size_t size = std::min(left, (wanted + unit - 1) / unit * unit - first);
         if (!own.compare_exchange_weak(seen, word(first + size, first + left))) continue;
         body(first, first + size);
-        stage_->done.fetch_add(size, std::memory_order_release);
+        done += size;
         seen = own.load(std::memory_order_relaxed);
       }
+      if (done) stage_->done.fetch_add(done, std::memory_order_release);
     } while (steal(least));
   }
 
   // Waits until all of the stage is done: for what running threads have taken, and no other, so that
   // one thread alone gets through. Nor is a stage waited for that a thread had no memory for.
   void join() const {
+    const Weights* next =
+        parallel_.next ? parallel_.next->load(std::memory_order_relaxed) : nullptr;
     for (size_t turns = 0; stage_->done.load(std::memory_order_acquire) < count_; ++turns) {
       if (failed_.load(std::memory_order_relaxed)) return;
       if (turns < kTurns)
-        _mm_pause();
+        upcoming().wait(next, number, threads_);
       else
         std::this_thread::yield();
     }
@@ -106,6 +112,7 @@ class Member {
     }
   }
 
+  const Parallel& parallel_;
   size_t threads_;
   Stage *stage_ = nullptr, *next_;
   size_t count_ = 0;
@@ -122,18 +129,20 @@ template <size_t Stages, typename F>
 void together(const Parallel& parallel, F&& body) {
   struct Work {
     std::remove_reference_t<F>& body;
+    const Parallel& parallel;
     size_t threads;
     std::atomic<bool> failed{false};
     Stage stages[Stages];
 
-    Work(std::remove_reference_t<F>& body, size_t threads) : body(body), threads(threads) {
+    Work(std::remove_reference_t<F>& body, const Parallel& parallel)
+        : body(body), parallel(parallel), threads(team_size(parallel)) {
       for (Stage& stage : stages) stage.start(threads);
     }
-  } work(body, team_size(parallel));
+  } work(body, parallel);
   const auto run = [](void* data, size_t number) {
     Work& work = *static_cast<Work*>(data);
     try {
-      work.body(Member(number, work.threads, work.stages, work.failed));
+      work.body(Member(number, work.parallel, work.threads, work.stages, work.failed));
     } catch (const std::bad_alloc&) {
       work.failed = true;
     }
