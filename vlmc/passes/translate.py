@@ -54,7 +54,7 @@ def _registry() -> Any:
 def rewrite(program: ExportedProgram) -> bool:
     """Replaces some nodes by what they stand for; whether torch.onnx can write each node then."""
     graph = program.graph
-    sizes: dict[Any, fx.Node] = {}
+    sizes = _Sizes(graph)
     for node in list(graph.nodes):
         if node.op == "call_function":
             _replace(graph, node, sizes)
@@ -65,8 +65,7 @@ def rewrite(program: ExportedProgram) -> bool:
     return all(_known(node) for node in graph.nodes)
 
 
-def _replace(graph: fx.Graph, node: fx.Node, sizes: dict[Any, fx.Node]) -> None:
-    """Args: ``sizes``: nodes that give a size, by what it is; the node may be one more."""
+def _replace(graph: fx.Graph, node: fx.Node, sizes: _Sizes) -> None:
     import torch
     from torch._ops import OpOverload
 
@@ -75,14 +74,16 @@ def _replace(graph: fx.Graph, node: fx.Node, sizes: dict[Any, fx.Node]) -> None:
     source: Any = node.args[0] if node.args else None
     value: Any = node.meta.get("val")
     shaping = (aten.reshape.default, aten.flatten.using_ints, aten.unflatten.int, aten.view.default)
-    if isinstance(value, torch.SymInt):
-        sizes.setdefault(value.node.expr, node)
     if target == aten._assert_tensor_metadata.default:
         graph.erase_node(node)
     elif target == aten.__and__.Tensor:
         node.target = aten.bitwise_and.Tensor
     elif target in shaping:
-        shape = [_size(size, sizes) for size in value.shape]
+        asked: Any = [None] * value.ndim
+        if target in (aten.reshape.default, aten.view.default):
+            asked = node.args[1]
+        pairs = zip(value.shape, asked, strict=True)
+        shape = [sizes.of(size) if one in (None, -1) else one for size, one in pairs]
         if shape.count(None) < 2:
             if target != aten.view.default and not source.meta["val"].is_contiguous():
                 with graph.inserting_before(node):
@@ -136,9 +137,46 @@ def _contiguous(graph: fx.Graph, node: fx.Node) -> fx.Node:
     return made
 
 
-def _size(size: Any, sizes: dict[Any, fx.Node]) -> Any:
-    """A size as an argument of a node; None: no node before gives it."""
-    return size if isinstance(size, int) else sizes.get(size.node.expr)
+class _Sizes:
+    """Nodes that give sizes of the inputs, one for each size: made when the first one asks."""
+
+    def __init__(self, graph: fx.Graph) -> None:
+        self._graph = graph
+        self._inputs = [node for node in graph.nodes if node.op == "placeholder"]
+        self._made: dict[Any, fx.Node] = {}
+
+    def of(self, size: Any) -> Any:
+        """As an argument of a node; None where no input has such a size."""
+        if isinstance(size, int):
+            return size
+        if size.node.expr not in self._made:
+            for node in self._inputs:
+                shape = getattr(node.meta["val"], "shape", ())
+                for axis, one in enumerate(shape):
+                    if not isinstance(one, int) and one.node.expr == size.node.expr:
+                        return self._made.setdefault(size.node.expr, self._cut(node, axis))
+        return self._made.get(size.node.expr)
+
+    def _cut(self, node: fx.Node, axis: int) -> fx.Node:
+        import torch
+
+        target = torch.ops.aten.sym_size.int
+        for user in node.users:
+            if user.target == target and user.args == (node, axis) and self._is_first(user):
+                return user
+        with self._graph.inserting_after(self._inputs[-1]):
+            made = self._graph.call_function(target, (node, axis))
+        made.meta["val"] = node.meta["val"].shape[axis]
+        return made
+
+    def _is_first(self, node: fx.Node) -> bool:
+        """Whether it stands before all that computes."""
+        import torch
+
+        before = node.prev
+        while before.op == "call_function" and before.target == torch.ops.aten.sym_size.int:
+            before = before.prev
+        return before.op == "placeholder"
 
 
 def _known(node: fx.Node) -> bool:
