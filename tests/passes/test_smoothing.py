@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch  # noqa: F401  what is tested multiplies by it: left out where it is absent
 
 from vlmc.passes.scaling import Fold
 from vlmc.passes.smoothing import Seen, smooth
