@@ -101,17 +101,20 @@ def other_library() -> str:
 
 
 @pytest.mark.parametrize(
-    ("interface", "supported", "reason"),
+    ("interface", "supported", "called", "reason"),
     [
-        (native.INTERFACE, 1, ""),
-        (native.INTERFACE, 0, "this CPU has no AVX-512 VNNI"),
-        (native.INTERFACE + 1, 1, "built from other sources"),
+        (native.INTERFACE, 1, native._CALLED, ""),
+        (native.INTERFACE, 0, native._CALLED, "this CPU has no AVX-512 VNNI"),
+        (native.INTERFACE + 1, 1, native._CALLED, "built from other sources"),
+        (native.INTERFACE, 1, native._CALLED[:-1], "built from other sources"),
     ],
 )
-def test_what_the_library_says_of_itself(interface, supported, reason, tmp_path, monkeypatch):
+def test_what_the_library_says_of_itself(
+    interface, supported, called, reason, tmp_path, monkeypatch
+):
     class Loaded:
         def __init__(self, path):
-            self.path = path
+            vars(self).update(dict.fromkeys(called))
 
         def vlmc_kernels_interface(self):
             return interface
