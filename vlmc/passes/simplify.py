@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,7 @@ def simplify(graphs: dict[str, Path], out: Path) -> None:
         before = _interface(model)
         shapes = [value.shape and value.shape.copy() for value in model.graph.outputs]
         steps = {"exported": _count(model)}
-        with _quick_slices():
+        with _quick_rules():
             onnxscript.optimizer.optimize(model)
         steps["onnxscript"] = _count(model)
         proto = ir.to_proto(model)
@@ -66,27 +67,49 @@ def simplify(graphs: dict[str, Path], out: Path) -> None:
 
 
 @contextmanager
-def _quick_slices() -> Iterator[None]:
-    """Has the optimizer's rule for two slices of one value asked only where there are two.
+def _quick_rules() -> Iterator[None]:
+    """Has each of the optimizer's rules look at what it could be about.
 
-    By itself it walks the whole graph for every node, which takes most of the time on a deep
-    model; elsewhere it would find nothing.
+    By itself every rule is tried at every node, and the one for two slices of a value on all pairs
+    of slices. That is most of the time on a deep model, and finds nothing more.
     """
-    from onnxscript.rewriter.rules.common import slice_split_rule as rule
+    from onnxscript import rewriter
 
-    ask = rule.try_rewrite
-
-    def try_rewrite(model: Any, graph: Any, node: ir.Node, **options: Any) -> Any:
-        cut = node.inputs[0] if node.op_type == "Slice" else None
-        if cut is None or sum(use.node.op_type == "Slice" for use in cut.uses()) < 2:
-            return None
-        return ask(model, graph, node, **options)
-
-    rule.try_rewrite = try_rewrite
+    matchers: list[Any] = [rule._matcher for rule in rewriter._DEFAULT_REWRITE_RULES]
+    for matcher in matchers:
+        matcher.match = partial(_match, matcher.match, matcher.pattern.output_nodes)
     try:
         yield
     finally:
-        del rule.try_rewrite
+        for matcher in matchers:
+            del matcher.match
+
+
+def _match(
+    ask: Callable[..., Any],
+    patterns: Sequence[Any],
+    model: ir.Model,
+    graph: ir.Graph,
+    node: ir.Node,
+    **options: Any,
+) -> Any:
+    if patterns[0].op_identifier() not in (None, node.op_identifier()):
+        return None
+    within: ir.Graph | _Readers = graph
+    if len(patterns) > 1 and node.inputs[0] is not None:
+        within = _Readers(node.inputs[0], graph)
+    return ask(model, within, node, **options)
+
+
+class _Readers:
+    """The nodes that read a value, in place of all that its graph has."""
+
+    def __init__(self, value: ir.Value, graph: ir.Graph) -> None:
+        self._nodes = [use.node for use in value.uses()]
+        self.graph = graph
+
+    def __iter__(self) -> Iterator[ir.Node]:
+        return iter(self._nodes)
 
 
 def _keep_names(graph: ir.Graph, shapes: Sequence[ir.Shape | None]) -> None:
