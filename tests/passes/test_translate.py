@@ -27,7 +27,7 @@ class Types(nn.Module):
     """Conversions, to the same type and to others, and numbers of several."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        kept = (x > 0).__and__(x.to(torch.int64) != 1)
+        kept = (x > 0).__and__(x.to(torch.int64) != 1).__or__(x < -1)
         return x.to(torch.float32) * kept.to(torch.float32) + kept.to(torch.int64) * 0.5
 
 
@@ -42,6 +42,16 @@ class Sums(nn.Module):
         y += x
         y *= before
         return y + before + copy
+
+
+class Patches(nn.Module):
+    """Convolutions without padding, said as SigLIP's patch embedding says it."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weight = torch.arange(18, dtype=torch.float32).reshape(3, 1, 2, 3)
+        picture = x.sum(1)[:, None, None].expand(-1, 1, 4, -1) / 100
+        made = nn.functional.conv2d(picture, weight, stride=(2, 3), padding="valid")
+        return made.flatten(1)
 
 
 class Mixed(nn.Module):
@@ -86,7 +96,9 @@ def traced(module: nn.Module, x: torch.Tensor) -> Any:
         return torch.export.export(module, (x,), dynamic_shapes=(sizes,), strict=False)
 
 
-@pytest.mark.parametrize("module", [Shapes, Types, Sums, Quiet], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize(
+    "module", [Shapes, Types, Sums, Patches, Quiet], ids=lambda kind: kind.__name__
+)
 def test_what_models_do_is_rewritten_and_not_traced_again(module, monkeypatch):
     monkeypatch.setattr(
         "torch.export.ExportedProgram.run_decompositions", lambda *_: pytest.fail("traced again")

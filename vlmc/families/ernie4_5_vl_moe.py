@@ -171,6 +171,8 @@ def decoder(model: nn.Module) -> nn.Module:
     stack: nn.Module = model.model.language_model  # type: ignore[union-attr, assignment]
     for layer in stack.layers:  # type: ignore[union-attr]
         if hasattr(layer.mlp, _TEXT):
+            for part in (layer.mlp.text_moe, layer.mlp.vision_moe):
+                part.experts.skips = True
             layer.mlp.forward = partial(experts_of_each, layer.mlp)
     return stack
 

@@ -45,7 +45,7 @@ def experts_of_each(
 ) -> tuple[Tensor, None]:
     """``Ernie4_5_VLMoeMoeBlock.forward`` without parting the tokens: [B, S, H] -> the same.
 
-    Both kinds of experts are given all of them, and choose none for those of the other kind.
+    Both kinds of experts, which skip, are given all of them and choose none for those of the other.
 
     Args:
         block: The layer's experts.
@@ -56,7 +56,6 @@ def experts_of_each(
     is_image = moe_mm_token_type_ids.flatten()[:, None]
     made = torch.zeros_like(flat)
     for part, others in ((block.text_moe, is_image), (block.vision_moe, ~is_image)):
-        part.experts.skips = True
         _, shares, chosen = part.gate(flat)
         made = made + part.experts(flat, torch.where(others, -1, chosen), shares)
     made = made.reshape(hidden_states.shape)

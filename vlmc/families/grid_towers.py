@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 # Scores of empty slots; far below any other, and a number in float16 too.
 UNSEEN = -1e4
@@ -32,6 +33,12 @@ class OneSegment:
     def tolist(self) -> list[Any]:
         """The lengths of the segments."""
         return [self.length]
+
+
+# So that layers which are given it can be told alike.
+pytree.register_pytree_node(
+    OneSegment, lambda one: ([one.length], None), lambda sizes, _: OneSegment(*sizes)
+)
 
 
 class GridImageFeatures(nn.Module):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from vlmc.bundle.manifest import TensorSpec
 from vlmc.errors import VlmcError
 from vlmc.passes.checkpoint import TensorRef
-from vlmc.passes.fold import fold
 from vlmc.passes.parameters import canonical_names, parameter_sources
 from vlmc.passes.quiet import quiet
 from vlmc.passes.translate import translate
@@ -129,7 +128,6 @@ def trace_sizes(spec: GraphSpec) -> dict[str, int]:
 
 def _export_one(spec: GraphSpec, module: nn.Module) -> ir.Model:
     import torch
-    from torch._dynamo import config
 
     fake = next(p.fake_mode for p in module.parameters())  # type: ignore[attr-defined]
     sizes = trace_sizes(spec)
@@ -155,15 +153,48 @@ def _export_one(spec: GraphSpec, module: nn.Module) -> ir.Model:
             arguments[extras:] = [arguments[extras:past], arguments[past:]]
             shapes[extras:] = [shapes[extras:past], shapes[past:]]
         with quiet(*_LOGGERS), _refused(spec.name):
-            # Where gradients are off already, code that turns them off leaves no node. To look up
-            # what was computed for tensors alike takes longer than to compute it.
-            with torch.no_grad(), config.patch(fake_tensor_cache_enabled=False):
-                traced = torch.export.export(
-                    module, tuple(arguments), dynamic_shapes=tuple(shapes), strict=False
-                )
-            folded = fold(traced)
-            model = translate(traced)
-    if folded:
+            try:
+                return graph_of(module, arguments, shapes, repeat=True)
+            except Exception:
+                # What a layer cannot do for others, each may do for itself.
+                return graph_of(module, arguments, shapes, repeat=False)
+
+
+def graph_of(
+    module: nn.Module, arguments: Sequence[Any], shapes: Sequence[Any], *, repeat: bool
+) -> ir.Model:
+    """The module traced and translated.
+
+    Args:
+        module: On fake tensors.
+        arguments: To trace it with.
+        shapes: Their free dimensions, as torch.export takes them.
+        repeat: Whether one layer is traced for all that are alike (``vlmc/passes/repeat.py``).
+
+    Raises:
+        Exception: The model's code raises, or cannot be written; with ``repeat``, layers depend on
+            what a call cannot give them.
+    """
+    import torch
+    from torch._dynamo import config
+
+    from vlmc.passes.closed import prove_closed
+    from vlmc.passes.repeat import repeating
+
+    # Where gradients are off already, code that turns them off leaves no node. To look up
+    # what was computed for tensors alike takes longer than to compute it.
+    with (
+        torch.no_grad(),
+        config.patch(fake_tensor_cache_enabled=False),
+        repeating(module, shapes) if repeat else nullcontext(),
+    ):
+        traced = torch.export.export(
+            module, tuple(arguments), dynamic_shapes=tuple(shapes), strict=False
+        )
+    if repeat:
+        prove_closed(traced)
+    model = translate(traced)
+    if repeat:
         unfold(model)
     return model
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from vlmc.errors import VlmcError
-from vlmc.passes.step import CausalMask, causal_mask, steps
+from vlmc.passes.step import CausalMask, causal_mask, number_of, steps
 
 ATTENTION = "vlmc"
 DOMAIN_VERSION = 1
@@ -90,7 +90,7 @@ def attention(
         )
         return _heads_of(out, heads, kept), None
     bias = attention_mask.bias if isinstance(attention_mask, CausalMask) else None
-    cache, layer = steps[-1], int(module.layer_idx)  # type: ignore[arg-type]
+    cache, layer = steps[-1], number_of(module.layer_idx)  # type: ignore[arg-type]
     if layer in cache.owners:
         # Its keys and values are the owner's, this step's among them; it adds none.
         keys, values = (cache.present[kind, cache.owners[layer]] for kind in ("key", "value"))

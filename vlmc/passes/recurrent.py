@@ -5,6 +5,7 @@ Imports torch at its top, as ``vlmc/passes/modules.py`` does; imported inside fu
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from types import FunctionType, MethodType
@@ -109,9 +110,15 @@ def prepare_recurrent(model: nn.Module) -> None:
     for module in model.modules():
         forward = inspect.unwrap(type(module).forward)
         if not _REPLACED.keys().isdisjoint(forward.__code__.co_names):
-            names = {**forward.__globals__, **_REPLACED}
-            copied = FunctionType(
-                forward.__code__, names, forward.__name__, forward.__defaults__, forward.__closure__
-            )
-            copied.__kwdefaults__ = forward.__kwdefaults__
-            module.forward = MethodType(copied, module)
+            module.forward = MethodType(_copied(forward), module)
+
+
+@functools.cache
+def _copied(forward: FunctionType) -> FunctionType:
+    """A forward that calls these; the same one for all layers, which are alike then."""
+    names = {**forward.__globals__, **_REPLACED}
+    copied = FunctionType(
+        forward.__code__, names, forward.__name__, forward.__defaults__, forward.__closure__
+    )
+    copied.__kwdefaults__ = forward.__kwdefaults__
+    return copied

@@ -4,15 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache
+from torch.utils import _pytree as pytree
+from transformers.cache_utils import Cache, KVSharingDict
 from transformers.masking_utils import bidirectional_mask_function, causal_mask_function
 
 from vlmc.errors import VlmcError
+
+
+class LayerNumber:
+    """A layer's number while it stands for others (``repeat``): the cache alone may read it."""
+
+    __slots__ = ("value",)
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, value: int) -> None:
+        self.value = value
+
+    def _refuse(self, *_: object) -> NoReturn:
+        raise TypeError("a layer's code depends on its number")
+
+    __eq__ = __bool__ = __format__ = __str__ = _refuse
+
+
+def number_of(layer_idx: int | LayerNumber) -> int:
+    """A layer's number, for the cache."""
+    return layer_idx.value if isinstance(layer_idx, LayerNumber) else layer_idx
 
 
 @dataclass(frozen=True)
@@ -24,6 +45,17 @@ class CausalMask:
 
     window: int | None
     bias: Tensor | None = None
+
+
+# What layers are given in containers is told apart by what these hold (``repeat``).
+pytree.register_pytree_node(
+    KVSharingDict,
+    lambda shared: (list(shared.values()), list(shared)),
+    lambda values, kinds: KVSharingDict(zip(kinds, values, strict=True)),
+)
+pytree.register_pytree_node(
+    CausalMask, lambda mask: ([mask.bias], mask.window), lambda of, window: CausalMask(window, *of)
+)
 
 
 def _agrees_with_window(mask_function: Callable[..., Any], window: int) -> bool:
@@ -124,9 +156,10 @@ class StepCache(Cache):  # type: ignore[misc]
         Raises:
             VlmcError: The family's facts name no state of this layer.
         """
-        past = self._state("state", layer_idx)
+        layer = number_of(layer_idx)
+        past = self._state("state", layer)
         whole = torch.cat([past, conv_states], dim=-1)
-        self.present["state", layer_idx] = whole[..., -past.shape[-1] :]
+        self.present["state", layer] = whole[..., -past.shape[-1] :]
         return whole
 
     def is_recording_past(self, layer_idx: int = 0) -> bool:
@@ -139,13 +172,13 @@ class StepCache(Cache):  # type: ignore[misc]
         Raises:
             VlmcError: As ``update_conv_state``.
         """
-        return self._state("matrix", layer_idx)
+        return self._state("matrix", number_of(layer_idx))
 
     def update_recurrent_state(
         self, recurrent_states: Tensor, layer_idx: int, **kwargs: Any
     ) -> Tensor:
         """Takes what the rule has added up after this step."""
-        self.present["matrix", layer_idx] = recurrent_states
+        self.present["matrix", number_of(layer_idx)] = recurrent_states
         return recurrent_states
 
     def _state(self, kind: str, layer: int) -> Tensor:
@@ -157,6 +190,33 @@ class StepCache(Cache):  # type: ignore[misc]
                 hint="this text backbone is not supported yet",
             )
         return past
+
+    def held(self, layer: int) -> dict[tuple[str, Any], Tensor]:
+        """What one layer may read of it, by name."""
+        owner = self.owners.get(layer)
+        past = {("past", kind): one for (kind, at), one in self.past.items() if at == layer}
+        shared = {("present", kind): one for (kind, at), one in self.present.items() if at == owner}
+        biases = {("bias", at): m.bias for at, m in enumerate(self.masks) if m.bias is not None}
+        step = {("step", "lengths"): self.lengths, ("step", "total"): self.total}
+        return {**step, **past, **shared, **biases}
+
+    def within(self, layer: int, held: Mapping[tuple[str, Any], Tensor]) -> StepCache:
+        """A cache of what one layer may read, of other tensors that ``held`` has by name."""
+        past = {(kind, layer): one for (name, kind), one in held.items() if name == "past"}
+        masks = [replace(m, bias=held.get(("bias", at))) for at, m in enumerate(self.masks)]
+        cache = StepCache(past, held["step", "lengths"], held["step", "total"], masks, self.owners)
+        owner = self.owners.get(layer, layer)  # of one without, nothing is held
+        shared = {kind: one for (name, kind), one in held.items() if name == "present"}
+        cache.leave(owner, shared)
+        return cache
+
+    def left(self, layer: int) -> dict[str, Tensor]:
+        """What one layer left in it, by kind."""
+        return {kind: one for (kind, at), one in self.present.items() if at == layer}
+
+    def leave(self, layer: int, present: Mapping[str, Tensor]) -> None:
+        """Takes what stands for that."""
+        self.present.update({(kind, layer): one for kind, one in present.items()})
 
     def outputs(self) -> Iterator[Tensor]:
         """The present tensors, in the order of the past ones."""

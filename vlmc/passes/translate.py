@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
-from vlmc.passes.alike import is_tensor
+from vlmc.passes.closed import is_tensor
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -76,8 +76,13 @@ def _replace(graph: fx.Graph, node: fx.Node, sizes: _Sizes) -> None:
     shaping = (aten.reshape.default, aten.flatten.using_ints, aten.unflatten.int, aten.view.default)
     if target == aten._assert_tensor_metadata.default:
         graph.erase_node(node)
-    elif target == aten.__and__.Tensor:
-        node.target = aten.bitwise_and.Tensor
+    elif target in (aten.__and__.Tensor, aten.__or__.Tensor):
+        operator = aten.bitwise_or if target == aten.__or__.Tensor else aten.bitwise_and
+        node.target = operator.Tensor
+    elif target == aten.conv2d.padding and "same" not in node.args:
+        # "valid", which is no padding, and what it says by default.
+        given = tuple(0 if one == "valid" else one for one in node.args)
+        node.target, node.args = aten.conv2d.default, given
     elif target in shaping:
         asked: Any = [None] * value.ndim
         if target in (aten.reshape.default, aten.view.default):

@@ -1,13 +1,16 @@
-"""The calls that ``fold`` left in a program, written out as layers in its ONNX graph."""
+"""The calls that ``repeat`` left in a program, written out as layers in its ONNX graph."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vlmc.passes.fold import CALL, DOMAIN, ENTER, LEAVE
-
 if TYPE_CHECKING:
     import onnx_ir as ir
+
+# The nodes around a layer that ran, and in the place of one that did not. Their attribute ``kind``
+# says which of the layers that ran is meant.
+DOMAIN = "vlmc"
+ENTER, LEAVE, CALL = "Enter", "Leave", "Call"
 
 
 def unfold(model: ir.Model) -> None:
