@@ -44,6 +44,30 @@ class Sums(nn.Module):
         return y + before + copy
 
 
+class Parts(nn.Module):
+    """Writes to parts of a tensor that is read whole later, as interleaved rotary embeddings do."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        angles = torch.stack([x, x * 2, x * 3]) * 0.5
+        mixed = angles[0]
+        for row in (1, 2):
+            mixed[..., row:18:3] = angles[row, ..., row:18:3]
+        turned = torch.clone(x * 2).transpose(0, 1)
+        turned *= 3
+        return torch.cat([mixed, turned.transpose(0, 1)], dim=-1)
+
+
+class Chosen(nn.Module):
+    """Writes to one of an operator's results, and by places, as routers of experts do."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        shares, chosen = torch.topk(x, 3, dim=-1)
+        shares /= shares.sum(dim=-1, keepdim=True) + 100
+        mask = torch.zeros_like(x)
+        mask.scatter_(-1, chosen, 1)
+        return torch.cat([shares, mask], dim=-1)
+
+
 class Patches(nn.Module):
     """Convolutions without padding, said as SigLIP's patch embedding says it."""
 
@@ -74,6 +98,26 @@ class Views(nn.Module):
         return torch.cat([y, part], dim=-1)
 
 
+class Rows(nn.Module):
+    """Writes to a part of a tensor that is read by another name later."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        both = torch.stack([x, x * 2]) * 0.5
+        row = both[0]
+        row[..., 1:9:2] = x[..., 2:10:2]
+        return both.sum(0) + row
+
+
+class Earlier(nn.Module):
+    """Writes to a part of a tensor that was seen through another before."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = x * 2
+        seen = y[..., :4]
+        y[..., 1:9:2] = x[..., 2:10:2]
+        return y[..., :4] + seen
+
+
 class Quiet(nn.Module):
     """Turns gradients off, as rotary embeddings do."""
 
@@ -97,7 +141,7 @@ def traced(module: nn.Module, x: torch.Tensor) -> Any:
 
 
 @pytest.mark.parametrize(
-    "module", [Shapes, Types, Sums, Patches, Quiet], ids=lambda kind: kind.__name__
+    "module", [Shapes, Types, Sums, Parts, Chosen, Patches, Quiet], ids=lambda kind: kind.__name__
 )
 def test_what_models_do_is_rewritten_and_not_traced_again(module, monkeypatch):
     monkeypatch.setattr(
@@ -106,7 +150,9 @@ def test_what_models_do_is_rewritten_and_not_traced_again(module, monkeypatch):
     answers_as_torch(module())
 
 
-@pytest.mark.parametrize("module", [Mixed, Views, Branch], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize(
+    "module", [Mixed, Views, Rows, Earlier, Branch], ids=lambda kind: kind.__name__
+)
 def test_anything_else_goes_the_long_way(module):
     assert not rewrite(traced(module(), torch.zeros(3, 5, 24)))
     answers_as_torch(module())

@@ -9,6 +9,7 @@ program in which anything else is left goes the long way.
 from __future__ import annotations
 
 import functools
+import operator
 from typing import TYPE_CHECKING, Any
 
 from vlmc.passes.closed import is_tensor
@@ -77,8 +78,8 @@ def _replace(graph: fx.Graph, node: fx.Node, sizes: _Sizes) -> None:
     if target == aten._assert_tensor_metadata.default:
         graph.erase_node(node)
     elif target in (aten.__and__.Tensor, aten.__or__.Tensor):
-        operator = aten.bitwise_or if target == aten.__or__.Tensor else aten.bitwise_and
-        node.target = operator.Tensor
+        bitwise = aten.bitwise_or if target == aten.__or__.Tensor else aten.bitwise_and
+        node.target = bitwise.Tensor
     elif target == aten.conv2d.padding and "same" not in node.args:
         # "valid", which is no padding, and what it says by default.
         given = tuple(0 if one == "valid" else one for one in node.args)
@@ -113,19 +114,65 @@ def _write_elsewhere(node: fx.Node) -> None:
 
     source: Any = node.args[0]
     target: Any = node.target
-    operator = getattr(torch.ops.aten, target._schema.name.split("::")[1].removesuffix("_"), None)
-    functional = getattr(operator, target._overloadname, None)
-    sharing = [one for one in (source, *source.users) if one is not node and not _is_fresh(one)]
+    if target == torch.ops.aten.copy_.default:
+        _copy_elsewhere(node)
+        return
+    packet = getattr(torch.ops.aten, target._schema.name.split("::")[1].removesuffix("_"), None)
+    functional = getattr(packet, target._overloadname, None)
+    if functional is None or not _is_alone(source, node):
+        return
     # What is written keeps its type; a sum may have another.
     dtypes = {one.meta["val"].dtype for one in node.all_input_nodes if is_tensor(one)}
-    if functional is None or sharing or len(dtypes) > 1:
+    if torch.Tag.pointwise in functional.tags and len(dtypes) > 1:
         return
     node.target = functional
     source.replace_all_uses_with(node, lambda user: user is not node and user > node)
 
 
+def _copy_elsewhere(node: fx.Node) -> None:
+    """Makes ``x[..., 1:9:3] = y`` a tensor of its own for all that reads x later."""
+    import torch
+
+    aten = torch.ops.aten
+    part, value = node.args[:2]
+    whole: Any = part.args[0] if part.target == aten.slice.Tensor else None  # type: ignore[union-attr]
+    if whole is None or list(part.users) != [node] or not _is_alone(whole, node):  # type: ignore[union-attr]
+        return
+    written, given = part.meta["val"], value.meta["val"]  # type: ignore[union-attr]
+    if written.dtype != given.dtype or written.shape != given.shape:
+        return
+    node.target, node.args = aten.slice_scatter.default, (whole, value, *part.args[1:])  # type: ignore[union-attr]
+    node.meta["val"] = whole.meta["val"]
+    whole.replace_all_uses_with(node, lambda user: user is not node and user > node)
+
+
+def _is_alone(node: fx.Node, write: fx.Node) -> bool:
+    """Whether a tensor's memory has no other name that is read after a write to it."""
+    import torch
+
+    own = (write, write.args[0])  # what is written to may be a part
+    if any(user < write and user not in own and not _is_fresh(user) for user in node.users):
+        return False
+    while not _is_fresh(node):
+        if node.op != "call_function" or not node.args or not is_tensor(node.args[0]):  # type: ignore[arg-type]
+            return False
+        base: Any = node.args[0]
+        for user in base.users:
+            apart = user.target == node.target == torch.ops.aten.select.int
+            # Other rows of the same tensor are other memory.
+            apart = apart and user.args[1] == node.args[1] and user.args[2] != node.args[2]
+            if user is not node and not (apart and min(user.args[2], node.args[2]) >= 0):
+                return False
+        node = base
+    return True
+
+
 def _is_fresh(node: fx.Node) -> bool:
     """Whether what an operator returns is memory of its own."""
+    if node.target is operator.getitem:
+        made, place = node.args
+        same = [one for one in made.users if one.args[1] == place]  # type: ignore[union-attr]
+        return same == [node] and _is_fresh(made)  # type: ignore[arg-type]
     schema: Any = getattr(node.target, "_schema", None)
     return schema is not None and all(made.alias_info is None for made in schema.returns)
 
