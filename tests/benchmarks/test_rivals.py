@@ -119,18 +119,20 @@ def test_a_decoders_weights_are_counted_as_transformers_makes_them() -> None:
     model = hf.Qwen2ForCausalLM(hf.Qwen2Config(**DECODER, tie_word_embeddings=False))
     layers = sum(one.numel() for one in model.model.layers.parameters() if one.dim() == 2)
     counted = Decoder.of(DECODER)
-    assert counted == Decoder(layers, model.lm_head.weight.numel())
+    kept = 2 * DECODER["num_hidden_layers"] * model.model.layers[0].self_attn.k_proj.out_features
+    assert counted == Decoder(layers, model.lm_head.weight.numel(), kept)
     assert counted.read("int4") == layers / 2 + counted.head
 
 
 def test_shares_are_of_the_best_limit_measured() -> None:
     limits = [
         {"read_1": 5e3, "read": 8e3, "fp32": 1e6, "int8": 2e6, "tiles": 0},
-        {"read_1": 9e3, "read": 1e4, "fp32": 1e6, "int8": 4e6, "tiles": 1e7},
+        {"read_1": 9e3, "read": 1e5, "fp32": 1e6, "int8": 4e6, "tiles": 1e7},
     ]
-    decoder = Decoder(layers=300, head=100)
+    decoder = Decoder(layers=300, head=100, cached=1)
     text = shares({"vlmc int8": engine(row(0))}, limits, decoder)
-    assert "40% of what memory gives" in text  # 400 bytes x 10 tokens of 10,000
+    # 400 bytes x 10 tokens of 100,000; with the cache 4 bytes x 605 tokens more each time.
+    assert " 4% of what memory gives, 28% with the cache" in text
     # 2 x 300 x 600 tokens of 4,000,000 and of 10,000,000
     assert "9% of the peak of int8, 4% of that of its tiles" in text
     assert "unknown" in shares({}, [], decoder)

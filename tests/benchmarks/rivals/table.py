@@ -42,6 +42,11 @@ def _decode(row: Round) -> float:
     return float(row["steps"] / row["decode"])
 
 
+def _cached(row: Round) -> float:
+    """Tokens of the cache that are read in a second, half of the answer being there."""
+    return float((row["prompt_tokens"] + row["steps"] / 2) * _decode(row))
+
+
 def _first(row: Round) -> float | None:
     return None if row["vision"] is None else float(row["ttft"])
 
@@ -52,6 +57,7 @@ def _rows(row: Round) -> float | None:
 
 PREFILL = Figure("prefill, tok/s", "rounds", _prefill, "{:.0f}", rate=True, compared=True)
 DECODE = Figure("decode, tok/s", "rounds", _decode, "{:.1f}", rate=True, compared=True)
+_CACHED = Figure("cache, tok/s", "rounds", _cached, rate=True)
 FIGURES = (
     Figure("first token, s", "rounds", _first, compared=True),
     Figure("vision, s", "rounds", lambda row: row["vision"]),
@@ -141,10 +147,12 @@ class Decoder:
     Attributes:
         layers: Weights in the products of its layers.
         head: Weights of its head.
+        cached: Numbers that it keeps of each token before.
     """
 
     layers: int
     head: int
+    cached: int = 0
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Decoder:
@@ -154,7 +162,8 @@ class Decoder:
         keys = config["num_key_value_heads"] * size
         attention = 2 * hidden * heads * size + 2 * hidden * keys
         layer = attention + 3 * hidden * config["intermediate_size"]
-        return cls(layer * config["num_hidden_layers"], hidden * config["vocab_size"])
+        count = config["num_hidden_layers"]
+        return cls(layer * count, hidden * config["vocab_size"], 2 * keys * count)
 
     def read(self, precision: str) -> float:
         """Least bytes of weights one decoded token reads; scales are left out."""
@@ -199,9 +208,11 @@ def _share(
     kind = "fp32" if precision == "fp32" else "int8"
     read = decoder.read(precision) * median(values(DECODE, engine).values())
     operations = 2 * decoder.layers * median(values(PREFILL, engine).values())
-    share = read / max(best["read"], best["read_1"])
-    line = f"- {name}: decode reads {read / 1e9:.1f} GB/s of weights, {share:.0%} of what memory "
-    line += f"gives; prefill does {operations / 1e9:.0f} G products and sums a second"
+    kept = 4 * decoder.cached * median(values(_CACHED, engine).values())  # float32
+    limit = max(best["read"], best["read_1"])
+    line = f"- {name}: decode reads {read / 1e9:.1f} GB/s of weights, {read / limit:.0%} of what "
+    line += f"memory gives, {(read + kept) / limit:.0%} with the cache; prefill does "
+    line += f"{operations / 1e9:.0f} G products and sums a second"
     peaks = {f"the peak of {kind}": best.get(kind)}
     if kind == "int8":
         peaks["that of its tiles"] = best.get("tiles")
