@@ -15,7 +15,9 @@ from tests.checkpoints import MAKERS, fixed, native, pooled, tiles
 from vlmc.passes import export as exporting
 from vlmc.passes.alike import alike_layers
 from vlmc.passes.closed import NotAlikeError
+from vlmc.passes.modules import attention
 from vlmc.passes.simplify import simplify
+from vlmc.passes.step import CausalMask, StepCache, step_cache
 
 DEEP = 5
 GRAPHS = ("vision.onnx", "language.onnx")
@@ -265,6 +267,39 @@ def test_layers_that_take_all_they_read_are_called() -> None:
 def test_layers_that_depend_on_more_are_not(does: Callable[..., Tensor]) -> None:
     with pytest.raises((NotAlikeError, TypeError)):
         traced(does)
+
+
+class Attending(Block):
+    def forward(self, x: Tensor, mask: CausalMask) -> Tensor:
+        made = self.inner(x)[:, None]
+        return attention(self, made, made, made, mask)[0].flatten(2)
+
+
+class Twice(Stack):
+    """Its layers attend, and are run as often as is asked."""
+
+    def forward(self, x: Tensor, past: list[Tensor], lengths: Tensor) -> Any:
+        names = [(kind, layer) for layer in range(4) for kind in ("key", "value")]
+        cache = StepCache(dict(zip(names, past, strict=True)), lengths, lengths)
+        with step_cache(cache):
+            for layer in list(self.layers) * self.times:
+                x = layer(x, CausalMask(None))
+        return x, *cache.outputs()
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_layers_with_a_cache_run_once(times: int) -> None:
+    stack = Twice(lambda: None).requires_grad_(False)
+    stack.layers = nn.ModuleList(Attending(lambda: None, number) for number in range(4))
+    stack.times = times
+    given = [torch.ones(1, 3, 4), [torch.ones(1, 1, 8, 4)] * 8, torch.ones(1, dtype=torch.int64)]
+    shapes = ({1: torch.export.Dim("step")}, [{}] * 8, {})
+    if times == 2:
+        with pytest.raises(NotAlikeError, match="twice"):
+            exporting.graph_of(stack, given, shapes, repeat=True)
+    else:
+        model = exporting.graph_of(stack, given, shapes, repeat=True)
+        assert sum(node.op_type == "Attention" for node in model.graph) == 4
 
 
 def test_layers_of_other_settings_are_of_another_kind() -> None:

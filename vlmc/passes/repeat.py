@@ -88,6 +88,8 @@ class Repeats:
             self._kinds[key] = kind
         made = len(left) - len(kind.present)
         if read.cache is not None:
+            if read.cache.left(read.number):
+                raise NotAlikeError("a layer runs twice")
             read.cache.leave(read.number, dict(zip(kind.present, left[made:], strict=True)))
         result = [left[one.place] if isinstance(one, _Left) else one for one in kind.result]
         return pytree.tree_unflatten(result, kind.spec)

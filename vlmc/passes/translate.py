@@ -134,19 +134,20 @@ def _copy_elsewhere(node: fx.Node) -> None:
     import torch
 
     aten = torch.ops.aten
-    part, value = node.args[:2]
-    whole: Any = part.args[0] if part.target == aten.slice.Tensor else None  # type: ignore[union-attr]
-    if whole is None or list(part.users) != [node] or not _is_alone(whole, node):  # type: ignore[union-attr]
+    part: Any = node.args[0]
+    value: Any = node.args[1]
+    whole = part.args[0] if part.target == aten.slice.Tensor else None
+    if whole is None or list(part.users) != [node] or not _is_alone(whole, node):
         return
-    written, given = part.meta["val"], value.meta["val"]  # type: ignore[union-attr]
+    written, given = part.meta["val"], value.meta["val"]
     if written.dtype != given.dtype or written.shape != given.shape:
         return
-    node.target, node.args = aten.slice_scatter.default, (whole, value, *part.args[1:])  # type: ignore[union-attr]
+    node.target, node.args = aten.slice_scatter.default, (whole, value, *part.args[1:])
     node.meta["val"] = whole.meta["val"]
     whole.replace_all_uses_with(node, lambda user: user is not node and user > node)
 
 
-def _is_alone(node: fx.Node, write: fx.Node) -> bool:
+def _is_alone(node: Any, write: fx.Node) -> bool:
     """Whether a tensor's memory has no other name that is read after a write to it."""
     import torch
 
@@ -154,9 +155,9 @@ def _is_alone(node: fx.Node, write: fx.Node) -> bool:
     if any(user < write and user not in own and not _is_fresh(user) for user in node.users):
         return False
     while not _is_fresh(node):
-        if node.op != "call_function" or not node.args or not is_tensor(node.args[0]):  # type: ignore[arg-type]
+        if node.op != "call_function" or not node.args or not is_tensor(node.args[0]):
             return False
-        base: Any = node.args[0]
+        base = node.args[0]
         for user in base.users:
             apart = user.target == node.target == torch.ops.aten.select.int
             # Other rows of the same tensor are other memory.
@@ -167,12 +168,12 @@ def _is_alone(node: fx.Node, write: fx.Node) -> bool:
     return True
 
 
-def _is_fresh(node: fx.Node) -> bool:
+def _is_fresh(node: Any) -> bool:
     """Whether what an operator returns is memory of its own."""
     if node.target is operator.getitem:
         made, place = node.args
-        same = [one for one in made.users if one.args[1] == place]  # type: ignore[union-attr]
-        return same == [node] and _is_fresh(made)  # type: ignore[arg-type]
+        same = [one for one in made.users if one.args[1] == place]
+        return same == [node] and _is_fresh(made)
     schema: Any = getattr(node.target, "_schema", None)
     return schema is not None and all(made.alias_info is None for made in schema.returns)
 
