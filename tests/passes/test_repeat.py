@@ -173,17 +173,13 @@ def test_copied_layers_are_the_traced_ones(
         assert_same(found, expected)
 
 
-# torch.onnx writes their normalization with numbers of Python, which a layer's input cannot be.
-TRACED = {"fast-vlm": 1}
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MAKERS)
 def test_every_family_repeats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Compared after simplify: of what is not contiguous, a first layer has a copy before."""
     folder = MAKERS[name](tmp_path / "model")
     _, again, pairs = both(folder, tmp_path / "out", monkeypatch)
-    assert again == TRACED.get(name, 0)
+    assert again == 0
     for number, pair in enumerate(pairs):
         folders = [tmp_path / f"{number}-{way}" for way in ("repeated", "straight")]
         for made, path in zip(folders, pair, strict=True):

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from vlmc.passes.step import number_of
 
@@ -29,7 +30,7 @@ def alike_layers(module: nn.Module) -> Iterator[tuple[list[nn.Module], Any]]:
             if id(child) in seen:
                 continue
             seen.add(id(child))
-            listed = name.isdecimal() and len(layer_numbers(child)) < 2
+            listed = name.isdecimal() and len(layer_numbers(child)) < 2 and not _has_sums(child)
             likeness = described(child) if listed and any(child.children()) else ("own", id(child))
             groups.setdefault(likeness, []).append(child)
         for likeness, layers in groups.items():
@@ -37,6 +38,11 @@ def alike_layers(module: nn.Module) -> Iterator[tuple[list[nn.Module], Any]]:
                 yield layers, likeness
             else:
                 pending += layers
+
+
+def _has_sums(layer: nn.Module) -> bool:
+    """Whether torch.onnx adds up numbers of its own and what entered the layer, which it cannot."""
+    return any(isinstance(one, _BatchNorm) for one in layer.modules())
 
 
 def layer_numbers(layer: nn.Module) -> set[int]:
