@@ -21,7 +21,7 @@ from vlmc.job import PASSES, Job, Pass, Stopped
 from vlmc.passes.generation import read_generation
 from vlmc.plan import resolve
 from vlmc.recipe import Recipe
-from vlmc.scope import calibration_questions, prompt_of
+from vlmc.scope import calibration_is_left_out, calibration_questions, prompt_of
 from vlmc.sources import check_weights, digests, read_checkpoint
 from vlmc.sources import resolve as resolve_source
 from vlmc.stages import compile_graphs, load_files, lower, prove, store_weights
@@ -89,6 +89,9 @@ def build(
     )
     for key, value in generation.left_out.items():
         progress(Event("notice", "load", f"{key} {value} of the checkpoint is not followed"))
+    if calibration_is_left_out(plan):
+        message = "not calibrated, as checks.reference is off: quantized weights lose more"
+        progress(Event("notice", "quantize", message))
     prompt, prompt_files = prompt_of(plan, source.folder)
     workspace = Workspace(cache, progress)
     job = Job(

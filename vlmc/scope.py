@@ -123,6 +123,17 @@ def calibration_questions(plan: Plan, checkpoint_bytes: int) -> tuple[Asked, ...
     return asked if {storage.vision, storage.language} & {"int8", "int4"} else ()
 
 
+def calibration_is_left_out(plan: Plan) -> bool:
+    """Whether weights would gain by calibrating, and only ``checks.reference`` is against it."""
+    quantize, storage = plan.recipe.quantize, plan.storage
+    return (
+        quantize.questions is None
+        and quantize.calibration == "auto"
+        and plan.recipe.checks.reference == "off"
+        and bool({storage.vision, storage.language} & {"int8", "int4"})
+    )
+
+
 def golden_questions(plan: Plan, answer: int) -> list[Question]:
     """The golden questions that fit: every picture's tokens, and room for words and answer."""
     fitting = []

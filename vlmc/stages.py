@@ -25,7 +25,6 @@ from vlmc.passes.calibration import digests as question_digests
 from vlmc.passes.check import Gates, check
 from vlmc.passes.compile import compile_programs
 from vlmc.passes.export import export
-from vlmc.passes.export_apart import Told, exported_apart
 from vlmc.passes.garbage import seldom_collected
 from vlmc.passes.load import load
 from vlmc.passes.quantize import Formats, quantize
@@ -117,18 +116,13 @@ def lower(job: Job) -> Graphs:
 
     graphs = graph_specs(plan)
 
-    def run_export(folder: Path) -> None:
-        vision = Told(job.source.folder, family, facts, job.index, plan.limits.ctx_len, graphs[0])
-        with exported_apart(vision) as apart:
-            export(transformed.value(), job.index, graphs, folder, apart)
-
     exported = workspace.step(
         "export",
-        run_export,
+        lambda folder: export(transformed.value(), job.index, graphs, folder),
         inputs=[transformed],
         options={"graphs": [spec.described() for spec in graphs]},
         libraries=_EXPORTERS,
-        code=["vlmc.passes.export_apart"],
+        code=["vlmc.passes.export"],
     )
     job.after("export")
     found = {name: exported.folder / f"{name}.onnx" for name in GRAPHS}

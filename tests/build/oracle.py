@@ -228,7 +228,7 @@ def generating(model: Any) -> Any:
 
 def features_of(model: Any) -> Any:
     """``get_image_features``, wherever it is; None where no class has it."""
-    from vlmc.passes.reference import image_features_of
+    from vlmc.passes.image_features import image_features_of
 
     return image_features_of(model)
 

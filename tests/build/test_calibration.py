@@ -100,3 +100,34 @@ def test_the_bundle_names_the_file_not_its_folder(outliers):
     manifest = (made["questions.jsonl"].bundle / "manifest.json").read_text(encoding="utf-8")
     assert json.loads(manifest)["recipe"]["quantize"]["calibration"] == "questions.jsonl"
     assert str(folder) not in manifest
+
+
+@pytest.mark.parametrize(
+    ("precision", "reference", "calibration", "told"),
+    [
+        ("int8", "off", "auto", True),
+        ("int8", "off", "off", False),
+        ("int8", "auto", "auto", False),
+        ("fp32", "off", "auto", False),
+    ],
+)
+def test_a_build_that_only_the_check_keeps_from_calibrating_says_so(
+    tmp_path, precision, reference, calibration, told
+):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        f"model: {DEMO}\nctx-len: 320\nprecision: {precision}\n"
+        f"checks: {{reference: '{reference}'}}\nquantize: {{calibration: '{calibration}'}}\n"
+    )
+    events = []
+    build(
+        load_recipe(path),
+        at=str(path),
+        out=tmp_path / "artifacts",
+        cache=tmp_path / "cache",
+        until="load",
+        progress=events.append,
+    )
+    notices = [event.message for event in events if event.kind == "notice"]
+    assert [message for message in notices if "not calibrated" in message] == notices
+    assert bool(notices) == told

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,7 +62,6 @@ def export(
     index: Mapping[str, TensorRef],
     specs: Sequence[GraphSpec],
     out: Path,
-    apart: Mapping[str, Callable[[Path], list[str] | None]] | None = None,
 ) -> None:
     """Writes ``NAME.onnx`` for each spec, and which checkpoint tensor fills each weight.
 
@@ -73,19 +72,12 @@ def export(
         index: The checkpoint's tensors.
         specs: The graphs.
         out: The folder to write to.
-        apart: Of graphs that are exported elsewhere meanwhile, what does as ``export_graph``; it
-            may give None, and then they are exported here.
 
     Raises:
         VlmcError: The checkpoint does not fit the model.
     """
     names = canonical_names(model.module)
-    programs: dict[str, list[str]] = {}
-    apart = apart or {}
-    for spec in sorted(specs, key=lambda spec: spec.name in apart):
-        elsewhere = apart.get(spec.name)
-        made = elsewhere(out) if elsewhere else None
-        programs[spec.name] = made or export_graph(model, spec, out)
+    programs = {spec.name: _export_graph(model, spec, out) for spec in specs}
     used = sorted({name for weights in programs.values() for name in weights})
     sources = parameter_sources(model.module, index, model.matched, used)
     embeddings = names[id(model.language.embed.weight)]  # type: ignore[union-attr]
@@ -98,7 +90,7 @@ def export(
     (out / PARAMETERS).write_text(text, encoding="utf-8")
 
 
-def export_graph(model: TransformedModel, spec: GraphSpec, out: Path) -> list[str]:
+def _export_graph(model: TransformedModel, spec: GraphSpec, out: Path) -> list[str]:
     """Writes one graph; returns the canonical names of its weights."""
     import onnx_ir as ir
 

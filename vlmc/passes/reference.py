@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -21,6 +20,7 @@ from vlmc.passes.abreast import abreast
 from vlmc.passes.answers import Expected
 from vlmc.passes.checkpoint import TensorRef
 from vlmc.passes.feature_counts import counted
+from vlmc.passes.image_features import IMAGE_INPUTS, image_features
 from vlmc.passes.parameters import adopt_buffers, match_names, untie_different
 from vlmc.passes.processor import make_processor
 from vlmc.passes.quiet import quiet
@@ -36,26 +36,6 @@ _LOGGER = "transformers"
 _SCORES = 1 << 22
 # Of a question whose pictures have more numbers, a tower remembers too much to wait for the others.
 _SMALL_PICTURES = 1 << 19
-# What ``get_image_features`` may take of a processor's output.
-_IMAGE_INPUTS = (
-    "pixel_values",
-    "high_res_pixel_values",
-    "pixel_attention_mask",
-    "pixel_mask",
-    "image_grid_thw",
-    "image_merge_sizes",
-    "image_sizes",
-    "batch_num_images",
-    "spatial_shapes",
-    "image_pixel_values",
-    "image_attention_mask",
-    "qformer_input_ids",
-    "qformer_attention_mask",
-    "image_position_ids",
-    "image_token_pooling",
-    "image_grids",
-    "target_sizes",
-)
 
 
 @dataclass(frozen=True)
@@ -182,6 +162,16 @@ class Reference:
             logits=torch.cat(made.logits).float().numpy(),
         )
 
+    def _features(
+        self, model: Any, inputs: Any, pictures: Sequence[Any]
+    ) -> list[NDArray[np.float32]]:
+        rows, marks = image_features(model, inputs, self.deepstack)
+        # Without a template, the processor was given them one by one.
+        among = len(pictures) if self.processor.chat_template is not None else 1
+        counts = [image_tokens(p.height, p.width, self.images, count=among) for p in pictures]
+        split = np.split(rows, np.cumsum(counts)[:-1])
+        return split if marks is None else [np.concatenate([own, marks]) for own in split]
+
     def _inputs(self, messages: Sequence[Json], pictures: Sequence[Any]) -> Any:
         if self.processor.chat_template is None:
             text = "".join(
@@ -213,29 +203,6 @@ class Reference:
                 return self.processor(text=[text], images=list(pictures), return_tensors="pt")
             return self.processor.tokenizer(text, return_tensors="pt")
 
-    def _features(
-        self, model: Any, inputs: Any, pictures: Sequence[Any]
-    ) -> list[NDArray[np.float32]]:
-        given = {key: inputs[key] for key in _IMAGE_INPUTS if key in inputs}
-        for own in ("image_patches", "pixel_values_images"):
-            if own in inputs:
-                given["pixel_values"] = inputs[own]
-        made = image_features_of(model)(**given, return_dict=True)
-        if made.pooler_output is None and not self.deepstack:
-            # Llama 4 leaves it to its caller; Fuyu has one picture, and no more to do.
-            projector = getattr(model, "multi_modal_projector", lambda rows: rows[None])
-            made.pooler_output = projector(made.last_hidden_state)
-        # One tensor for each picture, for each of its tiles, or for all; deep-stack ones beside.
-        found = _parts(made, self.deepstack)
-        columns = [np.concatenate([part.float().numpy() for part in parts]) for parts in found]
-        rows = np.concatenate(columns, axis=-1)
-        # Without a template, the processor was given them one by one.
-        among = len(pictures) if self.processor.chat_template is not None else 1
-        counts = [image_tokens(p.height, p.width, self.images, count=among) for p in pictures]
-        split = np.split(rows, np.cumsum(counts)[:-1])
-        marks = getattr(made, "visual_indicator_features", None)  # the same behind every picture's
-        return split if marks is None else [np.concatenate([own, marks]) for own in split]
-
 
 def _rounds(asked: Sequence[Asking], images: ImageSpec) -> Iterator[Sequence[Asking]]:
     """Those to ask abreast: attention's scores of each are held until the last one has its own."""
@@ -260,7 +227,7 @@ def _numbers(inputs: Any) -> int:
     """Of the pictures, as the processor gives them."""
     return sum(
         tensor.numel()
-        for tensor in map(inputs.get, _IMAGE_INPUTS)
+        for tensor in map(inputs.get, IMAGE_INPUTS)
         if hasattr(tensor, "is_floating_point") and tensor.is_floating_point()
     )
 
@@ -284,39 +251,3 @@ def _of_the_decoder(model: Any) -> set[str]:
         for name, parameter in model.named_parameters()
         if name.startswith(decoder) or (head is not None and parameter is head.weight)
     }
-
-
-def image_features_of(model: Any) -> Any:
-    """``get_image_features`` of a model, or of the one inside; None where neither has it.
-
-    KOSMOS-2's is a method of the bare model's class, which has the same parts by the same names.
-    """
-    from transformers.models.auto.modeling_auto import MODEL_MAPPING
-
-    for holder in (model, getattr(model, "model", None)):
-        found = getattr(holder, "get_image_features", None)
-        if found is not None:
-            return _of_the_layer(found, model.config)
-    bare = getattr(MODEL_MAPPING[type(model.config)], "get_image_features", None)
-    return bare and partial(bare, model)
-
-
-def _of_the_layer(found: Any, config: Any) -> Any:
-    """``get_image_features`` that reads the configuration's layer, which Aria's model tells it."""
-    layer = inspect.signature(found).parameters.get("vision_feature_layer")
-    fixed = layer is not None and isinstance(layer.default, int)
-    return partial(found, vision_feature_layer=config.vision_feature_layer) if fixed else found
-
-
-def _parts(made: Any, deepstack: Collection[int]) -> list[Any]:
-    """Image features, and those that layers of the decoder add, picture by picture each."""
-    import torch
-
-    deep = getattr(made, "deepstack_features", None) or ()
-    if made.pooler_output is not None:
-        # The decoder may have fewer layers than the tower has features for.
-        return [made.pooler_output, *deep[: len(deepstack)]]
-    # Granite 4 Vision: layers with their parts, the last of several counts; nothing comes first.
-    added = {layer: parts for layer, parts in deep if layer in deepstack}
-    some = next(iter(added.values()))
-    return [[torch.zeros_like(part) for part in some], *added.values()]
