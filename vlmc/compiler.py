@@ -90,7 +90,7 @@ def build(
     for key, value in generation.left_out.items():
         progress(Event("notice", "load", f"{key} {value} of the checkpoint is not followed"))
     if calibration_is_left_out(plan):
-        message = "not calibrated, as checks.reference is off: quantized weights lose more"
+        message = "not calibrated, as checks.reference is off"
         progress(Event("notice", "quantize", message))
     prompt, prompt_files = prompt_of(plan, source.folder)
     workspace = Workspace(cache, progress)
