@@ -20,6 +20,8 @@ from vlmc.passes.parameters import canonical_names, parameter_sources
 # Rows of a large matrix are multiplied in pieces of this size, small enough for the allocator to
 # hand the same memory out again: fresh pages cost more than the products.
 _PIECE_BYTES = 8 << 20
+# Of exact products, what is made of the factors first is worth as many rows, or as much memory.
+_LEAST_ROWS, _MOST_BYTES = 512, 24 << 20
 # Pieces from this size on are multiplied by oneDNN where torch has it: on CPUs that MKL does not
 # know, that takes half the time. For smaller ones, making its kernels would take longer.
 _LARGE_BYTES = 4 << 20
@@ -223,7 +225,8 @@ def _exact(factors: Sequence[torch.Tensor], weight: StoredTensor) -> list[torch.
     made = np.empty((len(x), rows), np.float32)
     # The workers' shares are alike where a matrix is no more than a piece for each.
     share = math.ceil(rows / torch.get_num_threads())
-    step = min(_PIECE_BYTES // (2 * columns), share)
+    size = max(_PIECE_BYTES, min(2 * columns * _LEAST_ROWS, _MOST_BYTES))
+    step = min(size // (2 * columns), share)
     step = max(1, math.ceil(step / exact_products.ROWS)) * exact_products.ROWS
 
     def multiply(start: int) -> None:

@@ -2,6 +2,8 @@
 // Products of tiles, 16 rows of 64 bytes each (Intel AMX), on CPUs and systems that have them.
 //
 // In assembly, as bfloat16.h: only who knows that `tiles()` is true comes here.
+#include <immintrin.h>
+
 #include <cstddef>
 #include <cstdint>
 
@@ -28,6 +30,12 @@ class TileState {
   TileState(const TileState&) = delete;
   TileState& operator=(const TileState&) = delete;
 };
+
+// Asks for a tile before it is loaded: while one comes from the second cache, products wait.
+inline void ask_tile(const void* from, size_t stride) {
+  for (size_t row = 0; row < kTileRows; ++row)
+    _mm_prefetch(static_cast<const char*>(from) + row * stride, _MM_HINT_T0);
+}
 
 // Tile numbers are part of the instructions.
 #define VLMC_TILE_ZERO(tile) asm volatile("tilezero %%tmm" #tile ::)

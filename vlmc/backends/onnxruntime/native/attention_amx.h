@@ -33,15 +33,15 @@ inline void multiply_bf16(const float* a, size_t lda, const float* b, size_t ste
     if (R == 2) VLMC_TILE_ZERO(3);
   }
   for (; steps; --steps, a += kWords, b += step) {
+    // All before the products, which tiles on their way would wait for.
     VLMC_TILE_LOAD(4, a, lda * 4);
+    if (R == 2) VLMC_TILE_LOAD(5, a + kTileRows * lda, lda * 4);
     VLMC_TILE_LOAD(6, b, kTileBytes);
-    VLMC_TILE_BF16(0, 4, 6);
     VLMC_TILE_LOAD(7, b + column, kTileBytes);
+    VLMC_TILE_BF16(0, 4, 6);
     VLMC_TILE_BF16(1, 4, 7);
-    if (R == 1) continue;
-    VLMC_TILE_LOAD(5, a + kTileRows * lda, lda * 4);
-    VLMC_TILE_BF16(2, 5, 6);
-    VLMC_TILE_BF16(3, 5, 7);
+    if (R == 2) VLMC_TILE_BF16(2, 5, 6);
+    if (R == 2) VLMC_TILE_BF16(3, 5, 7);
   }
   VLMC_TILE_STORE(0, c, ldc * 4);
   VLMC_TILE_STORE(1, c + kWords, ldc * 4);

@@ -16,6 +16,7 @@ namespace {
 constexpr size_t kParts = 3, kStep = 32;             // of a number; numbers of a row of a tile
 constexpr size_t kSteps = 16, kDepth = kSteps * kStep;  // whose sums are added as one
 constexpr size_t kTokens = 416;                      // whose parts stay near: 1.2 MiB
+constexpr size_t kAhead = kParts;                    // tiles that are asked for
 constexpr size_t kWords = kTileBytes / 4, kTileWords = kWholeTile / 4;
 
 // The first bfloat16 of 32 numbers, cut off; what is left of them stays. Nothing is left of inf and nan.
@@ -71,6 +72,10 @@ inline void multiply(const float* w, const float* x, size_t tile, size_t steps,
     VLMC_TILE_LOAD(1, sums + kWords, pitch * 4);
     VLMC_TILE_LOAD(2, lower, pitch * 4);
     VLMC_TILE_LOAD(3, lower + kWords, pitch * 4);
+    for (const float* next : {sums + 2 * kTileRows, lower + 2 * kTileRows}) {  // the next tokens'
+      ask_tile(next, pitch * 4);
+      ask_tile(next + kWords, pitch * 4);
+    }
   } else {
     VLMC_TILE_ZERO(0);
     VLMC_TILE_ZERO(1);
@@ -81,11 +86,13 @@ inline void multiply(const float* w, const float* x, size_t tile, size_t steps,
     VLMC_TILE_LOAD(4, w, kTileBytes);
     VLMC_TILE_LOAD(5, w + kTileWords, kTileBytes);
     for (size_t part = 0; part < kParts; ++part, x += kTileWords) {
+      ask_tile(x + kAhead * kTileWords, kTileBytes);
       VLMC_TILE_LOAD(6, x, kTileBytes);
-      VLMC_TILE_BF16(0, 4, 6);
-      VLMC_TILE_BF16(2, 5, 6);
       VLMC_TILE_LOAD(7, x + tile, kTileBytes);
+      VLMC_TILE_BF16(0, 4, 6);
       VLMC_TILE_BF16(1, 4, 7);
+      ask_tile(x + tile + kAhead * kTileWords, kTileBytes);
+      VLMC_TILE_BF16(2, 5, 6);
       VLMC_TILE_BF16(3, 5, 7);
     }
   }

@@ -14,6 +14,7 @@
 namespace vlmc {
 
 constexpr size_t kTiledTokens = 7;  // from here on tiles are faster than vectors
+constexpr size_t kNearSteps = 20;   // of half a panel that leaves the first cache room for codes
 
 inline bool tiled(size_t m) { return m >= kTiledTokens && tiles(); }
 
@@ -79,12 +80,15 @@ AVX512_INLINE void ask_to_write(const HalfOut& out, size_t first, size_t last) {
 template <bool Two>
 AVX512_INLINE void multiply_tiles(const int8_t* a, const uint8_t* b, size_t steps, int32_t* sums,
                                   Unfinished& before, const Unfinished& after, Ahead& ahead) {
-  const size_t some = (32 + steps - 1) / steps;
+  const size_t some = (32 + steps - 1) / steps, next = 2 * kWholeTile;
+  const bool far = steps > kNearSteps;
   VLMC_TILE_ZERO(0);
   VLMC_TILE_ZERO(1);
   if (Two) VLMC_TILE_ZERO(2);
   if (Two) VLMC_TILE_ZERO(3);
   for (size_t step = 0; step < steps; ++step, a += kWholeTile, b += 2 * kWholeTile) {
+    if (far) ask_tile(a + next, kTileBytes);
+    if (far && Two) ask_tile(a + next + steps * kWholeTile, kTileBytes);
     VLMC_TILE_LOAD(4, a, kTileBytes);
     if (Two) VLMC_TILE_LOAD(5, a + steps * kWholeTile, kTileBytes);
     VLMC_TILE_LOAD(6, b, kTileBytes);
