@@ -111,7 +111,7 @@ def stored_ties(config: Json, index: Mapping[str, TensorRef]) -> list[tuple[str,
 
 def calibration_questions(plan: Plan, checkpoint_bytes: int) -> tuple[Asked, ...]:
     """The questions to calibrate with; none where no weight would gain, or the recipe says so."""
-    quantize, storage = plan.recipe.quantize, plan.storage
+    quantize = plan.recipe.quantize
     if quantize.questions is not None:
         asked = read_calibration(quantize.questions)
     elif quantize.calibration == "auto" and plan.recipe.checks.reference == "auto":
@@ -120,18 +120,22 @@ def calibration_questions(plan: Plan, checkpoint_bytes: int) -> tuple[Asked, ...
         asked = tuple(a for a in built_in(checkpoint_bytes) if bool(a.pictures) in takes)
     else:
         asked = ()
-    return asked if {storage.vision, storage.language} & {"int8", "int4"} else ()
+    return asked if _gains_by_calibrating(plan) else ()
 
 
 def calibration_is_left_out(plan: Plan) -> bool:
     """Whether weights would gain by calibrating, and only ``checks.reference`` is against it."""
-    quantize, storage = plan.recipe.quantize, plan.storage
+    quantize = plan.recipe.quantize
     return (
         quantize.questions is None
         and quantize.calibration == "auto"
         and plan.recipe.checks.reference == "off"
-        and bool({storage.vision, storage.language} & {"int8", "int4"})
+        and _gains_by_calibrating(plan)
     )
+
+
+def _gains_by_calibrating(plan: Plan) -> bool:
+    return bool({plan.storage.vision, plan.storage.language} & {"int8", "int4"})
 
 
 def golden_questions(plan: Plan, answer: int) -> list[Question]:

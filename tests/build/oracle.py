@@ -21,6 +21,7 @@ from tests.build.torch_images import (
     PerceptionLMImages,
 )
 from vlmc.families import by_config
+from vlmc.passes.image_features import IMAGE_INPUTS, image_features_of
 from vlmc.passes.stand_in import cut_tensors
 from vlmc.passes.timm_towers import own_towers
 
@@ -37,25 +38,6 @@ TORCH_IMAGES = {
 # They take one list of pictures, and none for a text alone.
 FLAT = ("GotOcr2Processor", "PPChart2TableProcessor")
 ONE_PICTURE = ("Blip2Processor", "InstructBlipProcessor", "Kosmos2Processor")
-IMAGE_INPUTS = (
-    "pixel_values",
-    "high_res_pixel_values",
-    "pixel_attention_mask",
-    "pixel_mask",
-    "image_grid_thw",
-    "image_merge_sizes",
-    "image_sizes",
-    "batch_num_images",
-    "spatial_shapes",
-    "qformer_input_ids",
-    "qformer_attention_mask",
-    "image_position_ids",
-    "image_pixel_values",
-    "image_attention_mask",
-    "image_token_pooling",
-    "image_grids",
-    "target_sizes",
-)
 
 
 @dataclass(frozen=True)
@@ -228,8 +210,6 @@ def generating(model: Any) -> Any:
 
 def features_of(model: Any) -> Any:
     """``get_image_features``, wherever it is; None where no class has it."""
-    from vlmc.passes.image_features import image_features_of
-
     return image_features_of(model)
 
 
