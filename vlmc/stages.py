@@ -17,6 +17,7 @@ from vlmc.asking import (
 )
 from vlmc.assembly import contents, draft_of, lay_trial, plain
 from vlmc.backends import BACKENDS
+from vlmc.backends.spec import WHOLE_BYTES
 from vlmc.bundle.publish import Draft, seal
 from vlmc.job import Job
 from vlmc.passes.answers import Expected, askings, read_answers, write_answers
@@ -271,6 +272,8 @@ def prove(
         check(trial, questions, expected, gates, tokens=tokens, exact=exact, out=folder)
         shutil.rmtree(trial)
 
+    size = sum(entry.size for part in parts for entry in part.files.values())
+    backend = BACKENDS[plan.recipe.compile.backend]
     checked = job.workspace.step(
         "check",
         run_check,
@@ -279,6 +282,8 @@ def prove(
             "questions": [question.name for question in questions],
             "tokens": tokens,
             "gates": checks.model_dump(mode="json"),
+            # Those of a large bundle answer instead of the portable programs.
+            "kernels": backend.kernels() if size > WHOLE_BYTES else None,
         },
         libraries=_RUNTIME,
         code=["vlmc.passes.check", "vlmc.runtime.replay"],

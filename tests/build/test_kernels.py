@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -15,11 +16,12 @@ from tests.backends.kernels import KERNELS, steps
 from tests.build.questions import QUESTIONS
 from tests.build.test_parity import error
 from tests.build.test_passes import contents
-from vlmc.backends.onnxruntime import native
+from vlmc.backends.onnxruntime import in_place, native
 from vlmc.backends.onnxruntime.lower_chains import CHAIN
 from vlmc.backends.onnxruntime.native import DOMAIN
 from vlmc.bundle.store import read_bundle
 from vlmc.errors import VlmcError
+from vlmc.passes import questions as golden
 from vlmc.runtime import replay
 from vlmc.runtime.engine import Engine
 from vlmc.runtime.model import Model
@@ -220,14 +222,54 @@ def test_the_switch_takes_the_portable_programs(workshop, monkeypatch):
         assert engine.kernels == "onnxruntime"
 
 
+@pytest.mark.parametrize("split", ["dual", "single"])
+@pytest.mark.parametrize("precision", ["fp32", "int4"])
+def test_a_large_bundle_is_run_by_kernels_that_read_its_weights_where_they_are(
+    workshop, tmp_path, monkeypatch, split, precision
+):
+    folder = workshop.build(NAME, f"split={split}", f"precision={precision}").bundle
+    asked = [
+        {
+            "name": question.name,
+            "messages": golden.messages_of(question),
+            "images": [
+                str(tmp_path / f"{question.name}-{at}") for at in range(len(question.sizes))
+            ],
+            "forced": None,
+            "max_new_tokens": 3,
+        }
+        for question in golden.QUESTIONS
+    ]
+    for question, one in zip(golden.QUESTIONS, asked, strict=True):
+        for size, path in zip(question.sizes, one["images"], strict=True):
+            Path(path).write_bytes(golden.picture(size))
+    questions = tmp_path / "questions.json"
+    questions.write_text(json.dumps(asked), encoding="utf-8")
+    whole = replay._opened(read_bundle(folder))
+    expected = {one["name"]: replay._answer(whole, one) for one in asked}
+    monkeypatch.setattr(replay, "WHOLE_BYTES", 0)
+    monkeypatch.setattr(in_place, "HELD_BYTES", 0)
+    replay.replay(folder, questions, tmp_path)
+    for name, answer in expected.items():
+        with np.load(tmp_path / f"{name}.npz") as found:
+            assert set(found) == answer.keys()
+            assert bool(found["portable"]) == (KERNELS is None)
+            for key, values in answer.items():
+                if KERNELS:
+                    assert np.array_equal(found[key], values), key
+                else:  # piece by piece
+                    np.testing.assert_allclose(found[key], values, atol=2e-3, err_msg=key)
+        assert not (tmp_path / f"{name}{replay.KERNELS}.npz").exists()
+
+
 @pytest.mark.parametrize("program", ["vision", "language"])
-def test_a_bundle_too_large_to_be_asked_twice_is_opened_with_kernels_too(
+def test_both_kernels_programs_of_a_large_bundle_are_opened_whatever_is_asked(
     workshop, tmp_path, monkeypatch, program
 ):
     folder = shutil.copytree(workshop.build(NAME).bundle, tmp_path / "bundle")
     questions = tmp_path / "questions.json"
     questions.write_text("[]", encoding="utf-8")
-    monkeypatch.setattr(replay, "_WHOLE_BYTES", 0)
+    monkeypatch.setattr(replay, "WHOLE_BYTES", 0)
     replay.replay(folder, questions, tmp_path)
     file = folder / f"programs/{program}.kernels.onnx"
     graph = file.read_bytes()

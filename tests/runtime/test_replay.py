@@ -92,7 +92,7 @@ def test_piece_by_piece_all_questions_go_through_each_piece_together(
     for folder in folders:
         folder.mkdir()
         replay.replay(bundle, tmp_path / "questions.json", folder)
-        monkeypatch.setattr(replay, "_WHOLE_BYTES", 0)
+        monkeypatch.setattr(replay, "WHOLE_BYTES", 0)
         monkeypatch.setattr(segments, "PIECE_BYTES", 1)
     for question in asked:
         whole, cut = (dict(np.load(folder / f"{question['name']}.npz")) for folder in folders)

@@ -14,6 +14,9 @@ from vlmc.bundle.manifest import ProgramSpec
 from vlmc.schema import Json, Split
 
 Array = NDArray[Any]
+# A build runs a larger bundle with few of its weights in memory (``OpenOptions.pieces``), so that
+# to check takes no more of it than to build.
+WHOLE_BYTES = 512 << 20
 
 
 class SessionError(RuntimeError):
@@ -67,7 +70,8 @@ class OpenOptions:
         strict: Kernels that this machine has must know all that the faster program asks of them;
             otherwise the portable one steps in, as it should for a bundle from elsewhere.
         pieces: Hold a small part of the weights at a time, whatever it costs in speed; a build
-            checks bundles larger than its own memory so. Threads that share it run together.
+            checks bundles larger than its own memory so. Threads that share it run together. The
+            faster program only where its weights need not be copied to be read.
     """
 
     threads: int
@@ -136,10 +140,13 @@ class Backend:
             products that the kernels of the second files should leave to the engine.
         measure: ``(graphs, weights, folder of the weights, numbers of tokens, threads)`` times
             each product on this machine; one JSON object for each.
+        hold_alike: ``(graphs, weights, folder of the weights, threads)`` multiplies one weight of
+            each shape by both kinds of kernels; raises ``VlmcError`` where they differ.
         slower: Reads ``slower`` out of what ``measure`` gave.
         accepts: Storage formats of weights that ``lower`` knows.
         kernels_suffix: Of the second file of each program, ``programs/NAME<suffix>.onnx``, which
             needs more than every machine has and is faster; None: there is none.
+        kernels: What our own kernels compute with on this machine; empty where they cannot.
         head_multiple: A head's keys and values take a multiple of this many numbers in the
             cache; ``lower`` fills up with zeros what the model's heads lack.
     """
@@ -152,7 +159,9 @@ class Backend:
     measure: Callable[
         [Mapping[str, Path], Mapping[str, StoredWeight], Path, Sequence[int], int], list[Json]
     ]
+    hold_alike: Callable[[Mapping[str, Path], Mapping[str, StoredWeight], Path, int], None]
     slower: Callable[[Sequence[Json]], frozenset[Product]]
+    kernels: Callable[[], str]
     accepts: frozenset[str]
     head_multiple: int
     kernels_suffix: str | None = None

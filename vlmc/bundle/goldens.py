@@ -55,7 +55,7 @@ class Case(Frozen):
 
     Attributes:
         name: Unique among the cases; letters, digits, dashes.
-        computed_by: "transformers fp32" or "this bundle at build".
+        computed_by: "transformers fp32", "this bundle at build", "this bundle's kernels at build".
         messages: The question, image parts without a source.
         images: Files of its pictures in the bundle, in order.
         prompt_token_ids: Placeholders expanded.

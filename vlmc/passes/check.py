@@ -213,14 +213,14 @@ def _goldens(
     confirmed: bool,
     out: Path,
 ) -> None:
-    by = "this bundle at build"
-    if confirmed:
-        by += ", confirmed by transformers fp32"
     cases: list[Case] = []
     files: dict[str, bytes] = {}
     arrays: dict[str, NDArray[Any]] = {}
     for q in questions:
         answer = found[q.name]
+        by = "this bundle at build" if answer["portable"] else "this bundle's kernels at build"
+        if confirmed:
+            by += ", confirmed by transformers fp32"
         names = [f"goldens/{q.name}-{at}.png" for at in range(len(q.sizes))]
         files.update(zip(names, pictures[q.name], strict=True))
         samples = []

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vlmc.backends.spec import WHOLE_BYTES
 from vlmc.backends.together import Together
 from vlmc.bundle.manifest import LogitsSpec
 from vlmc.bundle.store import Bundle, read_bundle
@@ -25,8 +26,6 @@ from vlmc.runtime.types import Array, PreparedImage
 
 USER_MISTAKE = 2
 KERNELS = ".kernels"  # of the files of programs that this machine has kernels for
-# A larger bundle is run piece by piece, so that a check takes no more memory than the build.
-_WHOLE_BYTES = 512 << 20
 # No golden question has more.
 _PICTURES = 2
 
@@ -41,48 +40,50 @@ def replay(bundle: Path, questions: Path, out: Path) -> None:
             from; null takes the bundle's own greedy ones, ``max_new_tokens`` of them.
         out: A folder; gets ``NAME.npz`` with ``prompt_token_ids``, ``token_ids``, ``logits``
             [forced, V] and ``own_logits`` [own greedy tokens, V], ``features_i`` and
-            ``pixels_i_NAME`` for each image: of the portable programs. Where this machine has the
-            kernels of the others, and the bundle is small enough to be opened whole,
-            ``NAME.kernels.npz`` is what those give.
+            ``pixels_i_NAME`` for each image, and ``portable``, that these are the portable
+            programs'. Where this machine has the kernels of the others, ``NAME.kernels.npz`` is
+            what those give. Of a large bundle there is ``NAME.npz`` alone, of those others if
+            they need no more memory.
     """
     opened = read_bundle(bundle)
     size = sum(entry.size for entry in opened.manifest.files.values())
-    pieces = size > _WHOLE_BYTES
+    pieces = size > WHOLE_BYTES
     asked = json.loads(questions.read_text(encoding="utf-8"))
-    for question, found in zip(asked, _portable(opened, asked, pieces=pieces), strict=True):
+    answers = _by_little(opened, asked) if pieces else _portable(opened, asked)
+    for question, found in zip(asked, answers, strict=True):
         np.savez(out / f"{question['name']}.npz", **found)
         if question["forced"] is None:
             question["forced"] = found["token_ids"].tolist()
-    if not any(program.kernels for program in opened.manifest.programs.values()):
+    if pieces or not any(program.kernels for program in opened.manifest.programs.values()):
         return
     model = _opened(opened)
-    if pieces and not model.engine.single:
-        model.engine.open_vision()  # that both can be opened is known at any size
-    if pieces or model.engine.portable:
+    if model.engine.portable:
         return
     for question in asked:
         np.savez(out / f"{question['name']}{KERNELS}.npz", **_answer(model, question))
 
 
-def _portable(
-    bundle: Bundle, asked: Sequence[dict[str, Any]], *, pieces: bool
-) -> list[dict[str, Any]]:
-    """The portable programs' answers; piece by piece, all questions go through each one together.
+def _portable(bundle: Bundle, asked: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    model = _opened(bundle, portable=True)
+    return [_answer(model, question) for question in asked]
+
+
+def _by_little(bundle: Bundle, asked: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Answers of programs that hold few weights at a time: all questions go through together.
 
     The pictures first, so that then all wait for the same program.
     """
-    if not pieces:
-        model = _opened(bundle, portable=True)
-        return [_answer(model, question) for question in asked]
     together = Together()
-    models = [_opened(bundle, portable=True, pieces=together) for _ in asked]
+    models = [_opened(bundle, pieces=together) for _ in range(max(1, len(asked)))]
+    if not models[0].engine.single:
+        models[0].engine.open_vision()  # that it can be opened is known whatever is asked
     encodings = [
         partial(model.image_features, image)
-        for model, question in zip(models, asked, strict=True)
+        for model, question in zip(models, asked, strict=False)
         for image in model.prompt(question["messages"], images=_pictures(question)).images
     ]
     together.map(encodings)
-    return together.map([partial(_answer, *pair) for pair in zip(models, asked, strict=True)])
+    return together.map([partial(_answer, *pair) for pair in zip(models, asked, strict=False)])
 
 
 def _opened(bundle: Bundle, *, portable: bool = False, pieces: Together | None = None) -> Model:
@@ -117,6 +118,7 @@ def _answer(model: Model, question: dict[str, Any]) -> dict[str, Any]:
         "token_ids": np.array(tokens, np.int64),
         "own_logits": own,
         "logits": own if logits is None else logits,
+        "portable": bool(model.engine.portable) or model.engine.program.kernels is None,
     }
     for at, image in enumerate(prompt.images):
         found[f"features_{at}"] = model.image_features(image)

@@ -1,4 +1,4 @@
-"""Which kernel multiplies each shape of weight faster, measured on this machine."""
+"""Each shape of weight multiplied by both kernels on this machine: which is faster, and alike?"""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 from vlmc.backends.onnxruntime import native
 from vlmc.backends.onnxruntime.lower import lower_graph
 from vlmc.backends.spec import Product, StoredWeight
+from vlmc.errors import VlmcError
 from vlmc.schema import Json
 
 if TYPE_CHECKING:
@@ -23,6 +24,11 @@ _FOLDER = "session.model_external_initializers_file_folder_path"
 _COPIES = 6
 _ROUNDS = 5
 _DIGITS = 3
+_KERNELS = ("onnxruntime", "vlmc")
+# Rows that are multiplied to compare: few are rounded block by block, more of them row by row,
+# and so is a weight of four bits then. Errors of 0.013 are usual there, and 1e-6 for few.
+_COMPARED_ROWS, _ALIKE = (1, 20), 5e-2
+_FLOATS = ("fp32", "fp16")
 
 
 def measure(
@@ -53,7 +59,7 @@ def measure(
     for product, names in sorted(_products(graphs, weights).items()):
         sessions = {
             kernel: _session(names[:_COPIES], weights, folder, threads, own=kernel == "vlmc")
-            for kernel in ("onnxruntime", "vlmc")
+            for kernel in _KERNELS
         }
         seconds: dict[str, dict[str, float]] = {kernel: {} for kernel in sessions}
         ratios = []
@@ -81,6 +87,47 @@ def measure(
             }
         )
     return found
+
+
+def hold_alike(
+    graphs: Mapping[str, Path], weights: Mapping[str, StoredWeight], folder: Path, threads: int
+) -> None:
+    """Multiplies a quantized weight of each shape by both kernels, where there are both.
+
+    Floats are left out, which both have as they are.
+
+    A check runs the programs of one kind only where a bundle is large: whatever a weight's shape
+    may do to the other's kernels shows here.
+
+    Args:
+        graphs: See ``measure``.
+        weights: See ``measure``.
+        folder: See ``measure``.
+        threads: Of each program.
+
+    Raises:
+        VlmcError: Their results are not alike.
+    """
+    if native.library() is None:
+        return
+    for product, names in sorted(_products(graphs, weights).items()):
+        name = names[0]
+        if product.format in _FLOATS:
+            continue
+        theirs, ours = (
+            _session([name], weights, folder, threads, own=kernel == "vlmc") for kernel in _KERNELS
+        )
+        for rows in _COMPARED_ROWS:
+            x = np.random.default_rng(rows).standard_normal((rows, product.inputs), np.float32)
+            expected, found = (session.run(None, {"x": x})[0] for session in (theirs, ours))
+            error = float(np.linalg.norm(found - expected) / (np.linalg.norm(expected) or 1.0))
+            if not error <= _ALIKE:
+                raise VlmcError(
+                    f"vlmc's kernels and onnxruntime's differ by {error:.1e} on '{name}' "
+                    f"({product.format}, {rows} rows), allowed {_ALIKE:.1e}",
+                    at="compile",
+                    hint="VLMC_KERNELS=off builds without them; please report this",
+                )
 
 
 def slower(measured: Sequence[Json]) -> frozenset[Product]:

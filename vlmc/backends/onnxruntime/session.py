@@ -1,6 +1,7 @@
 """A program opened by onnxruntime on the CPU: weights mapped, caches written in place."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,10 @@ import numpy as np
 
 from vlmc.backends.onnxruntime import native
 from vlmc.backends.onnxruntime.graph import domain_version, external_locations
+from vlmc.backends.onnxruntime.in_place import InPlaceSession, reads_in_place
+from vlmc.backends.onnxruntime.segments import SegmentedSession
 from vlmc.backends.spec import Array, OpenOptions, Session, SessionError
+from vlmc.backends.together import ManySession
 from vlmc.bundle.manifest import ElementType, ProgramSpec, TensorSpec
 from vlmc.errors import VlmcError
 
@@ -45,8 +49,10 @@ def open_session(
     """
     import onnxruntime as ort
 
-    library = None if options.portable or options.pieces else native.library()
+    library = None if options.portable else native.library()
     file = program.kernels if library and program.kernels else program.file
+    if options.pieces and file == program.kernels and not reads_in_place(folder / file):
+        file = program.file
     place = str(folder / file)
     graph = (folder / file).read_bytes()
     try:
@@ -61,10 +67,9 @@ def open_session(
         portable = program.model_copy(update={"kernels": None})
         return open_session(folder, portable, options, refused=_OLDER)
     if options.pieces:
-        from vlmc.backends.onnxruntime.segments import SegmentedSession
-
         return options.pieces.session(
-            (folder, program.file), lambda: SegmentedSession(folder, program, options)
+            (folder, file),
+            lambda: _opened_by_little(folder, program, options, whole=file == program.kernels),
         )
     settings = ort.SessionOptions()
     settings.intra_op_num_threads = options.threads
@@ -85,6 +90,16 @@ def open_session(
     if program.kernels and file != program.kernels:
         refused = "asked for" if options.portable else native.why_not()
     return OrtSession(session, program, refused, shrink=options.shrink)
+
+
+def _opened_by_little(
+    folder: Path, program: ProgramSpec, options: OpenOptions, *, whole: bool
+) -> ManySession:
+    """For ``options.pieces``; whole: where its kernels read the weights in place."""
+    if not whole:
+        return SegmentedSession(folder, program, options)
+    session = open_session(folder, program, replace(options, pieces=None, spin=False))
+    return InPlaceSession(session, [folder / name for name in program.weights])
 
 
 def _refusals() -> tuple[type[Exception], ...]:
