@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tests.backends.kernels import call, with_kernels
+from vlmc.passes.checkpoint import as_float32
 from vlmc.quantizers import QUANTIZERS, Loss
 
 NAMES = ("int4_block", "int4_panel", "int8_block", "int8_panel")
@@ -50,6 +51,23 @@ def test_they_make_numpys_bytes(name, kind, block):
 @with_kernels
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("block", [16, 32, 256])
+@pytest.mark.parametrize("name", NAMES)
+def test_bfloat16_is_read_as_the_float32_that_it_is(name, kind, block):
+    rng = np.random.default_rng([block, len(kind)])
+    for rows, columns in ((1, 1), (17, 3 * block), (4, 700), (33, block + 20)):
+        weight = KINDS[kind](rng, (rows, columns)).astype(np.float32)
+        stored = (weight.view(np.uint32) >> 16).astype(np.uint16)
+        expected, known = QUANTIZERS[name].measured(as_float32(stored), block)
+        found, loss = QUANTIZERS[name].measured(stored, block)
+        assert loss == known
+        for there, here in zip(expected, found, strict=True):
+            assert (there.dtype, there.shape) == (here.dtype, here.shape)
+            assert there.tobytes() == here.tobytes()
+
+
+@with_kernels
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("block", [16, 32, 256])
 def test_what_is_rounded_is_what_is_restored(kind, block):
     quantizer = QUANTIZERS["int4_panel"]
     rng = np.random.default_rng([block, len(kind)])
@@ -86,8 +104,11 @@ def test_nothing_is_read_or_written_beyond_the_arrays(columns):
         wide = [np.zeros((3, blocks, block), np.uint8), arrays[1].copy(), None]
         for each in (arrays, wide):
             loss = np.zeros(3)
-            call("vlmc_quantize_blocks", weight, *weight.shape, block, 0, *each, loss)
+            call("vlmc_quantize_stored", weight, 0, *weight.shape, block, 0, *each, loss)
             assert loss[1] == pytest.approx(np.square(weight, dtype=np.float64).sum())
+            halves = (weight.view(np.uint32) >> 16).astype(np.uint16)
+            call("vlmc_quantize_stored", halves, 1, *weight.shape, block, 0, *each, loss)
+            assert loss[1] == pytest.approx(np.square(weight, dtype=np.float64).sum(), rel=0.02)
 
 
 @pytest.mark.parametrize("name", NAMES)

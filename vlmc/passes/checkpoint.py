@@ -72,18 +72,22 @@ def read_rows(ref: TensorRef, start: int, stop: int) -> NDArray[np.float32]:
     Raises:
         VlmcError: The dtype is no weight vlmc reads, or the file ends early or cannot be read.
     """
-    raw = read_stored(ref, start, stop)
-    if raw.dtype == np.float32:
-        return raw
-    out = np.empty(raw.shape, np.float32)
-    if ref.dtype == "BF16":
+    return as_float32(read_stored(ref, start, stop))
+
+
+def as_float32(stored: NDArray[Any]) -> NDArray[np.float32]:
+    """Numbers as ``read_stored`` gives them, in float32; itself where they are."""
+    if stored.dtype == np.float32:
+        return stored
+    out = np.empty(stored.shape, np.float32)
+    if stored.dtype == np.uint16:
         # bfloat16 is the upper half of a float32.
         bits = out.view(np.uint32)
-        bits[...] = raw
+        bits[...] = stored
         np.left_shift(bits, 16, out=bits)
     else:
         with np.errstate(over="ignore"):  # a float64 beyond float32 becomes inf, refused later
-            out[...] = raw
+            out[...] = stored
     return out
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
+from concurrent.futures import FIRST_EXCEPTION, CancelledError, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from vlmc.backends.spec import StoredPart, StoredWeight
@@ -16,7 +18,7 @@ from vlmc.machine import memory
 from vlmc.passes.checkpoint import TensorRef
 from vlmc.passes.export import PARAMETERS
 from vlmc.passes.scaling import read_folds, scalings
-from vlmc.passes.weights import WeightJob, write_weights
+from vlmc.passes.weights import WeightJob, Written, write_weights
 from vlmc.quantizers import QUANTIZERS
 
 WEIGHTS = "weights.json"
@@ -90,8 +92,7 @@ def quantize(
     # next passes read.
     crowding = sum(ref.nbytes for ref in index.values()) > memory() / 2
     (out / FOLDER).mkdir()
-    described: dict[str, Any] = {}
-    files: dict[str, FileEntry] = {}
+    planned: dict[str, list[WeightJob]] = {}
     for name, path in graphs.items():
         graph = ir.load(path).graph
         matrices, experts = _weights_of(graph, "Linear", 1), _weights_of(graph, "Experts", 3)
@@ -118,10 +119,27 @@ def quantize(
                 form = "fp32"
             scaling = moved.get(weight)
             jobs.append(WeightJob(weight, (source,), form, formats.block, scaling=scaling))
-        file = f"{FOLDER}/{name}.bin"
-        stored, files[file] = write_weights(
-            jobs, index, out / file, progress=progress, once=crowding
-        )
+        planned[f"{FOLDER}/{name}.bin"] = jobs
+    told = _Told(progress)
+
+    def write(file: str) -> Written:
+        tell = told.of(file)
+        return write_weights(planned[file], index, out / file, progress=tell, once=crowding)
+
+    # A file's digest is made by one core, and takes as long as all of its weights where these are
+    # stored as they are: the other file is made beside.
+    with ThreadPoolExecutor(len(planned)) as pool:
+        writing = {file: pool.submit(write, file) for file in planned}
+        try:
+            wait(writing.values(), return_when=FIRST_EXCEPTION)
+            written = {file: one.result() for file, one in writing.items() if one.done()}
+        except BaseException:  # an interrupt too
+            told.stop()
+            raise
+    described: dict[str, Any] = {}
+    files: dict[str, FileEntry] = {}
+    for file, jobs in planned.items():
+        stored, files[file] = written[file]
         for job in jobs:
             shape = index[job.sources[0]].shape
             rows, columns = (shape[0], math.prod(shape[1:])) if shape else (1, 1)
@@ -167,6 +185,34 @@ def read_weights(folder: Path) -> dict[str, StoredWeight]:
         )
         for name, weight in described.items()
     }
+
+
+class _Told:
+    """What is done of several files, told as one; and how to stop them all."""
+
+    def __init__(self, progress: Callable[[int, int], None] | None) -> None:
+        self._progress = progress
+        self._lock = Lock()
+        self._done: dict[str, tuple[int, int]] = {}
+        self._stopped = False
+
+    def of(self, file: str) -> Callable[[int, int], None]:
+        """The callback of one file."""
+
+        def tell(done: int, total: int) -> None:
+            if self._stopped:
+                raise CancelledError
+            with self._lock:
+                self._done[file] = done, total
+                if self._progress:
+                    dones, totals = zip(*self._done.values(), strict=True)
+                    self._progress(sum(dones), sum(totals))
+
+        return tell
+
+    def stop(self) -> None:
+        """Whoever tells next goes no further."""
+        self._stopped = True
 
 
 def _tables_of(graph: Any) -> set[str]:

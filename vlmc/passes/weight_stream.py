@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 
 from vlmc.bundle.manifest import FileEntry
 from vlmc.errors import VlmcError
-from vlmc.passes.checkpoint import TensorRef, let_go
+from vlmc.passes.checkpoint import TensorRef, as_float32, let_go
 from vlmc.quantizers import Loss, Part, Quantizer
 
 Array = NDArray[Any]
 Progress = Callable[[int, int], None]
 
 # Work proceeds in pieces that stay in a core's cache: a quantizer passes over them many times.
-_PIECE_BYTES = 1 << 20
+_PIECE_BYTES = 2 << 20
 _HASHED_BYTES, _FLUSHED_BYTES = 4 << 20, 256 << 20
 
 
@@ -34,7 +34,8 @@ class PlacedWeight:
         label: What errors call it.
         rows: Its rows.
         columns: Elements per row.
-        read: ``(start, stop)`` -> those rows as ``[n, columns]``.
+        read: ``(start, stop)`` -> those rows as ``[n, columns]``, for a quantizer that takes it in
+            bfloat16 too, as uint16.
         quantizer: What makes the parts; None where elements are stored as they are.
         block: Columns per block.
         parts: What is stored.
@@ -240,7 +241,10 @@ def _quantize(weight: PlacedWeight, rows: Array) -> tuple[tuple[Array, ...], Los
         return (rows,), Loss()
     if quantizer.bits == 32:
         return quantizer.quantize(rows, weight.block), Loss()
-    found = quantizer.measured(rows, weight.block) if quantizer.measured else None
+    found = None
+    if quantizer.measured:
+        found = quantizer.measured(rows, weight.block)
+        rows = rows if found else as_float32(rows)
     if not (math.isfinite(found[1].weight) if found else np.isfinite(rows).all()):
         raise VlmcError(
             f"tensor '{weight.label}' holds values that are no finite numbers (inf or nan)",

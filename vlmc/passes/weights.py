@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from vlmc.bundle.manifest import FileEntry
 from vlmc.errors import VlmcError
-from vlmc.passes.checkpoint import TensorRef, read_rows
+from vlmc.passes.checkpoint import TensorRef, read_rows, read_stored
 from vlmc.passes.checkpoint_index import find_tensor
 from vlmc.passes.scaling import Scaling
 from vlmc.passes.weight_stream import PlacedWeight, Progress, part_bytes, stream_weights
@@ -157,11 +157,11 @@ def _figure(value: float) -> float:
 
 def _place(job: WeightJob, index: Mapping[str, TensorRef], end: int, *, once: bool) -> PlacedWeight:
     """The job's weight, placed behind ``end``."""
-    shape, read = _source(job, index)
+    row = lookup(QUANTIZERS, job.format, kind="weight format", at=job.name)
+    shape, read = _source(job, index, stored=row.measured is not None and job.scaling is None)
     if job.scaling is not None:
         read = _scaled(read, job.scaling)
     rows, columns = (shape[0], math.prod(shape[1:])) if shape else (1, 1)
-    row = lookup(QUANTIZERS, job.format, kind="weight format", at=job.name)
     quantizer: Quantizer | None = row
     parts = row.parts(rows, columns, job.block)
     if job.value is not None and job.value.dtype != np.float32:
@@ -203,16 +203,19 @@ def _recorded(job: WeightJob, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _source(
-    job: WeightJob, index: Mapping[str, TensorRef]
+    job: WeightJob, index: Mapping[str, TensorRef], *, stored: bool
 ) -> tuple[tuple[int, ...], Callable[[int, int], Array]]:
-    """The job's weight as its shape and a reader of its rows as ``[n, columns]``."""
+    """The job's weight as its shape and a reader of its rows as ``[n, columns]``.
+
+    In float32; stored: bfloat16 as it is.
+    """
     if (job.value is None) == (not job.sources):
         raise ValueError(f"'{job.name}' needs either sources or a value")
     if job.value is not None:
         return job.value.shape, _value_rows(job.value)
     refs = [find_tensor(index, name) for name in job.sources]
     if len(refs) == 1:
-        return refs[0].shape, _joined_rows(refs)
+        return refs[0].shape, _joined_rows(refs, stored=stored)
     tail = refs[0].shape[1:]
     for ref in refs:
         if not ref.shape or ref.shape[1:] != tail:
@@ -221,7 +224,7 @@ def _source(
                 f"'{refs[0].name}' of shape {list(refs[0].shape)}",
                 hint="is this the checkpoint of another model?",
             )
-    return (sum(ref.shape[0] for ref in refs), *tail), _joined_rows(refs)
+    return (sum(ref.shape[0] for ref in refs), *tail), _joined_rows(refs, stored=stored)
 
 
 def _scaled(read: Callable[[int, int], Array], scaling: Scaling) -> Callable[[int, int], Array]:
@@ -234,7 +237,9 @@ def _value_rows(value: Array) -> Callable[[int, int], Array]:
     return lambda start, stop: rows[start:stop]
 
 
-def _joined_rows(refs: Sequence[TensorRef]) -> Callable[[int, int], Array]:
+def _joined_rows(refs: Sequence[TensorRef], *, stored: bool) -> Callable[[int, int], Array]:
+    read_part = read_stored if stored and {ref.dtype for ref in refs} == {"BF16"} else read_rows
+
     def read(start: int, stop: int) -> Array:
         found: list[Array] = []
         first = 0
@@ -242,7 +247,7 @@ def _joined_rows(refs: Sequence[TensorRef]) -> Callable[[int, int], Array]:
             rows = ref.shape[0] if ref.shape else 1
             low, high = max(start - first, 0), min(stop - first, rows)
             if low < high:
-                part = read_rows(ref, low, high)
+                part = read_part(ref, low, high)
                 found.append(part.reshape(high - low, math.prod(ref.shape[1:])))
             first += rows
         return found[0] if len(found) == 1 else np.concatenate(found)

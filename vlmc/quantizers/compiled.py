@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,13 @@ def blocks(parts: Callable[[int, int, int], tuple[Part, ...]]) -> Measured:
         parts: The format's.
 
     Returns:
-        ``(float32 [n, K]; columns per block) -> one array per part, and what was lost``;
-        None where this machine cannot.
+        ``(float32 [n, K], or the bits of bfloat16 as uint16; columns per block) -> one array per
+        part, and what was lost``; None where this machine cannot.
     """
+    known = lru_cache(parts)
 
     def measured(weight: Array, block: int) -> tuple[tuple[Array, ...], Loss] | None:
-        return _quantized(weight, block, parts)
+        return _quantized(weight, block, known)
 
     return measured
 
@@ -61,7 +62,8 @@ def _quantized(
     file = native.library()
     if file is None or block > _MOST_BLOCK:
         return None
-    weight = np.ascontiguousarray(weight, np.float32)
+    stored = weight.dtype == np.uint16
+    weight = np.ascontiguousarray(weight, weight.dtype if stored else np.float32)
     rows, columns = weight.shape
     made = parts(rows, columns, block)
     lanes = made[0].rows_each
@@ -77,8 +79,9 @@ def _quantized(
         for array in (weight, codes, scales, zeros[0] if zeros else None, loss, restored)
     ]
     if restored is None:
-        quantize = _function(file, "vlmc_quantize_blocks")
-        quantize(addresses[0], *sizes, ctypes.c_int(lanes > 1), *addresses[1:-1])
+        quantize = _function(file, "vlmc_quantize_stored")
+        kind, panels = ctypes.c_int(stored), ctypes.c_int(lanes > 1)
+        quantize(addresses[0], kind, *sizes, panels, *addresses[1:-1])
     else:
         _function(file, "vlmc_round_blocks")(addresses[0], *sizes, *addresses[1:])
     return arrays, Loss(*loss.tolist())

@@ -59,9 +59,9 @@ class Quantizer:
         restore: The inverse, ``(arrays, K, block) -> float32 [n, K]``, and behind them the rows
             that fill up a place; tests and checks use it.
         bits: Bits per element, scales left out.
-        measured: ``quantize`` with what it lost, faster than to ``restore`` and compare; it gives
-            None where this machine cannot. Of numbers that are not finite, the sum of squares
-            is none either.
+        measured: ``quantize`` with what it lost, faster than to ``restore`` and compare; it takes
+            bfloat16 too, as uint16, and gives None where this machine cannot. Of numbers that
+            are not finite, the sum of squares is none either.
         rounded: What is restored of what ``quantize`` makes; None likewise.
     """
 

@@ -66,16 +66,17 @@ VLMC_EXPORT int vlmc_linear_exact(const float* x, size_t m, size_t k, const uint
   return vlmc::linear_exact(x, m, k, w, n, y, pitch);
 }
 
-VLMC_EXPORT void vlmc_quantize_blocks(const float* w, size_t rows, size_t columns, size_t block,
-                                      int panels, uint8_t* codes, uint16_t* scales,
+VLMC_EXPORT void vlmc_quantize_stored(const void* w, int bfloat16, size_t rows, size_t columns,
+                                      size_t block, int panels, uint8_t* codes, uint16_t* scales,
                                       uint8_t* zero_points, double* loss) {
-  vlmc::quantize_blocks(w, rows, columns, block, panels, codes, scales, zero_points, nullptr, loss);
+  vlmc::quantize_blocks(w, bfloat16, rows, columns, block, panels, codes, scales, zero_points,
+                        nullptr, loss);
 }
 
 VLMC_EXPORT void vlmc_round_blocks(const float* w, size_t rows, size_t columns, size_t block,
                                    uint8_t* codes, uint16_t* scales, uint8_t* zero_points,
                                    double* loss, float* restored) {
-  vlmc::quantize_blocks(w, rows, columns, block, true, codes, scales, zero_points, restored, loss);
+  vlmc::quantize_blocks(w, false, rows, columns, block, true, codes, scales, zero_points, restored, loss);
 }
 
 VLMC_EXPORT void vlmc_linear_panels(const float* x, size_t m, size_t k, size_t n, const int8_t* w,

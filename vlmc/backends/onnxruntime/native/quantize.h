@@ -16,6 +16,16 @@ AVX512_INLINE __m512 mul(__m512 a, __m512 b) { return _mm512_mul_round_ps(a, b, 
 AVX512_INLINE __m512 add(__m512 a, __m512 b) { return _mm512_add_round_ps(a, b, kNearest); }
 AVX512_INLINE __m512 sub(__m512 a, __m512 b) { return _mm512_sub_round_ps(a, b, kNearest); }
 
+// 16 numbers of a weight as a checkpoint has it, zeros but for `some`; uint16_t: bfloat16, the upper
+// half of a float32.
+AVX512_INLINE __m512 numbers(const float* from, __mmask16 some) {
+  return _mm512_maskz_loadu_ps(some, from);
+}
+AVX512_INLINE __m512 numbers(const uint16_t* from, __mmask16 some) {
+  const __m512i halves = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(some, from));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(halves, 16));
+}
+
 struct Sums {
   __m512d error, weight;
   __m512 largest;
@@ -45,8 +55,9 @@ AVX512_INLINE void write_loss(const Sums& sums, double* loss) {
   loss[2] = *std::max_element(largest, largest + 16);
 }
 
-// quantize_blocks to 4 bits in panels.
-void quantize_panels(const float* w, size_t rows, size_t columns, size_t block, uint8_t* codes,
+// quantize_blocks to 4 bits in panels; Number: float or uint16_t.
+template <typename Number>
+void quantize_panels(const Number* w, size_t rows, size_t columns, size_t block, uint8_t* codes,
                      uint16_t* scales, uint8_t* zero_points, float* restored, double* loss);
 
 }  // namespace vlmc

@@ -50,12 +50,12 @@ AVX512_INLINE float whole(uint16_t scale) {
 }
 
 // One block; its zero point is returned.
-template <size_t vectors>
-AVX512_INLINE uint8_t quantize_block4(const float* w, uint8_t* codes, uint16_t* scale, Sums* sums) {
+template <size_t vectors, typename Number>
+AVX512_INLINE uint8_t quantize_block4(const Number* w, uint8_t* codes, uint16_t* scale, Sums* sums) {
   __m512 v[vectors], q[vectors], product[vectors];
   __m512 down = _mm512_setzero_ps(), up = down;  // how far the block reaches below 0 and above
   for (size_t i = 0; i < vectors; ++i) {
-    v[i] = _mm512_loadu_ps(w + 16 * i);
+    v[i] = numbers(w + 16 * i, 0xffff);
     down = _mm512_max_ps(down, sub(_mm512_setzero_ps(), v[i]));
     up = _mm512_max_ps(up, v[i]);
   }
@@ -92,16 +92,16 @@ AVX512_INLINE uint8_t quantize_block4(const float* w, uint8_t* codes, uint16_t* 
   return (uint8_t)first(zero);
 }
 
-template <size_t vectors>
-AVX512_INLINE void quantize_block8(const float* w, uint8_t* codes, uint16_t* scale, Sums* sums) {
+template <size_t vectors, typename Number>
+AVX512_INLINE void quantize_block8(const Number* w, uint8_t* codes, uint16_t* scale, Sums* sums) {
   __m512 reach = _mm512_setzero_ps();
   for (size_t i = 0; i < vectors; ++i) {
-    reach = _mm512_max_ps(reach, _mm512_abs_ps(_mm512_loadu_ps(w + 16 * i)));
+    reach = _mm512_max_ps(reach, _mm512_abs_ps(numbers(w + 16 * i, 0xffff)));
   }
   const __m512 by = _mm512_set1_ps(usable(whole(*scale = half(first(largest_of(reach)) / 127.0f))));
   const __m512 top = _mm512_set1_ps(127.0f), from = sub(_mm512_setzero_ps(), top);
   for (size_t i = 0; i < vectors; ++i) {
-    const __m512 v = _mm512_loadu_ps(w + 16 * i);
+    const __m512 v = numbers(w + 16 * i, 0xffff);
     const __m512 nearest = _mm512_roundscale_ps(_mm512_div_ps(v, by), kNearest);
     const __m512 q = _mm512_min_ps(_mm512_max_ps(nearest, from), top);
     count_loss(mul(q, by), v, sums);
@@ -111,8 +111,8 @@ AVX512_INLINE void quantize_block8(const float* w, uint8_t* codes, uint16_t* sca
 }
 
 // zero_points is null for 8 bits.
-template <size_t block>
-AVX512 void quantize(const float* w, size_t rows, size_t columns, bool panels, uint8_t* codes,
+template <size_t block, typename Number>
+AVX512 void quantize(const Number* w, size_t rows, size_t columns, bool panels, uint8_t* codes,
                      uint16_t* scales, uint8_t* zero_points, double* loss) {
   const size_t blocks = (columns + block - 1) / block, pairs = (blocks + 1) / 2;
   const size_t bytes = zero_points ? block / 2 : block;  // of a block's codes
@@ -121,12 +121,12 @@ AVX512 void quantize(const float* w, size_t rows, size_t columns, bool panels, u
   for (size_t row = 0; row < rows; ++row) {
     const size_t panel = row / lanes, lane = row % lanes;
     for (size_t b = 0; b < blocks; ++b) {
-      const float* from = w + row * columns + b * block;
-      float padded[block];
+      const Number* from = w + row * columns + b * block;
+      Number padded[block];
       const size_t there = std::min(block, columns - b * block);
       if (there < block) {
         std::memset(padded, 0, sizeof(padded));
-        std::memcpy(padded, from, there * sizeof(float));
+        std::memcpy(padded, from, there * sizeof(Number));
         from = padded;
       }
       uint8_t made[block];
@@ -145,19 +145,32 @@ AVX512 void quantize(const float* w, size_t rows, size_t columns, bool panels, u
   write_loss(sums, loss);
 }
 
-}  // namespace
-
-void quantize_blocks(const float* w, size_t rows, size_t columns, size_t block, bool panels,
-                     uint8_t* codes, uint16_t* scales, uint8_t* zero_points, float* restored,
-                     double* loss) {
+template <typename Number>
+void quantize(const Number* w, size_t rows, size_t columns, size_t block, bool panels,
+              uint8_t* codes, uint16_t* scales, uint8_t* zero_points, float* restored,
+              double* loss) {
   if (panels && zero_points)
     return quantize_panels(w, rows, columns, block, codes, scales, zero_points, restored, loss);
-  const auto made = block == 16   ? quantize<16>
-                    : block == 32 ? quantize<32>
-                    : block == 64 ? quantize<64>
-                    : block == 128 ? quantize<128>
-                                   : quantize<256>;
+  const auto made = block == 16   ? quantize<16, Number>
+                    : block == 32 ? quantize<32, Number>
+                    : block == 64 ? quantize<64, Number>
+                    : block == 128 ? quantize<128, Number>
+                                   : quantize<256, Number>;
   made(w, rows, columns, panels, codes, scales, zero_points, loss);
+}
+
+}  // namespace
+
+void quantize_blocks(const void* w, bool bfloat16, size_t rows, size_t columns, size_t block,
+                     bool panels, uint8_t* codes, uint16_t* scales, uint8_t* zero_points,
+                     float* restored, double* loss) {
+  const auto made = [&](auto* numbers) {
+    quantize(numbers, rows, columns, block, panels, codes, scales, zero_points, restored, loss);
+  };
+  if (bfloat16)
+    made(static_cast<const uint16_t*>(w));
+  else
+    made(static_cast<const float*>(w));
 }
 
 }  // namespace vlmc

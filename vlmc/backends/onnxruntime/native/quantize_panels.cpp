@@ -16,13 +16,13 @@ AVX512_INLINE __m512 usable(__m512 scale) {
 }
 
 // v[block][16] = rows' numbers from `from` on, `columns` apart; zeros where there are none.
-template <size_t block>
-AVX512_INLINE void load_block(const float* from, size_t rows, size_t columns, size_t there,
+template <size_t block, typename Number>
+AVX512_INLINE void load_block(const Number* from, size_t rows, size_t columns, size_t there,
                               __m512* v) {
   for (size_t i = 0; i < block; i += 16) {
     const __mmask16 some = i < there ? first16(there - i) : 0;
     for (size_t r = 0; r < 16; ++r)
-      v[i + r] = r < rows ? _mm512_maskz_loadu_ps(some, from + r * columns + i) : _mm512_setzero_ps();
+      v[i + r] = r < rows ? numbers(from + r * columns + i, some) : _mm512_setzero_ps();
     transpose(v + i);
   }
 }
@@ -44,14 +44,18 @@ AVX512_INLINE void round_codes(const __m512* v, __m512 step, __m512 from, __m512
   const __m512 inverse = _mm512_div_ps(_mm512_set1_ps(1.0f), step);
   const __m512 far = _mm512_set1_ps(0.5f - 1e-5f);
   // The inverse of a huge step has lost digits.
-  const bool divide = _mm512_cmp_ps_mask(step, _mm512_set1_ps(1e30f), _CMP_NLT_UQ);
+  __mmask16 divide = _mm512_cmp_ps_mask(step, _mm512_set1_ps(1e30f), _CMP_NLT_UQ);
   for (size_t i = 0; i < block; ++i) {
     const __m512 near = mul(v[i], inverse);
-    __m512 code = _mm512_roundscale_ps(near, kNearest);
-    const __m512 off = _mm512_abs_ps(sub(near, code));
-    if (__builtin_expect(divide || _mm512_cmp_ps_mask(off, far, _CMP_NLT_UQ), 0))
-      code = _mm512_roundscale_ps(_mm512_div_ps(v[i], step), kNearest);
+    const __m512 code = _mm512_roundscale_ps(near, kNearest);
+    divide |= _mm512_cmp_ps_mask(_mm512_abs_ps(sub(near, code)), far, _CMP_NLT_UQ);
     q[i] = _mm512_min_ps(_mm512_max_ps(code, from), to);
+  }
+  if (__builtin_expect(divide, 0)) {
+    for (size_t i = 0; i < block; ++i) {
+      const __m512 code = _mm512_roundscale_ps(_mm512_div_ps(v[i], step), kNearest);
+      q[i] = _mm512_min_ps(_mm512_max_ps(code, from), to);
+    }
   }
 }
 
@@ -109,8 +113,8 @@ AVX512_INLINE __m128i quantize_block(__m512* v, __mmask16 lanes, uint8_t* codes,
   return _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(zero));
 }
 
-template <size_t block>
-AVX512 void quantize(const float* w, size_t rows, size_t columns, uint8_t* codes, uint16_t* scales,
+template <size_t block, typename Number>
+AVX512 void quantize(const Number* w, size_t rows, size_t columns, uint8_t* codes, uint16_t* scales,
                      uint8_t* zero_points, float* restored, double* loss) {
   const size_t blocks = (columns + block - 1) / block, pairs = (blocks + 1) / 2;
   Sums sums = {_mm512_setzero_pd(), _mm512_setzero_pd(), _mm512_setzero_ps()};
@@ -136,14 +140,20 @@ AVX512 void quantize(const float* w, size_t rows, size_t columns, uint8_t* codes
 
 }  // namespace
 
-void quantize_panels(const float* w, size_t rows, size_t columns, size_t block, uint8_t* codes,
+template <typename Number>
+void quantize_panels(const Number* w, size_t rows, size_t columns, size_t block, uint8_t* codes,
                      uint16_t* scales, uint8_t* zero_points, float* restored, double* loss) {
-  const auto made = block == 16   ? quantize<16>
-                    : block == 32 ? quantize<32>
-                    : block == 64 ? quantize<64>
-                    : block == 128 ? quantize<128>
-                                   : quantize<256>;
+  const auto made = block == 16   ? quantize<16, Number>
+                    : block == 32 ? quantize<32, Number>
+                    : block == 64 ? quantize<64, Number>
+                    : block == 128 ? quantize<128, Number>
+                                   : quantize<256, Number>;
   made(w, rows, columns, codes, scales, zero_points, restored, loss);
 }
+
+template void quantize_panels(const float*, size_t, size_t, size_t, uint8_t*, uint16_t*, uint8_t*,
+                              float*, double*);
+template void quantize_panels(const uint16_t*, size_t, size_t, size_t, uint8_t*, uint16_t*, uint8_t*,
+                              float*, double*);
 
 }  // namespace vlmc
