@@ -24,6 +24,7 @@ from vlmc.recipe import Recipe
 from vlmc.scope import calibration_is_left_out, calibration_questions, prompt_of
 from vlmc.sources import check_weights, digests, read_checkpoint
 from vlmc.sources import resolve as resolve_source
+from vlmc.sources.apart import digests_apart
 from vlmc.stages import compile_graphs, load_files, lower, prove, store_weights
 from vlmc.workspace import Copies, Event, Record, Workspace, begin_copies
 
@@ -78,7 +79,7 @@ def build(
     shards = [name for name in source.files if name.endswith(".safetensors")][::-1]
     # Long work, and so is the export for one core: its answer is asked for after that.
     beside = ThreadPoolExecutor(1)
-    hashing = beside.submit(digests, source, shards, cache=cache)
+    hashing = beside.submit(digests_apart, source, shards, cache=cache)
     beside.shutdown(wait=False)
     described = digests(source, [n for n in source.files if n not in shards], cache=cache)
     generation = read_generation(
@@ -114,15 +115,18 @@ def build(
         begun: list[Copies] = []
 
         def lay_weights() -> None:
-            if folder.cache_info().currsize:  # a check made again while files are laid
+            if folder.cache_info().currsize:  # begun already
                 return
-            begun.append(begin_copies(weights.quantized, folder()))
+            known = workspace.knows(weights.quantized)
+            begun.append(begin_copies(weights.quantized, folder(), sound=known))
             held.callback(begun[-1].stop)
 
         try:
             loaded = load_files(job)
             graphs = lower(job)
             weights = store_weights(job, graphs, bytes_done)
+            if job.reaches("check") and not weights.quantized.hit:
+                lay_weights()  # the bundle will be a new one
             compiled = compile_graphs(job, graphs, weights)
             draft, checked = prove(job, loaded, weights, compiled, lay_weights)
         except Stopped:

@@ -99,11 +99,39 @@ def test_materialize_says_where_it_cannot_write(passes, tmp_path):
         passes.workspace.materialize(begin_copies(passes(), tmp_path / "bundle"))
 
 
-def test_a_disk_that_lies_is_told(passes, tmp_path, monkeypatch):
-    artifact = passes()
-    monkeypatch.setattr(os, "copy_file_range", lambda read, write, left: 0)
+def cut_short(read, write, left):
+    return 0
+
+
+def another_byte(read, write, left):
+    content = bytearray(os.read(read, left))
+    content[-1:] = bytes(255 - byte for byte in content[-1:])
+    return os.write(write, content)
+
+
+@pytest.mark.parametrize("lie", [cut_short, another_byte])
+@pytest.mark.parametrize("sound", [False, True])
+def test_a_disk_that_lies_is_told(passes, tmp_path, monkeypatch, lie, sound):
+    artifact = passes(kilobytes=2048)
+    monkeypatch.setattr(os, "copy_file_range", lie)
+    copies = begin_copies(artifact, tmp_path / "bundle", sound=sound)
     with pytest.raises(VlmcError, match="other bytes than were written"):
-        passes.workspace.materialize(begin_copies(artifact, tmp_path / "bundle"))
+        passes.workspace.materialize(copies)
+
+
+@pytest.mark.parametrize("sound", [False, True])
+@pytest.mark.parametrize("size", [1, 700, 512 << 10, (512 << 10) + 1, 3 << 20])
+def test_a_copy_is_read_back_piece_by_piece(passes, tmp_path, monkeypatch, size, sound):
+    artifact = passes(kilobytes=2048)
+    real = os.copy_file_range
+    monkeypatch.setattr(os, "copy_file_range", lambda read, write, left: real(read, write, size))
+    if size < 700:  # one byte at a time takes long
+        artifact = passes(kilobytes=1)
+    assert passes.workspace.knows(artifact)
+    copies = begin_copies(artifact, tmp_path / "bundle", sound=sound)
+    assert passes.workspace.materialize(copies) == artifact.files
+    for path in artifact.files:
+        assert (tmp_path / "bundle" / path).read_bytes() == (artifact.folder / path).read_bytes()
 
 
 def test_materialize_copies_where_the_kernel_will_not(passes, tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from io import RawIOBase
 from pathlib import Path
 
 from vlmc.backends.threads import step_back
@@ -15,6 +16,8 @@ from vlmc.sources.folder import SourceFolder
 
 # Large, as a thread that hashes beside a busy one waits for the interpreter after each.
 _BLOCK = 16 << 20
+# Asked of the disk beforehand: it reads while the core hashes.
+_AHEAD = 64 << 20
 # A file changed within the clock's grain of being hashed may look unchanged afterwards.
 _SETTLED_SECONDS = 2
 
@@ -39,6 +42,14 @@ def digests(
         return dict(zip(names, found, strict=True))
 
 
+def remembered(path: Path, cache: Path | None) -> str | None:
+    """The sha256 of a file that has not changed since it was hashed; None where none is known."""
+    try:
+        return None if cache is None else _recall(_entry(cache, path), _identity(path))
+    except OSError:
+        return None
+
+
 def _digest(path: Path, cache: Path | None) -> str:
     try:
         before = _identity(path)
@@ -48,7 +59,9 @@ def _digest(path: Path, cache: Path | None) -> str:
         found = hashlib.sha256()
         block = memoryview(bytearray(min(_BLOCK, before[0] + 1)))
         with path.open("rb", buffering=0) as file:
+            _ask_for(file, 0, _AHEAD)
             while count := file.readinto(block):
+                _ask_for(file, file.tell() + _AHEAD - count, count)
                 found.update(block[:count])
         after = _identity(path)
     except OSError as error:
@@ -59,6 +72,11 @@ def _digest(path: Path, cache: Path | None) -> str:
     if entry is not None and time.time() - changed > _SETTLED_SECONDS:
         _remember(entry, after, found.hexdigest())
     return found.hexdigest()
+
+
+def _ask_for(file: RawIOBase, start: int, size: int) -> None:
+    if hasattr(os, "posix_fadvise"):  # Linux only
+        os.posix_fadvise(file.fileno(), start, size, os.POSIX_FADV_WILLNEED)
 
 
 def _identity(path: Path) -> list[int]:

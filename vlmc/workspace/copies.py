@@ -7,16 +7,20 @@ import hashlib
 import os
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from io import RawIOBase
 from pathlib import Path
+from queue import SimpleQueue
 from threading import Event
 from typing import IO
+
+import numpy as np
 
 from vlmc.backends.threads import step_back
 from vlmc.bundle.manifest import FileEntry
 from vlmc.errors import VlmcError
 from vlmc.workspace.values import Artifact
 
-_AT_ONCE, _BLOCK = 64 << 20, 4 << 20
+_AT_ONCE, _BLOCK, _COMPARED = 64 << 20, 4 << 20, 512 << 10
 
 
 @dataclass(frozen=True)
@@ -43,8 +47,14 @@ class Copies:
         wait(self.right)
 
 
-def begin_copies(artifact: Artifact, target: Path) -> Copies:
+def begin_copies(artifact: Artifact, target: Path, *, sound: bool = False) -> Copies:
     """Copies an artifact's files below ``target`` and reads every byte back, in threads.
+
+    Args:
+        artifact: The artifact.
+        target: The folder.
+        sound: Its files are known to be right (``Workspace.knows``), so that to compare with
+            them is enough, which takes a third of the time that digests take.
 
     Never hard links: whoever edits the bundle would edit the cache, and so every later
     bundle. The copy is made by the kernel, which shares the blocks until one side is
@@ -54,47 +64,98 @@ def begin_copies(artifact: Artifact, target: Path) -> Copies:
     pool = ThreadPoolExecutor(2, initializer=step_back)
     stopping = Event()
     right = tuple(
-        pool.submit(copied, artifact.folder / path, target / path, entry, stopping)
+        pool.submit(copied, artifact.folder / path, target / path, entry, stopping, sound=sound)
         for path, entry in artifact.files.items()
     )
     pool.shutdown(wait=False)
     return Copies(artifact, target, right, stopping)
 
 
-def copied(source: Path, target: Path, expected: FileEntry, stopping: Event) -> bool:
+def copied(
+    source: Path, target: Path, expected: FileEntry, stopping: Event, *, sound: bool = False
+) -> bool:
     """Copies a file; false, and no copy, if it is not what it should be, or stopped."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        found = _copy(source, target, stopping)
+        right = _copy(source, target, _Same(source) if sound else _Hashed(), expected, stopping)
     except OSError as error:
         if source.is_file():
             raise VlmcError(f"cannot write: {error.strerror}", at=str(target)) from error
     else:
-        if not stopping.is_set() and found == expected:
+        if right and not stopping.is_set():
             return True
     target.unlink(missing_ok=True)
     return False
 
 
-def _copy(source: Path, target: Path, stopping: Event) -> FileEntry:
+class _Hashed:
+    """A copy read back, held to the digest it should have."""
+
+    def __init__(self) -> None:
+        self._whole = hashlib.sha256()
+
+    def read(self, back: RawIOBase) -> None:
+        """Reads what there is."""
+        while block := back.read(_BLOCK):
+            self._whole.update(block)
+
+    def right(self, expected: FileEntry) -> bool:
+        """Whether that was the whole file."""
+        return self._whole.hexdigest() == expected.sha256
+
+
+class _Same:
+    """A copy read back, held to the file it was made from."""
+
+    def __init__(self, source: Path) -> None:
+        self._source, self._same = source, True
+        self._copy, self._first = np.empty((2, _COMPARED), np.uint8)
+
+    def read(self, back: RawIOBase) -> None:
+        """Reads what there is."""
+        with self._source.open("rb", buffering=0) as file:
+            file.seek(back.tell())
+            while count := back.readinto(self._copy.data):
+                copy, first = self._copy[:count], self._first[:count]
+                self._same &= file.readinto(first.data) == count and np.array_equal(copy, first)
+
+    def right(self, expected: FileEntry) -> bool:
+        """Whether all of it was the same."""
+        return self._same
+
+
+def _copy(
+    source: Path, target: Path, check: _Hashed | _Same, expected: FileEntry, stopping: Event
+) -> bool:
     """Copies a file inside the kernel, sharing blocks where the file system can.
 
     Returns:
-        What the copy is, read back as it grows: later it might have to come from the disk.
+        Whether it arrived: read back as it grows, as later it might have to come from the disk.
     """
-    whole = hashlib.sha256()
+    grown = SimpleQueue[int]()
     with (
         source.open("rb") as read,
         target.open("wb", buffering=0) as write,
         target.open("rb", buffering=0) as back,
     ):
-        while not stopping.is_set() and _copy_some(read, write):
-            while block := back.read(_BLOCK):
-                whole.update(block)
+
+        def copy() -> None:
+            try:
+                while not stopping.is_set() and (size := _copy_some(read, write)):
+                    grown.put(size)
+            finally:
+                grown.put(0)
+
+        # A large file is waited for in the end, so two cores work at it.
+        with ThreadPoolExecutor(1, initializer=step_back) as beside:
+            copying = beside.submit(copy)
+            while grown.get():
+                check.read(back)
+            copying.result()
         size = back.tell()
         if not stopping.is_set():
             os.fsync(write.fileno())  # here nobody waits for it
-    return FileEntry(sha256=whole.hexdigest(), size=size)
+    return size == expected.size and check.right(expected)
 
 
 def _copy_some(read: IO[bytes], write: IO[bytes]) -> int:

@@ -150,6 +150,10 @@ class Workspace:
 
         return Lazy(key, timed)
 
+    def knows(self, artifact: Artifact) -> bool:
+        """Whether this process wrote or hashed every byte of an artifact."""
+        return artifact.key in self._sound
+
     def materialize(self, copies: Copies) -> dict[str, FileEntry]:
         """Waits until an artifact is copied, mends what did not arrive, and lists its files.
 
