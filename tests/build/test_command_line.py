@@ -1,6 +1,8 @@
-"""``vlmc run`` on a bundle just built, against transformers."""
+"""``vlmc build`` as a process; ``vlmc run`` on a bundle just built, against transformers."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -67,3 +69,14 @@ def test_pictures_come_before_the_prompt(workshop, capsys, pictures, name):
     words = [word for path in pictures for word in ("--image", path)]
     answer = run(capsys, made.bundle, *words, "--prompt", QUESTIONS["two before"].words)
     agrees(answer, workshop.expected(name, "two before"))
+
+
+def test_a_build_that_is_done_says_no_more(workshop, tmp_path):
+    """Libraries written in C++ complain where the interpreter ends without tidying up."""
+    recipe = workshop.recipe("llava-clip-llama")
+    command = [sys.executable, "-m", "vlmc", "build", str(recipe), "--until", "simplify"]
+    command += ["--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+    passes = [line.split()[0] for line in done.stderr.splitlines() if line.strip()]
+    assert passes == ["load", "transform", "export", "simplify"]
