@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from tests.backends.kernels import KERNELS
+from tests.backends.kernels import KERNELS, with_kernels
 from vlmc.backends import BACKENDS, Product
 from vlmc.backends.onnxruntime import measure
 from vlmc.backends.onnxruntime.lower import lower_graph
@@ -101,17 +101,19 @@ def test_the_slower_kernel_is_not_used(stored):
     assert "MatMulIntegerToFloat" in [node.op_type for node in model.graph]
 
 
+@with_kernels
 def test_kernels_that_agree_are_held_alike(stored):
     folder, path, weights = stored
     BACKEND.hold_alike({"language": path}, weights, folder, 1)
 
 
+@with_kernels
 def test_outliers_that_a_second_rounding_feels_are_no_fault(tmp_path):
     folder, path, weights = laid(tmp_path, 64, columns=4096, outlier=100.0)
     BACKEND.hold_alike({"language": path}, weights, folder, 1)
 
 
-@pytest.mark.skipif(KERNELS is None, reason="there is one kind of kernels")
+@with_kernels
 def test_kernels_that_differ_are_refused(stored, monkeypatch):
     folder, path, weights = stored
     opened = measure._session

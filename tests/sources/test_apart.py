@@ -67,6 +67,13 @@ def test_a_file_that_cannot_be_read_is_named(source, started):
     assert len(started) == 1
 
 
+def test_a_file_that_can_be_read_again_is_hashed_here(source, monkeypatch):
+    monkeypatch.setattr(apart, "_LARGE_BYTES", 1)
+    refused = subprocess.CompletedProcess([], apart._REFUSED, "", "")
+    monkeypatch.setattr(apart.subprocess, "run", lambda *given, **options: refused)
+    assert apart.digests_apart(source, NAMES, cache=None) == digests(source)
+
+
 def test_a_process_that_was_stopped_is_an_error(source, monkeypatch):
     monkeypatch.setattr(apart, "_LARGE_BYTES", 1)
     killed = subprocess.CompletedProcess([], -9, "", "")

@@ -35,7 +35,7 @@ def digests_apart(
     command = [sys.executable, "-m", __name__, str(source.folder), str(cache or ""), *left]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode == _REFUSED:
-        digests(source, left, cache=cache)  # says why, here
+        return digests(source, names, cache=cache)  # says why, if it is still so
     if done.returncode:
         raise VlmcError(f"the files were not hashed: {done.stderr.strip()}", at=str(source.folder))
     found: dict[str, str] = json.loads(done.stdout)

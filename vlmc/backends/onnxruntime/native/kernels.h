@@ -130,10 +130,10 @@ void tower_attention(const AttentionShape& shape, size_t batch, size_t step, siz
                      const float* query, const float* key, const float* value, const float* bias,
                      size_t bias_batch_stride, bool rounded, float* out, const Parallel& parallel);
 
-// Weights w[rows, columns], float or bfloat16, all finite, in blocks of 16, 32, ... 256 numbers, to scales of float16,
-// codes and zero points; without zero_points to 8 bits. Panels: as linear_blocks reads them, and what
-// no row has is left as it is. Else row by row: codes[rows, blocks, block * bits / 8],
-// scales[rows, blocks], zero_points[rows, ceil(blocks / 2)].
+// Weights w[rows, columns], float or bfloat16, all finite, in blocks of 16, 32, ... 256 numbers, to
+// scales of float16, codes and zero points; without zero_points to 8 bits. Panels: as linear_blocks
+// reads them, and what no row has is left as it is. Else row by row:
+// codes[rows, blocks, block * bits / 8], scales[rows, blocks], zero_points[rows, ceil(blocks / 2)].
 // restored[rows, columns]: what these stand for; null where nobody asks, and always but at 4 bits in
 // panels. loss[3]: the sums of squared errors and of squared weights, and the largest error.
 void quantize_blocks(const void* w, bool bfloat16, size_t rows, size_t columns, size_t block,

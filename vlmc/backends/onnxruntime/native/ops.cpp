@@ -76,7 +76,8 @@ VLMC_EXPORT void vlmc_quantize_stored(const void* w, int bfloat16, size_t rows, 
 VLMC_EXPORT void vlmc_round_blocks(const float* w, size_t rows, size_t columns, size_t block,
                                    uint8_t* codes, uint16_t* scales, uint8_t* zero_points,
                                    double* loss, float* restored) {
-  vlmc::quantize_blocks(w, false, rows, columns, block, true, codes, scales, zero_points, restored, loss);
+  vlmc::quantize_blocks(w, false, rows, columns, block, true, codes, scales, zero_points, restored,
+                        loss);
 }
 
 VLMC_EXPORT void vlmc_linear_panels(const float* x, size_t m, size_t k, size_t n, const int8_t* w,
