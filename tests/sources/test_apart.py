@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -74,9 +75,12 @@ def test_a_file_that_can_be_read_again_is_hashed_here(source, monkeypatch):
     assert apart.digests_apart(source, NAMES, cache=None) == digests(source)
 
 
-def test_a_process_that_was_stopped_is_an_error(source, monkeypatch):
+@pytest.mark.parametrize(
+    ("code", "said"), [(-signal.SIGKILL, "were not hashed"), (-signal.SIGBUS, "was cut short")]
+)
+def test_a_process_that_was_stopped_is_an_error(source, monkeypatch, code, said):
     monkeypatch.setattr(apart, "_LARGE_BYTES", 1)
-    killed = subprocess.CompletedProcess([], -9, "", "")
+    killed = subprocess.CompletedProcess([], code, "", "")
     monkeypatch.setattr(apart.subprocess, "run", lambda *given, **options: killed)
-    with pytest.raises(VlmcError, match="were not hashed"):
+    with pytest.raises(VlmcError, match=said):
         apart.digests_apart(source, NAMES, cache=None)

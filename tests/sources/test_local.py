@@ -177,6 +177,35 @@ def test_digests_are_sha256_and_remembered_while_files_stay(
     assert again["model.safetensors"] != first["model.safetensors"]
 
 
+@pytest.mark.parametrize("size", [0, 1, 1 << 14, (1 << 14) + 1, 5 << 14])
+def test_mapped_files_have_the_same_digests(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr("vlmc.sources.hashes._BLOCK", 1 << 14)
+    raw = os.urandom(size)
+    (tmp_path / "a").write_bytes(raw)
+    found = digests(SourceFolder("local", None, tmp_path, ("a",), name="x"), mapped=True)
+    assert found == {"a": hashlib.sha256(raw).hexdigest()}
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_a_file_that_becomes_shorter_while_it_is_hashed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mapped: bool
+) -> None:
+    monkeypatch.setattr("vlmc.sources.hashes._BLOCK", 1 << 14)
+    path = tmp_path / "a"
+    path.write_bytes(bytes(4 << 14))
+
+    def cut_short(*args: object) -> None:
+        os.truncate(path, 1 << 14)
+
+    monkeypatch.setattr("vlmc.sources.hashes._ask_for", cut_short)
+    source = SourceFolder("local", None, tmp_path, ("a",), name="x")
+    with pytest.raises(VlmcError, match="changed while it was read") as caught:
+        digests(source, mapped=mapped)
+    assert caught.value.at == str(path)
+
+
 def test_a_broken_digest_entry_is_not_believed(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -37,7 +37,9 @@ def digests_apart(
     if done.returncode == _REFUSED:
         return digests(source, names, cache=cache)  # says why, if it is still so
     if done.returncode:
-        raise VlmcError(f"the files were not hashed: {done.stderr.strip()}", at=str(source.folder))
+        cut = done.returncode == -signal.SIGBUS  # of a mapped file
+        why = "one was cut short while it was read" if cut else done.stderr.strip()
+        raise VlmcError(f"the files were not hashed: {why}", at=str(source.folder))
     found: dict[str, str] = json.loads(done.stdout)
     return digests(source, [n for n in names if n not in found], cache=cache) | found
 
@@ -45,7 +47,7 @@ def digests_apart(
 def _main(folder: str, cache: str, *names: str) -> int:
     source = SourceFolder("local", None, Path(folder), names, name=folder)
     try:
-        found = digests(source, names, cache=Path(cache) if cache else None)
+        found = digests(source, names, cache=Path(cache) if cache else None, mapped=True)
     except VlmcError:
         return _REFUSED
     json.dump(found, sys.stdout)

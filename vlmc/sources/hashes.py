@@ -2,12 +2,15 @@
 
 import hashlib
 import json
+import mmap
 import os
+import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from io import RawIOBase
+from contextlib import suppress
+from io import FileIO
 from pathlib import Path
 
 from vlmc.backends.threads import step_back
@@ -18,12 +21,19 @@ from vlmc.sources.folder import SourceFolder
 _BLOCK = 16 << 20
 # Asked of the disk beforehand: it reads while the core hashes.
 _AHEAD = 64 << 20
+# Linux's advice to map the pages of a file at once; Python does not name it.
+_POPULATE_READ = 22
 # A file changed within the clock's grain of being hashed may look unchanged afterwards.
 _SETTLED_SECONDS = 2
+_CHANGED = "the file changed while it was read"
 
 
 def digests(
-    source: SourceFolder, names: Sequence[str] | None = None, *, cache: Path | None = None
+    source: SourceFolder,
+    names: Sequence[str] | None = None,
+    *,
+    cache: Path | None = None,
+    mapped: bool = False,
 ) -> dict[str, str]:
     """sha256 in hexadecimal of files of ``source``, by name.
 
@@ -31,14 +41,17 @@ def digests(
         source: The files.
         names: Which of them; None: all.
         cache: Where digests are remembered, by path, size, times and inode; None: nowhere.
+        mapped: Map the files instead of reading them, a fifth to a quarter less work. A file that
+            is cut short meanwhile may end the process (SIGBUS).
 
     Raises:
         VlmcError: A file cannot be read.
     """
+    blocks = _mapped if mapped else _read
     names = source.files if names is None else names
     # A core cannot keep up with the disk. What runs beside this goes first.
     with ThreadPoolExecutor(2, initializer=step_back) as pool:
-        found = pool.map(lambda name: _digest(source.folder / name, cache), names)
+        found = pool.map(lambda name: _digest(source.folder / name, cache, blocks), names)
         return dict(zip(names, found, strict=True))
 
 
@@ -50,31 +63,52 @@ def remembered(path: Path, cache: Path | None) -> str | None:
         return None
 
 
-def _digest(path: Path, cache: Path | None) -> str:
+_Blocks = Callable[[FileIO, int], Iterator[memoryview | mmap.mmap]]
+
+
+def _digest(path: Path, cache: Path | None, blocks: _Blocks) -> str:
     try:
         before = _identity(path)
         entry = None if cache is None else _entry(cache, path)
         if entry is not None and (known := _recall(entry, before)) is not None:
             return known
         found = hashlib.sha256()
-        block = memoryview(bytearray(min(_BLOCK, before[0] + 1)))
         with path.open("rb", buffering=0) as file:
             _ask_for(file, 0, _AHEAD)
-            while count := file.readinto(block):
-                _ask_for(file, file.tell() + _AHEAD - count, count)
-                found.update(block[:count])
+            for block in blocks(file, before[0]):
+                found.update(block)
         after = _identity(path)
     except OSError as error:
         raise VlmcError(f"cannot be read: {error.strerror}", at=str(path)) from error
+    except ValueError as error:  # to be mapped, it has become too short
+        raise VlmcError(_CHANGED, at=str(path)) from error
     if before != after:
-        raise VlmcError("the file changed while it was read", at=str(path))
+        raise VlmcError(_CHANGED, at=str(path))
     changed = max(after[1], after[2]) / 1e9
     if entry is not None and time.time() - changed > _SETTLED_SECONDS:
         _remember(entry, after, found.hexdigest())
     return found.hexdigest()
 
 
-def _ask_for(file: RawIOBase, start: int, size: int) -> None:
+def _read(file: FileIO, size: int) -> Iterator[memoryview]:
+    block = memoryview(bytearray(min(_BLOCK, size + 1)))
+    while count := file.readinto(block):
+        _ask_for(file, file.tell() + _AHEAD - count, count)
+        yield block[:count]
+
+
+def _mapped(file: FileIO, size: int) -> Iterator[mmap.mmap]:
+    for start in range(0, size, _BLOCK):
+        count = min(_BLOCK, size - start)
+        _ask_for(file, start + _AHEAD, count)
+        with mmap.mmap(file.fileno(), count, access=mmap.ACCESS_READ, offset=start) as block:
+            if sys.platform == "linux":
+                with suppress(OSError):  # an older one maps page by page
+                    block.madvise(_POPULATE_READ)
+            yield block
+
+
+def _ask_for(file: FileIO, start: int, size: int) -> None:
     if hasattr(os, "posix_fadvise"):  # Linux only
         os.posix_fadvise(file.fileno(), start, size, os.POSIX_FADV_WILLNEED)
 

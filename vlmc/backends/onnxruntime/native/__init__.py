@@ -49,7 +49,12 @@ def instructions() -> str:
 
 
 def _file() -> Path | None:
-    files = (_FOLDER / f"kernels{suffix}" for suffix in EXTENSION_SUFFIXES)
+    return _built(_FOLDER)
+
+
+@cache  # a build asks for each piece of a weight
+def _built(folder: Path) -> Path | None:
+    files = (folder / f"kernels{suffix}" for suffix in EXTENSION_SUFFIXES)
     return next((file for file in files if file.is_file()), None)
 
 
