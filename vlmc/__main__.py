@@ -1,8 +1,6 @@
 """``python -m vlmc``: the command line, where the script is not on the path."""
 
-import sys
-
-from vlmc.cli import main
+from vlmc.cli import script
 
 if __name__ == "__main__":
-    sys.exit(main())
+    script()

@@ -66,7 +66,7 @@ def measure(
         f"model: ./model\nprecision: {precision}\nctx-len: {ctx_len}\n"
         f"checks: {{reference: {reference}}}\n"
     )
-    command = [sys.executable, "-c", "from vlmc.cli import main; raise SystemExit(main())"]
+    command = [sys.executable, "-m", "vlmc"]
     command += ["build", str(recipe), "--out", str(folder / "artifacts"), "--json"]
     environment = {**os.environ, "VLMC_CACHE": str(folder / "cache")}
     started = time.perf_counter()

@@ -15,7 +15,7 @@ from vlmc.passes.reference import Reference
 
 pytestmark = pytest.mark.build
 ROOT = Path(__file__).parents[2]
-ENTRY = "import sys; from vlmc.cli import main; sys.exit(main())"
+ENTRY = "from vlmc.cli import script; script()"
 NAME = "llava-clip-llama"
 
 

@@ -13,7 +13,7 @@ from tests.tiny_bundle import tiny_bundle
 from vlmc.cli import main
 
 ROOT = Path(__file__).parents[2]
-ENTRY = "import sys; from vlmc.cli import main; sys.exit(main())"
+ENTRY = "from vlmc.cli import script; script()"
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +41,18 @@ def test_no_standard_input_is_no_question(folder):
     done = shell('"$@" <&-', "run", folder, "--threads", 1)
     assert done.returncode == 2
     assert done.stderr.startswith("error: standard input: there is no question in it")
+
+
+def test_a_process_that_is_done_leaves_out_only_the_freeing_of_memory():
+    held = "class Held:\n  def __del__(self): print('freed')\nheld = Held()\n"
+    asked = "import atexit\natexit.register(print, 'asked to be told')\n"
+    command = [sys.executable, "-c", f"{held}{asked}{ENTRY}"]
+    done = subprocess.run([*command, "--version"], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[1:] == ["asked to be told"]
+    refused = subprocess.run([*command, "verison"], cwd=ROOT, capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert refused.stdout.splitlines() == ["asked to be told", "freed"]
 
 
 @pytest.mark.parametrize("words", [("inspect",), ("run", "--prompt", "hello", "--threads", 1)])

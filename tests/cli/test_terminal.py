@@ -14,7 +14,7 @@ from PIL import Image
 from tests.tiny_bundle import tiny_bundle
 
 ROOT = Path(__file__).parents[2]
-ENTRY = "import sys; from vlmc.cli import main; sys.exit(main())"
+ENTRY = "from vlmc.cli import script; script()"
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """The command line: one table of commands, one place that turns errors into exit codes."""
 
+import atexit
 import errno
 import importlib
 import os
@@ -7,8 +8,8 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Annotated
+from contextlib import contextmanager, suppress
+from typing import Annotated, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -116,6 +117,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if code == INTERRUPTED:
         print("interrupted", file=sys.stderr)
     return code if isinstance(code, int) else 0
+
+
+def script() -> NoReturn:
+    """The process ``vlmc``: ``main``, and the end.
+
+    What succeeded is on the disk and said: the interpreter is not asked to free, object by object,
+    what an export left in memory, which takes it up to two seconds.
+    """
+    code = main()
+    if code == 0:
+        atexit._run_exitfuncs()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):  # nobody reads it, or it was closed
+                if stream is not None:  # started without
+                    stream.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 @contextmanager

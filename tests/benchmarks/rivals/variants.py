@@ -13,7 +13,7 @@ from tests.benchmarks.rivals.models import MODELS
 
 CONTEXT = 1024
 ROWS = 4
-_VLMC = [sys.executable, "-c", "from vlmc.cli import main; raise SystemExit(main())"]
+_VLMC = [sys.executable, "-m", "vlmc"]
 _BUILDS = "tests.benchmarks.rivals.builds"
 
 
