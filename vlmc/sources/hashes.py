@@ -41,7 +41,7 @@ def digests(
         source: The files.
         names: Which of them; None: all.
         cache: Where digests are remembered, by path, size, times and inode; None: nowhere.
-        mapped: Map the files instead of reading them, a fifth to a quarter less work. A file that
+        mapped: Map the files instead of reading them, an eighth to a fifth less work. A file that
             is cut short meanwhile may end the process (SIGBUS).
 
     Raises:
