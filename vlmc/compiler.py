@@ -6,7 +6,6 @@ import functools
 import importlib.util
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from hashlib import sha256
@@ -24,7 +23,7 @@ from vlmc.recipe import Recipe
 from vlmc.scope import calibration_is_left_out, calibration_questions, prompt_of
 from vlmc.sources import check_weights, digests, read_checkpoint
 from vlmc.sources import resolve as resolve_source
-from vlmc.sources.apart import digests_apart
+from vlmc.sources.apart import hashing_apart
 from vlmc.stages import compile_graphs, load_files, lower, prove, store_weights
 from vlmc.workspace import Copies, Event, Record, Workspace, begin_copies
 
@@ -77,39 +76,37 @@ def build(
     calibration = calibration_questions(plan, sum(ref.nbytes for ref in index.values()))
     # The first one last: it is read first again, and the system may remember it.
     shards = [name for name in source.files if name.endswith(".safetensors")][::-1]
-    # Long work, and so is the export for one core: its answer is asked for after that.
-    beside = ThreadPoolExecutor(1)
-    hashing = beside.submit(digests_apart, source, shards, cache=cache)
-    beside.shutdown(wait=False)
-    described = digests(source, [n for n in source.files if n not in shards], cache=cache)
-    generation = read_generation(
-        checkpoint.config,
-        checkpoint.generation,
-        ends=plan.facts.ends,
-        unused=plan.facts.unused_generation,
-    )
-    for key, value in generation.left_out.items():
-        progress(Event("notice", "load", f"{key} {value} of the checkpoint is not followed"))
-    if calibration_is_left_out(plan):
-        message = "not calibrated, as checks.reference is off"
-        progress(Event("notice", "quantize", message))
-    prompt, prompt_files = prompt_of(plan, source.folder)
-    workspace = Workspace(cache, progress)
-    job = Job(
-        plan=plan,
-        source=source,
-        config=checkpoint.config,
-        index=index,
-        prompt=prompt,
-        prompt_files=prompt_files,
-        generation=generation,
-        calibration=calibration,
-        described=described,
-        hashing=hashing,
-        workspace=workspace,
-        until=until,
-    )
     with ExitStack() as held:
+        # Long work, and so is the export for one core: its answer is asked for after that.
+        hashing = held.enter_context(hashing_apart(source, shards, cache=cache))
+        described = digests(source, [n for n in source.files if n not in shards], cache=cache)
+        generation = read_generation(
+            checkpoint.config,
+            checkpoint.generation,
+            ends=plan.facts.ends,
+            unused=plan.facts.unused_generation,
+        )
+        for key, value in generation.left_out.items():
+            progress(Event("notice", "load", f"{key} {value} of the checkpoint is not followed"))
+        if calibration_is_left_out(plan):
+            message = "not calibrated, as checks.reference is off"
+            progress(Event("notice", "quantize", message))
+        prompt, prompt_files = prompt_of(plan, source.folder)
+        workspace = Workspace(cache, progress)
+        job = Job(
+            plan=plan,
+            source=source,
+            config=checkpoint.config,
+            index=index,
+            prompt=prompt,
+            prompt_files=prompt_files,
+            generation=generation,
+            calibration=calibration,
+            described=described,
+            hashing=hashing,
+            workspace=workspace,
+            until=until,
+        )
         # Nothing is made where bundles are before there is something to lay.
         folder = functools.cache(lambda: held.enter_context(begin(out, recipe.name)))
         begun: list[Copies] = []

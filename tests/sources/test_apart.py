@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -28,13 +31,13 @@ def source(tmp_path: Path) -> SourceFolder:
 def started(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The processes that were started; any file is a large one."""
     found: list[Any] = []
-    run = subprocess.run
+    begin = subprocess.Popen
 
     def recorded(command: Any, **options: Any) -> Any:
         found.append(command)
-        return run(command, **options)
+        return begin(command, **options)
 
-    monkeypatch.setattr(apart.subprocess, "run", recorded)
+    monkeypatch.setattr(apart.subprocess, "Popen", recorded)
     monkeypatch.setattr(apart, "_LARGE_BYTES", 1)
     return found
 
@@ -68,19 +71,64 @@ def test_a_file_that_cannot_be_read_is_named(source, started):
     assert len(started) == 1
 
 
-def test_a_file_that_can_be_read_again_is_hashed_here(source, monkeypatch):
+@pytest.fixture
+def ending(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Has the process do something else: lines of Python."""
+    begin = subprocess.Popen
+
+    def set_to(lines: str) -> None:
+        command = [sys.executable, "-c", f"import os, time\n{lines}"]
+        monkeypatch.setattr(apart.subprocess, "Popen", lambda _, **given: begin(command, **given))
+
     monkeypatch.setattr(apart, "_LARGE_BYTES", 1)
-    refused = subprocess.CompletedProcess([], apart._REFUSED, "", "")
-    monkeypatch.setattr(apart.subprocess, "run", lambda *given, **options: refused)
+    return set_to
+
+
+def test_a_file_that_can_be_read_again_is_hashed_here(source, ending):
+    ending(f"os._exit({apart._REFUSED})")
     assert apart.digests_apart(source, NAMES, cache=None) == digests(source)
 
 
 @pytest.mark.parametrize(
-    ("code", "said"), [(-signal.SIGKILL, "were not hashed"), (-signal.SIGBUS, "was cut short")]
+    ("number", "said"), [(signal.SIGKILL, "were not hashed"), (signal.SIGBUS, "was cut short")]
 )
-def test_a_process_that_was_stopped_is_an_error(source, monkeypatch, code, said):
-    monkeypatch.setattr(apart, "_LARGE_BYTES", 1)
-    killed = subprocess.CompletedProcess([], code, "", "")
-    monkeypatch.setattr(apart.subprocess, "run", lambda *given, **options: killed)
+def test_a_process_that_was_stopped_is_an_error(source, ending, number, said):
+    ending(f"os.kill(os.getpid(), {number.value})")
     with pytest.raises(VlmcError, match=said):
         apart.digests_apart(source, NAMES, cache=None)
+
+
+def test_work_beside_has_its_answer_when_it_asks(source, started):
+    with apart.hashing_apart(source, NAMES, cache=None) as hashing:
+        assert hashing.result() == digests(source)
+    assert len(started) == 1
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_who_leaves_early_waits_for_nobody(source, ending, monkeypatch, early):
+    ending("time.sleep(60)")
+    slowly, begun = Event(), []
+    make = apart.digests_apart
+
+    def recorded(*given: Any, started: Any, **options: Any) -> Any:
+        def tell(process: Any) -> None:
+            begun.append(process)
+            slowly.wait(30 if early else 0)
+            started(process)
+            slowly.set()
+
+        return make(*given, started=tell, **options)
+
+    def interrupted() -> None:
+        if not early:  # than the process begins
+            slowly.wait(30)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(apart, "digests_apart", recorded)
+    hashing_apart = apart.hashing_apart(source, NAMES, cache=None)
+    with pytest.raises(KeyboardInterrupt), hashing_apart as hashing:
+        interrupted()
+    slowly.set()
+    with pytest.raises(VlmcError, match="were not hashed"):
+        hashing.result(30)
+    assert begun[0].returncode == -signal.SIGKILL
