@@ -3,10 +3,12 @@
 #include "attention_step.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <vector>
 
+#include "ahead.h"
 #include "float_tile.h"
 #include "scratch.h"
 #include "softmax.h"
@@ -15,132 +17,142 @@
 namespace vlmc {
 namespace {
 
+constexpr size_t kRows = 4;         // queries that are scored together
 constexpr size_t kKeys = 16;        // whose scores are made together
 constexpr size_t kLeastKeys = 128;  // of a part, where a head has several
 constexpr size_t kLeastHeads = 8;   // that are worth another thread's while once all parts are there
-constexpr size_t kAhead = 4096;     // bytes that are asked for before they are read
 
-// Lane j: the sum of v[j].
-AVX512_INLINE __m512 sums_of(const __m512* v) {
-  __m512 pairs[8], fours[4], halves[2];
-#pragma GCC unroll 8
-  for (int i = 0; i < 8; ++i)
-    pairs[i] = _mm512_add_ps(_mm512_unpacklo_ps(v[2 * i], v[2 * i + 1]),
-                             _mm512_unpackhi_ps(v[2 * i], v[2 * i + 1]));
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i)
-    fours[i] = _mm512_add_ps(_mm512_shuffle_ps(pairs[2 * i], pairs[2 * i + 1], 0x44),
-                             _mm512_shuffle_ps(pairs[2 * i], pairs[2 * i + 1], 0xee));
-#pragma GCC unroll 2
-  for (int i = 0; i < 2; ++i)
-    halves[i] = _mm512_add_ps(_mm512_shuffle_f32x4(fours[2 * i], fours[2 * i + 1], 0x44),
-                              _mm512_shuffle_f32x4(fours[2 * i], fours[2 * i + 1], 0xee));
-  return _mm512_add_ps(_mm512_shuffle_f32x4(halves[0], halves[1], 0x88),
-                       _mm512_shuffle_f32x4(halves[0], halves[1], 0xdd));
+// Lane 4 i + j: the sum of lanes 4 i .. 4 i + 3 of v[j].
+AVX512_INLINE __m512 sums_of_fours(const __m512* v) {
+  const __m512 a = _mm512_add_ps(_mm512_unpacklo_ps(v[0], v[1]), _mm512_unpackhi_ps(v[0], v[1]));
+  const __m512 b = _mm512_add_ps(_mm512_unpacklo_ps(v[2], v[3]), _mm512_unpackhi_ps(v[2], v[3]));
+  return _mm512_add_ps(_mm512_shuffle_ps(a, b, 0x44), _mm512_shuffle_ps(a, b, 0xee));
 }
 
-AVX512 void widen(const void* from, size_t count, float* to) {
-  for (size_t i = 0; i < count; i += 16)
+// Lane 4 i + j: the sum of lanes j, 4 + j, 8 + j and 12 + j of v[i].
+AVX512_INLINE __m512 sums_over_fours(const __m512* v) {
+  const __m512 a = _mm512_add_ps(_mm512_shuffle_f32x4(v[0], v[1], 0x44), _mm512_shuffle_f32x4(v[0], v[1], 0xee));
+  const __m512 b = _mm512_add_ps(_mm512_shuffle_f32x4(v[2], v[3], 0x44), _mm512_shuffle_f32x4(v[2], v[3], 0xee));
+  return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+}
+
+AVX512 void widen(const uint16_t* from, size_t count, const Course& course, float* to) {
+  for (size_t i = 0; i < count; i += 16) {
+    if (i % 32 == 0) course.ask(from + i);
     _mm512_mask_storeu_ps(to + i, first16(count - i), load(from, true, i, first16(count - i)));
+  }
 }
 
-// What is asked for before it is read, some lines at a time: many at once hold up what comes next.
-struct Ahead {
-  const char* at;
-  size_t lines;
-
-  void ask() {
-    for (size_t i = 0; i < lines; ++i, at += 64) _mm_prefetch(at, _MM_HINT_T0);
-  }
-};
-
-// scores[R][width] of kKeys keys.
-template <size_t R>
-AVX512_INLINE void score_block(const float* queries, size_t room, const float* keys, size_t size,
-                             float* scores, size_t width, Ahead& ahead) {
-  constexpr size_t K = 16 / R;
-  for (size_t t = 0; t < kKeys; t += K, keys += K * size) {
-    __m512 acc[R * K];
-#pragma GCC unroll 16
-    for (size_t i = 0; i < R * K; ++i) acc[i] = _mm512_setzero_ps();
+// scores[R][width] of kKeys keys, four at a time.
+template <size_t R, bool Ask>
+AVX512 void score_block(const float* queries, size_t room, const float* keys, size_t size,
+                        const Course& course, float* scores, size_t width) {
+  __m512 fours[R][4];
+#pragma GCC unroll 4
+  for (size_t t = 0; t < 4; ++t, keys += 4 * size) {
+    __m512 acc[R][4];
+#pragma GCC unroll 4
+    for (size_t r = 0; r < R; ++r)
+#pragma GCC unroll 4
+      for (size_t j = 0; j < 4; ++j) acc[r][j] = _mm512_setzero_ps();
     for (size_t d = 0; d < size; d += 16) {
-      ahead.ask();
       const __mmask16 there = first16(size - d);
-      __m512 q[R];
-#pragma GCC unroll 2
-      for (size_t r = 0; r < R; ++r) q[r] = _mm512_loadu_ps(queries + r * room + d);
-#pragma GCC unroll 16
-      for (size_t j = 0; j < K; ++j) {
-        const __m512 k = _mm512_maskz_loadu_ps(there, keys + j * size + d);
-#pragma GCC unroll 2
-        for (size_t r = 0; r < R; ++r) acc[r * K + j] = _mm512_fmadd_ps(q[r], k, acc[r * K + j]);
+      __m512 k[4];
+#pragma GCC unroll 4
+      for (size_t j = 0; j < 4; ++j) {
+        if (Ask) course.ask(keys + j * size + d);
+        k[j] = _mm512_maskz_loadu_ps(there, keys + j * size + d);
+      }
+#pragma GCC unroll 4
+      for (size_t r = 0; r < R; ++r) {
+        const __m512 q = _mm512_loadu_ps(queries + r * room + d);
+#pragma GCC unroll 4
+        for (size_t j = 0; j < 4; ++j) acc[r][j] = _mm512_fmadd_ps(q, k[j], acc[r][j]);
       }
     }
-    const __m512 sums = sums_of(acc);
-    if (R == 1) _mm512_storeu_ps(scores, sums);
-    if (R == 2) {
-      _mm256_storeu_ps(scores + t, _mm512_castps512_ps256(sums));
-      _mm256_storeu_ps(scores + width + t, _mm512_extractf32x8_ps(sums, 1));
-    }
+#pragma GCC unroll 4
+    for (size_t r = 0; r < R; ++r) fours[r][t] = sums_of_fours(acc[r]);
   }
+#pragma GCC unroll 4
+  for (size_t r = 0; r < R; ++r) _mm512_storeu_ps(scores + r * width, sums_over_fours(fours[r]));
 }
 
-// scores[rows][width] of `count` keys, which lie behind each other; up to 15 more are written. Behind
-// the keys, the first of their values are asked for.
-AVX512 void score_keys(const float* queries, size_t rows, size_t room, const void* keys,
-                       const void* values, bool half, size_t count, size_t size, float* scores,
+using ScoreBlock = void (*)(const float*, size_t, const float*, size_t, const Course&, float*,
+                            size_t);
+template <bool Ask>
+constexpr ScoreBlock kScored[kRows] = {score_block<1, Ask>, score_block<2, Ask>,
+                                       score_block<3, Ask>, score_block<4, Ask>};
+
+// scores[rows][width] of `count` keys, which lie behind each other; up to 15 more are written.
+AVX512 void score_keys(const float* queries, size_t rows, size_t room, const void* keys, bool half,
+                       size_t count, size_t size, const Course& course, float* scores,
                        size_t width) {
   static thread_local Scratch<float> plain_room;
-  const size_t bytes = size * (half ? 2 : 4), all = count * bytes;
-  const size_t steps = rows * ((size + 15) / 16);  // in which scores of kKeys keys are made
-  const size_t lines = (kKeys * bytes / 64 + steps - 1) / steps;
-  Ahead{static_cast<const char*>(keys), std::min(kAhead, all) / 64}.ask();
   for (size_t t = 0; t < count; t += kKeys) {
-    const size_t there = std::min(kKeys, count - t), next = t * bytes + kAhead;
-    const char* from = static_cast<const char*>(keys) + t * bytes;
-    Ahead ahead{next < all ? static_cast<const char*>(keys) + next
-                           : static_cast<const char*>(values) + (next - all),
-                lines};
-    const float* k = reinterpret_cast<const float*>(from);
-    if (half || there < kKeys) {
+    const size_t there = std::min(kKeys, count - t);
+    const float* k = static_cast<const float*>(keys) + t * size;
+    const bool copied = half || there < kKeys;
+    if (copied) {
       float* plain = plain_room.at_least(kKeys * size);
       if (half)
-        widen(from, there * size, plain);
+        widen(static_cast<const uint16_t*>(keys) + t * size, there * size, course, plain);
       else
-        std::memcpy(plain, from, there * bytes);
+        std::memcpy(plain, k, there * size * sizeof(float));
       std::fill(plain + there * size, plain + kKeys * size, 0.0f);
       k = plain;
     }
-    size_t r = 0;
-    for (; r + 2 <= rows; r += 2)
-      score_block<2>(queries + r * room, room, k, size, scores + r * width + t, width, ahead);
-    if (r < rows)
-      score_block<1>(queries + r * room, room, k, size, scores + r * width + t, width, ahead);
+    for (size_t r = 0; r < rows; r += kRows) {
+      const auto& of = r || copied ? kScored<false> : kScored<true>;
+      of[std::min(kRows, rows - r) - 1](queries + r * room, room, k, size, course,
+                                        scores + r * width + t, width);
+    }
   }
 }
 
+// tile, of values where they lie.
+template <size_t R, size_t V>
+AVX512 void asking_tile(const float* a, size_t lda, const float* b, size_t ldb, size_t inner,
+                        float* c, size_t ldc, size_t count, bool onto, const Course& course) {
+  tile_beside<R, V, false>(a, lda, b, ldb, inner, c, ldc, count, onto, [&](const float* row) {
+#pragma GCC unroll 4
+    for (size_t j = 0; j < V; ++j) course.ask(row + j * 16);
+  });
+}
+using AskingTile = void (*)(const float*, size_t, const float*, size_t, size_t, float*, size_t,
+                            size_t, bool, const Course&);
+template <size_t R>
+constexpr AskingTile kAskingOf[4] = {asking_tile<R, 1>, asking_tile<R, 2>, asking_tile<R, 3>,
+                                     asking_tile<R, 4>};
+constexpr const AskingTile* kAsking[kTile] = {kAskingOf<1>, kAskingOf<2>, kAskingOf<3>,
+                                              kAskingOf<4>, kAskingOf<5>, kAskingOf<6>};
+
 // sums[rows][room] of `count` values by their weights.
 AVX512 void add_values(const float* weights, size_t rows, size_t width, const void* values,
-                       bool half, size_t count, size_t size, float* sums, size_t room) {
+                       bool half, size_t count, size_t size, const Course& course, float* sums,
+                       size_t room) {
   static thread_local Scratch<float> plain_room;
   constexpr size_t kValues = 16;  // that stay near while all rows take them
-  const size_t bytes = size * (half ? 2 : 4), tiles = (rows + kTile - 1) / kTile;
-  const size_t of_tile = (rows + tiles - 1) / tiles;
+  const size_t tiles = (rows + kTile - 1) / kTile, of_tile = (rows + tiles - 1) / tiles;
   for (size_t t = 0; t < count; t += kValues) {
     const size_t there = std::min(kValues, count - t);
     const float* v = static_cast<const float*>(values) + t * size;
     if (half) {
       float* plain = plain_room.at_least(kValues * size);
-      widen(static_cast<const uint16_t*>(values) + t * size, there * size, plain);
+      widen(static_cast<const uint16_t*>(values) + t * size, there * size, course, plain);
       v = plain;
     }
-    Ahead ahead{static_cast<const char*>(values) + (t + kValues) * bytes,
-                (kValues * bytes / 64 + tiles - 1) / tiles};
     for (size_t r = 0; r < rows; r += of_tile) {
-      ahead.ask();
-      for (size_t d = 0; d < size; d += kPanel)
-        multiply(std::min(of_tile, rows - r), weights + r * width + t, width, v + d, size, there,
-                 sums + r * room + d, room, std::min(kPanel, size - d), t > 0);
+      const size_t some = std::min(of_tile, rows - r);
+      for (size_t d = 0; d < size; d += kPanel) {
+        const size_t wide = std::min(kPanel, size - d);
+        const float* by = weights + r * width + t;
+        float* to = sums + r * room + d;
+        if (r || half)
+          multiply(some, by, width, v + d, size, there, to, room, wide, t > 0);
+        else
+          kAsking[some - 1][(wide + 15) / 16 - 1](by, width, v + d, size, there, to, room, wide,
+                                                  t > 0, course);
+      }
     }
   }
 }
@@ -155,8 +167,10 @@ struct Part {
   float& sum(size_t row) const { return sums(row)[room + 1]; }
 };
 
+// first: nothing of it was asked for. then: what is read behind it.
 AVX512 void attend_part(const AttentionShape& s, const float* query, const void* keys,
-                        const void* values, bool half, size_t count, const Part& part) {
+                        const void* values, bool half, size_t count, bool first,
+                        const void* then, const Part& part) {
   static thread_local Scratch<float> query_room, score_room;
   const size_t size = s.head_size, room = part.room, width = (count + 15) / 16 * 16;
   if (!count) {  // of a row with fewer keys than parts
@@ -171,7 +185,10 @@ AVX512 void attend_part(const AttentionShape& s, const float* query, const void*
       _mm512_storeu_ps(queries + r * room + d,
                        _mm512_mul_ps(_mm512_maskz_loadu_ps(first16(size - d), query + r * size + d),
                                      _mm512_set1_ps(s.scale * kLog2E)));
-  score_keys(queries, s.group, room, keys, values, half, count, size, scores, width);
+  const size_t bytes = count * size * (half ? 2 : 4);
+  const Course course(static_cast<const char*>(keys) + bytes, values);
+  if (first) course.start(keys);
+  score_keys(queries, s.group, room, keys, half, count, size, course, scores, width);
   for (size_t r = 0; s.softcap > 0 && r < s.group; ++r)
     cap_scores(scores + r * width, count, s.softcap * kLog2E);
   Span all[kTile];
@@ -183,7 +200,8 @@ AVX512 void attend_part(const AttentionShape& s, const float* query, const void*
                               tops, sums);
     for (size_t j = 0; j < rows; ++j) part.top(r + j) = tops[j], part.sum(r + j) = sums[j];
   }
-  add_values(scores, s.group, width, values, half, count, size, part.of, room + 16);
+  add_values(scores, s.group, width, values, half, count, size,
+             {static_cast<const char*>(values) + bytes, then}, part.of, room + 16);
 }
 
 // The answer of each query row of a head, from its parts.
@@ -222,7 +240,7 @@ void step_attention(const AttentionShape& s, size_t batch, size_t capacity, cons
   for (size_t b = 0; b < batch; ++b) longest = std::max<size_t>(longest, std::max(lengths[b], 0));
   if (s.window) longest = std::min(longest, s.window);
   const size_t threads = team_size(parallel), most = std::max<size_t>(1, longest / kLeastKeys);
-  size_t parts = threads > 1 ? std::min(most, (4 * threads + heads - 1) / heads) : 1;
+  size_t parts = threads > 1 ? std::min(most, (2 * threads + heads - 1) / heads) : 1;
   while (heads * parts % threads && parts < most) ++parts;  // as many for each thread
   float* results = result_room.at_least(heads * parts * of_part);
   all.resize(heads * parts);
@@ -234,21 +252,30 @@ void step_attention(const AttentionShape& s, size_t batch, size_t capacity, cons
   const auto at = [&](void* cache, size_t head, size_t t) {
     return static_cast<char*>(cache) + (head * capacity + t) * size * (half ? 2 : 4);
   };
+  // The keys of a part, from `begin` on; none of a slot that holds nothing.
+  const auto keys_of = [&](size_t i) {
+    const size_t head = i / parts, last = fits(head) ? lengths[head / kv_heads] : 0;
+    const size_t start = s.window && last > s.window ? last - s.window : 0, seen = last - start;
+    const size_t begin = start + seen * (i % parts) / parts;
+    return std::array<size_t, 3>{begin, start + seen * (i % parts + 1) / parts, last};
+  };
   together<2>(parallel, [&, part = all.data()](Member member) {
+    size_t asked = heads * parts;  // the part of which something was asked for
+    const char* const after = member.front_after();
     member.share(heads * parts, 1, [&](size_t from, size_t to) {
+      const size_t run = member.end_of_run(from, to);
       for (size_t i = from; i < to; ++i) {
         const size_t head = i / parts;
-        if (!fits(head)) continue;
-        const size_t last = lengths[head / kv_heads];
-        const size_t first = s.window && last > s.window ? last - s.window : 0, seen = last - first;
-        const size_t begin = first + seen * (i % parts) / parts;
-        const size_t end = first + seen * (i % parts + 1) / parts;
+        const auto [begin, end, last] = keys_of(i);
+        if (!last) continue;
         if (end == last) {
           append(key + head * size, size, 1, size, at(keys, head, last - 1), half);
           append(value + head * size, size, 1, size, at(values, head, last - 1), half);
         }
+        const void* then = i + 1 < run ? at(keys, (i + 1) / parts, keys_of(i + 1)[0]) : after;
         attend_part(s, query + head * s.group * size, at(keys, head, begin), at(values, head, begin),
-                    half, end - begin, part[i]);
+                    half, end - begin, i != asked, then, part[i]);
+        asked = i + 1;
       }
     });
     member.join();

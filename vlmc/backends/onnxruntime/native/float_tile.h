@@ -17,10 +17,10 @@ AVX512_INLINE __m512 load(const void* from, bool half, size_t at, __mmask16 ther
 }
 
 // c[R][count] = a[R][inner] b[inner][count] (+ c), 16 (V - 1) < count <= 16 V. Of Pairs, each
-// element of a and b is two bfloat16.
-template <size_t R, size_t V, bool Pairs>
-AVX512 void tile(const float* a, size_t lda, const float* b, size_t ldb, size_t inner, float* c,
-                 size_t ldc, size_t count, bool onto) {
+// element of a and b is two bfloat16. beside(row): before a row of b is read.
+template <size_t R, size_t V, bool Pairs, typename Beside>
+AVX512_INLINE void tile_beside(const float* a, size_t lda, const float* b, size_t ldb, size_t inner,
+                               float* c, size_t ldc, size_t count, bool onto, Beside&& beside) {
   __m512 acc[R][V];
   const __mmask16 last = first16(count - (V - 1) * 16);
 #pragma GCC unroll 8
@@ -30,6 +30,7 @@ AVX512 void tile(const float* a, size_t lda, const float* b, size_t ldb, size_t 
       acc[r][j] = onto ? _mm512_maskz_loadu_ps(j + 1 < V ? 0xffff : last, c + r * ldc + j * 16)
                        : _mm512_setzero_ps();
   for (size_t i = 0; i < inner; ++i) {
+    beside(b + i * ldb);
     __m512 v[V];
 #pragma GCC unroll 4
     for (size_t j = 0; j < V; ++j)
@@ -47,6 +48,12 @@ AVX512 void tile(const float* a, size_t lda, const float* b, size_t ldb, size_t 
 #pragma GCC unroll 4
     for (size_t j = 0; j < V; ++j)
       _mm512_mask_storeu_ps(c + r * ldc + j * 16, j + 1 < V ? 0xffff : last, acc[r][j]);
+}
+
+template <size_t R, size_t V, bool Pairs>
+AVX512 void tile(const float* a, size_t lda, const float* b, size_t ldb, size_t inner, float* c,
+                 size_t ldc, size_t count, bool onto) {
+  tile_beside<R, V, Pairs>(a, lda, b, ldb, inner, c, ldc, count, onto, [](const float*) {});
 }
 
 using Tile = void (*)(const float*, size_t, const float*, size_t, size_t, float*, size_t, size_t,

@@ -18,7 +18,8 @@ namespace vlmc {
 class Held {
  public:
   explicit Held(size_t threads)
-      : as_parallel_{&run, this, threads, threads == 2 ? &now_ : nullptr} {}
+      : as_parallel_{&run, this, threads, threads == 2 ? &now_ : nullptr,
+                     threads == 2 ? &after_ : nullptr} {}
 
   const Parallel& parallel() const { return as_parallel_; }
 

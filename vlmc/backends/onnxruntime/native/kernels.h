@@ -21,8 +21,8 @@ struct Parallel {
   void (*run)(void* self, void (*task)(void* data, size_t index), size_t tasks, void* data);
   void* self;
   size_t threads;
-  // What is read next: a thread that waits asks memory for it. Or null.
-  const std::atomic<const Weights*>* next = nullptr;
+  // What is read next, and behind this call: a thread that waits asks memory for it. Or null.
+  const std::atomic<const Weights*>*next = nullptr, *after = nullptr;
 
   void operator()(void (*task)(void* data, size_t index), size_t tasks, void* data) const {
     run(self, task, tasks, data);

@@ -1,5 +1,6 @@
 // Products of few tokens with weights in blocks, or of any with those at 8 bits: a panel's bytes are
 // read front to back, once.
+#include "ahead.h"
 #include "linear_blocks.h"
 #include "team.h"
 #include "vnni.h"
@@ -7,7 +8,7 @@
 namespace vlmc {
 namespace {
 
-constexpr size_t kAhead = 4096;  // bytes of codes that are asked for before they are read
+constexpr size_t kScalesAhead = 4096;  // bytes of codes before whose scales theirs are asked for
 
 // Tokens quantized block by block. At 4 bits, of eight codes the even ones come first, as the low
 // halves of four bytes of weights do.
@@ -59,7 +60,8 @@ AVX512_INLINE __m512i four_codes(const int8_t* at) {
 // where that is not known beforehand.
 template <int Bits, size_t R, size_t Vectors>
 AVX512_INLINE void dot_panel(const BlockTokens& x, const BlockPanels& w, const BlockPanel& panel,
-                             const float* bias, __mmask16 there, float* y, size_t stride) {
+                             const Course& course, const float* bias, __mmask16 there, float* y,
+                             size_t stride) {
   const __m512i low = _mm512_set1_epi8(15);
   const size_t vectors = Vectors ? Vectors : w.bytes / 64, room = w.blocks * w.block;
   __m512 acc[R];
@@ -77,7 +79,7 @@ AVX512_INLINE void dot_panel(const BlockTokens& x, const BlockPanels& w, const B
                                    _mm512_set1_epi32(x.minus[r * w.blocks + b]));
 #pragma GCC unroll 8
     for (size_t g = 0; g < vectors; ++g, codes += 64, a += 32 / Bits) {
-      _mm_prefetch((const char*)codes + kAhead, _MM_HINT_T0);
+      course.ask(codes);
       const __m512i v = _mm512_loadu_si512(codes);
       const __m512i even = Bits == 4 ? _mm512_and_si512(v, low) : v;
       const __m512i odd = _mm512_and_si512(_mm512_srli_epi16(v, 4), low);
@@ -87,7 +89,7 @@ AVX512_INLINE void dot_panel(const BlockTokens& x, const BlockPanels& w, const B
         if (Bits == 4) sum[r] = _mm512_dpbusd_epi32(sum[r], odd, four_codes(a + r * room + 4));
       }
     }
-    const size_t blocks_ahead = kAhead / w.bytes;
+    const size_t blocks_ahead = kScalesAhead / w.bytes;
     if (b % 2) _mm_prefetch((const char*)(panel.scales + (b + blocks_ahead) * kLanes), _MM_HINT_T0);
     if (Bits == 4 && b % 8 == 7)
       _mm_prefetch((const char*)(panel.zeros + (b + blocks_ahead) / 2 * kLanes), _MM_HINT_T0);
@@ -104,21 +106,21 @@ AVX512_INLINE void dot_panel(const BlockTokens& x, const BlockPanels& w, const B
 // y of the panels from `first` up to `last`.
 template <int Bits, size_t R>
 AVX512 void dot_panels(const BlockTokens& x, const BlockPanels& w, size_t first, size_t last,
-                       const Product& of, float* y) {
+                       const Course& course, const Product& of, float* y) {
   constexpr size_t kUsual = 32;
   for (size_t i = first; i < last; ++i) {
     const size_t c = i * kLanes;
     const __mmask16 there = first16(of.n - c);
     const float* bias = of.bias ? of.bias + c : nullptr;
     if (w.block == kUsual)
-      dot_panel<Bits, R, kUsual * Bits / 32>(x, w, w[i], bias, there, y + c, of.n);
+      dot_panel<Bits, R, kUsual * Bits / 32>(x, w, w[i], course, bias, there, y + c, of.n);
     else
-      dot_panel<Bits, R, 0>(x, w, w[i], bias, there, y + c, of.n);
+      dot_panel<Bits, R, 0>(x, w, w[i], course, bias, there, y + c, of.n);
   }
 }
 
-using DotPanels = void (*)(const BlockTokens&, const BlockPanels&, size_t, size_t, const Product&,
-                           float*);
+using DotPanels = void (*)(const BlockTokens&, const BlockPanels&, size_t, size_t, const Course&,
+                           const Product&, float*);
 constexpr DotPanels kDotPanels[2][kFewTokens] = {
     {dot_panels<4, 1>, dot_panels<4, 2>, dot_panels<4, 3>, dot_panels<4, 4>, dot_panels<4, 5>,
      dot_panels<4, 6>, dot_panels<4, 7>, dot_panels<4, 8>},
@@ -135,8 +137,11 @@ void linear_blocks_few(const float* x, size_t m, size_t k, int bits, size_t bloc
   const size_t blocks = (k + block - 1) / block;
   const BlockTokens t = block_token_room(m, blocks, block);
   const DotPanels run = kDotPanels[bits == 4 ? 0 : 1][m - 1];
-  const auto panels = [&](const Product& p, size_t first, size_t last, float* y) {
-    run(t, BlockPanels(p, k, bits, block), first, last, p, y);
+  // Of a thread that reads up to panel `end`, and goes on.
+  const auto panels = [&](const Product& p, size_t first, size_t last, size_t end, const void* then,
+                          float* y) {
+    const BlockPanels w(p, k, bits, block);
+    run(t, w, first, last, {w[end].codes, then}, p, y);
   };
   size_t all = 0;
   for (size_t i = 0; i < (gate == Gate::none ? count : 1); ++i) all += panels_of(products[i]);
@@ -154,19 +159,22 @@ void linear_blocks_few(const float* x, size_t m, size_t k, int bits, size_t bloc
       });
       member.join();
     }
+    const char* const then = member.front_after();
     member.share(all, kLeast, [&](size_t first, size_t last) {
+      size_t end = member.end_of_run(first, last);
       if (gate != Gate::none) {
         const size_t n = products[0].n, c = first * kLanes;
-        panels(products[0], first, last, products[0].y);
-        if (two) panels(products[1], first, last, beside);
+        panels(products[0], first, last, end, then, products[0].y);
+        if (two) panels(products[1], first, last, end, then ? then + kStretch : nullptr, beside);
         return gate_rows(gate, m, std::min(last * kLanes, n) - c, two ? beside + c : nullptr, n,
                          products[0].y + c, n);
       }
       // Panels of all products follow each other.
       for (const Product* p = products; first < last; ++p) {
         const size_t here = panels_of(*p);
-        if (first < here) panels(*p, first, std::min(last, here), p->y);
-        first -= std::min(first, here), last -= std::min(last, here);
+        const void* on = end > here ? p[1].w : then;
+        if (first < here) panels(*p, first, std::min(last, here), std::min(end, here), on, p->y);
+        first -= std::min(first, here), last -= std::min(last, here), end -= std::min(end, here);
       }
     });
   });

@@ -1,5 +1,6 @@
 // Products with float32 or float16 weights [n, k], read where they are stored.
 #include "activation.h"
+#include "ahead.h"
 #include "float_tile.h"
 #include "kernels.h"
 #include "scratch.h"
@@ -12,17 +13,15 @@ constexpr size_t kFewTokens = 4;  // up to here weights are read once and never 
 constexpr size_t kInner = 1024;   // of a packed panel: 256 KiB, which the second cache keeps
 constexpr size_t kChunk = 16;     // of the inner size: what is asked for at once
 constexpr size_t kRowsAsked = 4;  // of the next panel's, while one tile is multiplied
-constexpr size_t kAhead = 8192;   // bytes
 
 // Adds, to acc, the products of 32 numbers from `i` on of R rows of x and of a row of w; of fewer
 // where masks say so.
 template <size_t R, bool Half>
-AVX512_INLINE void dot(const float* x, size_t k, const void* w, size_t at, size_t i, __mmask16 m0,
-                       __mmask16 m1, __m512 (*acc)[2]) {
-  // What is read some time later: memory answers late.
-  const char* later = static_cast<const char*>(w) + (at + i) * (Half ? 2 : 4) + kAhead;
-  _mm_prefetch(later, _MM_HINT_T0);
-  if (!Half) _mm_prefetch(later + 64, _MM_HINT_T0);
+AVX512_INLINE void dot(const float* x, size_t k, const void* w, const Course& course, size_t at,
+                       size_t i, __mmask16 m0, __mmask16 m1, __m512 (*acc)[2]) {
+  const char* here = static_cast<const char*>(w) + (at + i) * (Half ? 2 : 4);
+  course.ask(here);
+  if (!Half) course.ask(here + 64);
   const __m512 v0 = load(w, Half, at + i, m0), v1 = load(w, Half, at + i + 16, m1);
 #pragma GCC unroll 4
   for (size_t r = 0; r < R; ++r) {
@@ -34,14 +33,17 @@ AVX512_INLINE void dot(const float* x, size_t k, const void* w, size_t at, size_
 template <size_t R, bool Half>
 AVX512 void dots(const float* x, size_t k, size_t n, const void* w, size_t first, size_t last,
                  const float* bias, float* y) {
+  // Other threads read what is behind the last.
+  const Course course(static_cast<const char*>(w) + n * k * (Half ? 2 : 4), nullptr);
   for (size_t c = first; c < last; ++c) {
     __m512 acc[R][2];
 #pragma GCC unroll 4
     for (size_t r = 0; r < R; ++r) acc[r][0] = acc[r][1] = _mm512_setzero_ps();
     size_t i = 0;
-    for (; i + 32 <= k; i += 32) dot<R, Half>(x, k, w, c * k, i, 0xffff, 0xffff, acc);
+    for (; i + 32 <= k; i += 32) dot<R, Half>(x, k, w, course, c * k, i, 0xffff, 0xffff, acc);
     if (i < k)
-      dot<R, Half>(x, k, w, c * k, i, first16(k - i), first16(k > i + 16 ? k - i - 16 : 0), acc);
+      dot<R, Half>(x, k, w, course, c * k, i, first16(k - i),
+                   first16(k > i + 16 ? k - i - 16 : 0), acc);
 #pragma GCC unroll 4
     for (size_t r = 0; r < R; ++r)
       y[r * n + c] =

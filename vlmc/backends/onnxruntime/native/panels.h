@@ -4,6 +4,7 @@
 //
 // Weights are its unsigned operand: signed ones are shifted by 128, and 128 times the sum of a
 // token's codes is taken off again.
+#include "ahead.h"
 #include "team.h"
 #include "vnni.h"
 
@@ -17,15 +18,16 @@ struct Panel {
   const uint8_t* ahead = nullptr;
   size_t pace = 0;
   bool half = false;  // the first 32 of the channels that lie here; direct
+  Course course;      // of what is direct
 
   // `size` bytes that are asked for by the last tile of m tokens, 6 in each.
   Panel before(const uint8_t* next, size_t size, size_t groups, size_t m) const {
-    return {bytes, direct, next, 6 * size / (groups * m) + 1};
+    return {bytes, direct, next, 6 * size / (groups * m) + 1, false, {}};
   }
 
   // The same after some tiles.
   Panel after(size_t tiles, size_t groups) const {
-    return {bytes, direct, ahead + tiles * groups * pace, pace, half};
+    return {bytes, direct, ahead + tiles * groups * pace, pace, half, course};
   }
 };
 
@@ -42,7 +44,6 @@ AVX512_INLINE void byte_tile(const Tokens& t, const Panel& panel, size_t groups,
                              size_t first) {
   const uint8_t *b = panel.bytes, *ahead = panel.ahead ? panel.ahead : b;
   const size_t pace = panel.pace;
-  constexpr size_t kAhead = 4096;  // bytes from what is read to what is asked for
   const int8_t* a = t.codes + first * t.room;
   const size_t room = t.room;
   const __m512i shift = _mm512_set1_epi8((char)0x80);
@@ -57,7 +58,7 @@ AVX512_INLINE void byte_tile(const Tokens& t, const Panel& panel, size_t groups,
 #pragma GCC unroll 4
     for (size_t c = 0; c < C; ++c) {
       const uint8_t* at = b + (g * 4 + c) * 64;
-      if (Direct) _mm_prefetch((const char*)at + kAhead, _MM_HINT_T0);
+      if (Direct) panel.course.ask(at);
       v[c] = _mm512_loadu_si512(at);
       if (Direct) v[c] = _mm512_xor_si512(v[c], shift);
     }
@@ -151,17 +152,28 @@ void by_panels(const Tokens& t, size_t m, size_t groups, const Product* products
                  part == front ? std::min(kHalf, channels) : channels - skipped};
     return made->out.count > 0;
   };
-  const auto multiply = [&](size_t index, Part part, uint8_t* room) {
-    const Product* p = products;
-    for (; index >= panels(*p); ++p) index -= panels(*p);
-    Packed made;
-    if (packed(*p, index, part, room, &made)) multiply_panel(t, m, made.panel, groups, made.out);
+  // Of a direct product's panels: how a thread reads them up to number `end`, and goes on.
+  const auto course = [&](const Product& p, size_t end, const void* then) -> Course {
+    return {static_cast<const uint8_t*>(p.w) + end * groups * 4 * kPanel, then};
   };
-  const auto multiply_and_gate = [&](size_t index, Part part, uint8_t* room) {
+  const auto multiply = [&](size_t index, Part part, uint8_t* room, size_t end, const char* then) {
+    const Product* p = products;
+    for (; index >= panels(*p); ++p) index -= panels(*p), end -= panels(*p);
+    Packed made;
+    if (!packed(*p, index, part, room, &made)) return;
+    if (Halves)
+      made.panel.course = end > panels(*p) ? course(*p, panels(*p), p[1].w) : course(*p, end, then);
+    multiply_panel(t, m, made.panel, groups, made.out);
+  };
+  const auto multiply_and_gate = [&](size_t index, Part part, uint8_t* room, size_t end,
+                                     const char* then) {
     alignas(64) float beside[kRows * kPanel];
     Packed gates, lets;
     if (!packed(products[0], index, part, room, &gates)) return;
     if (count > 1) packed(products[1], index, part, room + groups * 4 * kPanel, &lets);
+    if (Halves) gates.panel.course = course(products[0], end, then);
+    if (Halves && count > 1)
+      lets.panel.course = course(products[1], end, then ? then + kStretch : nullptr);
     for (size_t row = 0; row < m; row += kRows) {
       const Tokens some{t.codes + row * t.room, t.scales + row, t.sums + row, t.room, false};
       const size_t rows = std::min(kRows, m - row);
@@ -181,8 +193,11 @@ void by_panels(const Tokens& t, size_t m, size_t groups, const Product* products
   together<1>(parallel, [&](Member member) {
     static thread_local Scratch<uint8_t> scratch;
     uint8_t* room = scratch.at_least(count * groups * 4 * kPanel);
+    size_t end = 0;  // of the run of panels that is this thread's
+    const char* const then = Halves ? member.front_after() : nullptr;
     const auto one = [&](size_t index, Part part) {
-      gate == Gate::none ? multiply(index, part, room) : multiply_and_gate(index, part, room);
+      gate == Gate::none ? multiply(index, part, room, end, then)
+                         : multiply_and_gate(index, part, room, end, then);
     };
     if (!Halves)
       return member.share(total, 1, [&](size_t from, size_t to) {
@@ -190,6 +205,7 @@ void by_panels(const Tokens& t, size_t m, size_t groups, const Product* products
       });
     // Of five panels, two threads have two and a half each.
     member.share(2 * total, 1, [&](size_t from, size_t to) {
+      end = (member.end_of_run(from, to) + 1) / 2;
       if (from % 2) one(from++ / 2, back);
       for (; from + 1 < to; from += 2) one(from / 2, all);
       if (from < to) one(from / 2, front);

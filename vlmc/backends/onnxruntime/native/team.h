@@ -67,6 +67,20 @@ class Member {
     } while (steal(least));
   }
 
+  // Where a run of the work ends that this thread does, `first` .. `last` its part: at the end of its
+  // own range, unless it helps another.
+  size_t end_of_run(size_t first, size_t last) const {
+    const size_t begin = count_ * number / threads_, end = count_ * (number + 1) / threads_;
+    return begin <= first && last <= end ? end : last;
+  }
+
+  // What this thread reads first behind this call, or null.
+  const char* front_after() const {
+    const Weights* after =
+        parallel_.after ? parallel_.after->load(std::memory_order_relaxed) : nullptr;
+    return Fronts(after, number, threads_).first.at;
+  }
+
   // Waits until all of the stage is done: for what running threads have taken, and no other, so that
   // one thread alone gets through. Nor is a stage waited for that a thread had no memory for.
   void join() const {

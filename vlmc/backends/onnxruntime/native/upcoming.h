@@ -6,6 +6,8 @@
 #include <atomic>
 #include <cstddef>
 
+#include "ahead.h"
+
 namespace vlmc {
 
 // What the products of an operator read, as its threads divide it: each has its part of every one, or
@@ -19,46 +21,63 @@ struct Weights {
   bool beside = false;
 };
 
-// What one thread will read of them first, as much as stays near until then.
-class Upcoming {
- public:
-  // Waits for a moment.
-  void wait(const Weights* next, size_t number, size_t threads) {
-    if (next != next_) begin(next, number, threads);
-    if (at_ == end_) at_ = later_, end_ = later_end_, later_ = later_end_ = nullptr;
-    if (at_ == end_) return _mm_pause();
-    for (size_t i = 0; i < kLines && at_ != end_; ++i, at_ += 64) _mm_prefetch(at_, _MM_HINT_T1);
-  }
+// Memory one thread reads from front to back.
+struct Front {
+  const char* at = nullptr;
+  size_t bytes = 0;
+};
 
- private:
-  static constexpr size_t kNear = 128 << 10, kLines = 4;
+// What thread `number` reads of them first, and then.
+struct Fronts {
+  Front first, then;
 
-  void begin(const Weights* next, size_t number, size_t threads) {
-    next_ = next, at_ = end_ = later_ = later_end_ = nullptr;
+  Fronts(const Weights* next, size_t number, size_t threads) {
     if (!next) return;
-    const auto range = [](const char* from, size_t bytes, const char*& at, const char*& end) {
-      at = from, end = from + bytes / 64 * 64;
-    };
     const auto& of = next->of;
     if (next->beside) {
-      const size_t first = of[0].bytes / threads * number, left = of[0].bytes - first;
-      range(of[0].at + first, std::min(left, kNear / 2), at_, end_);
-      if (of[1].at) range(of[1].at + first, std::min(left, kNear / 2), later_, later_end_);
+      const size_t skipped = of[0].bytes / threads * number, left = of[0].bytes - skipped;
+      first = {of[0].at + skipped, left};
+      if (of[1].at) then = {of[1].at + skipped, left};
       return;
     }
     size_t all = 0, which = 0;
     for (const auto& one : of) all += one.bytes;
     if (!all) return;
-    size_t first = all / threads * number;
-    for (; first >= of[which].bytes; ++which) first -= of[which].bytes;
-    range(of[which].at + first, std::min(of[which].bytes - first, kNear), at_, end_);
-    if (which + 1 < Weights::kMost && of[which + 1].at)
-      range(of[which + 1].at, std::min<size_t>(of[which + 1].bytes, kNear - (end_ - at_)), later_,
-            later_end_);
+    size_t skipped = all / threads * number;
+    for (; skipped >= of[which].bytes; ++which) skipped -= of[which].bytes;
+    first = {of[which].at + skipped, of[which].bytes - skipped};
+    if (which + 1 < Weights::kMost && of[which + 1].at) then = {of[which + 1].at, of[which + 1].bytes};
+  }
+};
+
+// As much of what one thread will read as stays near until then.
+class Upcoming {
+ public:
+  // Waits for a moment.
+  void wait(const Weights* next, size_t number, size_t threads) {
+    if (next != next_) begin(next, number, threads);
+    if (line_ == lines_) at_ = later_.at, lines_ = later_.bytes / 64, line_ = 0, later_ = {};
+    if (line_ == lines_) return _mm_pause();
+    for (size_t i = 0; i < kLines && line_ < lines_; ++i, ++line_)
+      _mm_prefetch(at_ + line_ / kOfStretch * kStretch + in_turns(line_), _MM_HINT_T1);
+  }
+
+ private:
+  static constexpr size_t kNear = 128 << 10, kLines = 4, kOfStretch = kStretch / 64;
+
+  void begin(const Weights* next, size_t number, size_t threads) {
+    const Fronts fronts(next, number, threads);
+    next_ = next, at_ = fronts.first.at, line_ = 0, later_ = fronts.then;
+    const bool beside = next && next->beside;
+    const size_t first = std::min(fronts.first.bytes, beside ? kNear / 2 : kNear);
+    lines_ = first / 64;
+    later_.bytes = std::min(later_.bytes, beside ? kNear / 2 : kNear - first);
   }
 
   const Weights* next_ = nullptr;
-  const char *at_ = nullptr, *end_ = nullptr, *later_ = nullptr, *later_end_ = nullptr;
+  const char* at_ = nullptr;
+  size_t line_ = 0, lines_ = 0;
+  Front later_;
 };
 
 // A thread's own.
