@@ -192,7 +192,10 @@ def test_a_step_over_a_cache(heads, kv_heads, size, window, softcap, half):
 @pytest.mark.parametrize("threads", [1, 2, 5])
 @pytest.mark.parametrize("window", [0, 300])
 @pytest.mark.parametrize("half", [False, True])
-@pytest.mark.parametrize(("heads", "kv_heads", "size"), [(7, 1, 64), (6, 2, 40)])
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "size"),
+    [(7, 1, 64), (6, 2, 40), (3, 3, 64), (4, 2, 128), (5, 1, 24), (8, 2, 256)],
+)
 def test_one_token_after_many(heads, kv_heads, size, half, window, threads):
     """A head's keys are shared out among threads, those of rows that have next to none too."""
     session = cached_session(heads, kv_heads, size, half=half, window=window, threads=threads)

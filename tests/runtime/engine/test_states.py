@@ -71,3 +71,17 @@ def test_a_state_has_a_known_size():
     with pytest.raises(VlmcError, match="not a cache of ctx-len"):
         Cache(program("state.0", state=("channels", 3)), LIMITS)
     assert Cache(program("state.0", state=(4,)), LIMITS).states(2)["past_state.0"].shape == (4,)
+
+
+@pytest.mark.parametrize("most", [0, 128 << 20])
+def test_buffers_lie_apart_in_large_pages_and_in_small_ones(monkeypatch, most):
+    monkeypatch.setattr("vlmc.runtime.cache._LARGE_PAGES", most)
+    cache = Cache(program("state.0", "key.1", "value.1", "key.2", "value.2"), LIMITS)
+    buffers = cache.inputs(0, 3)
+    for number, buffer in enumerate(buffers.values()):
+        assert not buffer.any()
+        assert buffer.ctypes.data % 16 == 0
+        buffer[:] = number + 1
+    for number, buffer in enumerate(buffers.values()):
+        assert (buffer == number + 1).all()
+    assert cache.nbytes == 4 * 3 * (15 + 4 * 64)

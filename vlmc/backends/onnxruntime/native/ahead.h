@@ -10,7 +10,7 @@ namespace vlmc {
 // Of each eight pages, a line of each in turns. A core that asks for one page after the other waits for
 // few lines at a time: on a Xeon (Sapphire Rapids) two threads read 18 GB/s so, and 27 in turns.
 constexpr size_t kAskedPages = 8;
-constexpr size_t kStretch = kAskedPages << 12;
+constexpr size_t kStretch = kAskedPages << 12, kStretchLines = kStretch / 64;
 
 // Where the line that is asked for as number `line` lies in a stretch.
 constexpr size_t in_turns(size_t line) {
@@ -29,14 +29,14 @@ class Course {
   // is read then, or one that is there already.
   void ask(const void* at) const {
     const uintptr_t line = reinterpret_cast<uintptr_t>(at) / 64;
-    const uintptr_t to = (line / (kStretch / 64) + 1) * kStretch + in_turns(line);
+    const uintptr_t to = (line / kStretchLines + 1) * kStretch + in_turns(line);
     _mm_prefetch(reinterpret_cast<const char*>(to < end_ ? to : to + on_), _MM_HINT_T1);
   }
 
   // Asks for what is read first, of which nothing was asked for.
   void start(const void* at) const {
     const char* from = static_cast<const char*>(at);
-    for (size_t line = 0; line < kStretch / 64; ++line) {
+    for (size_t line = 0; line < kStretchLines; ++line) {
       const char* to = from + in_turns(line);
       if (reinterpret_cast<uintptr_t>(to) < end_) _mm_prefetch(to, _MM_HINT_T1);
     }

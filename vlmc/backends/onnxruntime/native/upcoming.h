@@ -59,11 +59,11 @@ class Upcoming {
     if (line_ == lines_) at_ = later_.at, lines_ = later_.bytes / 64, line_ = 0, later_ = {};
     if (line_ == lines_) return _mm_pause();
     for (size_t i = 0; i < kLines && line_ < lines_; ++i, ++line_)
-      _mm_prefetch(at_ + line_ / kOfStretch * kStretch + in_turns(line_), _MM_HINT_T1);
+      _mm_prefetch(at_ + line_ / kStretchLines * kStretch + in_turns(line_), _MM_HINT_T1);
   }
 
  private:
-  static constexpr size_t kNear = 128 << 10, kLines = 4, kOfStretch = kStretch / 64;
+  static constexpr size_t kNear = 128 << 10, kLines = 4;
 
   void begin(const Weights* next, size_t number, size_t threads) {
     const Fronts fronts(next, number, threads);
