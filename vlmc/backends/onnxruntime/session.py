@@ -81,6 +81,9 @@ def open_session(
     if file == program.kernels:
         settings.register_custom_ops_library(str(library))
         settings.add_session_config_entry(native.THREADS, str(options.threads))
+        # To look up where each value of the last run lay costs a decode step more than to ask for
+        # memory: nearly all of it is one workspace (see chain.cpp).
+        settings.enable_mem_pattern = options.shrink
     try:
         session = ort.InferenceSession(graph, settings, providers=["CPUExecutionProvider"])
     except _refusals() as error:

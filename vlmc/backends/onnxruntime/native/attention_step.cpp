@@ -38,7 +38,7 @@ AVX512_INLINE __m512 sums_over_fours(const __m512* v) {
 
 AVX512 void widen(const uint16_t* from, size_t count, const Course& course, float* to) {
   for (size_t i = 0; i < count; i += 16) {
-    if (i % 32 == 0) course.ask(from + i);
+    if (i % 128 == 0) course.ask_four(from + i);
     _mm512_mask_storeu_ps(to + i, first16(count - i), load(from, true, i, first16(count - i)));
   }
 }
@@ -56,13 +56,11 @@ AVX512 void score_block(const float* queries, size_t room, const float* keys, si
 #pragma GCC unroll 4
       for (size_t j = 0; j < 4; ++j) acc[r][j] = _mm512_setzero_ps();
     for (size_t d = 0; d < size; d += 16) {
+      if (Ask) course.ask_four(keys + 4 * d);  // as much is read, of all four
       const __mmask16 there = first16(size - d);
       __m512 k[4];
 #pragma GCC unroll 4
-      for (size_t j = 0; j < 4; ++j) {
-        if (Ask) course.ask(keys + j * size + d);
-        k[j] = _mm512_maskz_loadu_ps(there, keys + j * size + d);
-      }
+      for (size_t j = 0; j < 4; ++j) k[j] = _mm512_maskz_loadu_ps(there, keys + j * size + d);
 #pragma GCC unroll 4
       for (size_t r = 0; r < R; ++r) {
         const __m512 q = _mm512_loadu_ps(queries + r * room + d);
@@ -113,10 +111,8 @@ AVX512 void score_keys(const float* queries, size_t rows, size_t room, const voi
 template <size_t R, size_t V>
 AVX512 void asking_tile(const float* a, size_t lda, const float* b, size_t ldb, size_t inner,
                         float* c, size_t ldc, size_t count, bool onto, const Course& course) {
-  tile_beside<R, V, false>(a, lda, b, ldb, inner, c, ldc, count, onto, [&](const float* row) {
-#pragma GCC unroll 4
-    for (size_t j = 0; j < V; ++j) course.ask(row + j * 16);
-  });
+  tile_beside<R, V, false>(a, lda, b, ldb, inner, c, ldc, count, onto,
+                           [&](const float* row) { course.ask_four(row); });
 }
 using AskingTile = void (*)(const float*, size_t, const float*, size_t, size_t, float*, size_t,
                             size_t, bool, const Course&);

@@ -79,7 +79,7 @@ AVX512_INLINE void dot_panel(const BlockTokens& x, const BlockPanels& w, const B
                                    _mm512_set1_epi32(x.minus[r * w.blocks + b]));
 #pragma GCC unroll 8
     for (size_t g = 0; g < vectors; ++g, codes += 64, a += 32 / Bits) {
-      course.ask(codes);
+      if (g % 4 == 0) course.ask_four(codes);
       const __m512i v = _mm512_loadu_si512(codes);
       const __m512i even = Bits == 4 ? _mm512_and_si512(v, low) : v;
       const __m512i odd = _mm512_and_si512(_mm512_srli_epi16(v, 4), low);

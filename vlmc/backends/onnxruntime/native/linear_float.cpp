@@ -19,9 +19,8 @@ constexpr size_t kRowsAsked = 4;  // of the next panel's, while one tile is mult
 template <size_t R, bool Half>
 AVX512_INLINE void dot(const float* x, size_t k, const void* w, const Course& course, size_t at,
                        size_t i, __mmask16 m0, __mmask16 m1, __m512 (*acc)[2]) {
-  const char* here = static_cast<const char*>(w) + (at + i) * (Half ? 2 : 4);
-  course.ask(here);
-  if (!Half) course.ask(here + 64);
+  if (i % (Half ? 128 : 64) == 0)
+    course.ask_four(static_cast<const char*>(w) + (at + i) * (Half ? 2 : 4));
   const __m512 v0 = load(w, Half, at + i, m0), v1 = load(w, Half, at + i + 16, m1);
 #pragma GCC unroll 4
   for (size_t r = 0; r < R; ++r) {

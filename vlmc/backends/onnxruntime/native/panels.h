@@ -55,10 +55,11 @@ AVX512_INLINE void byte_tile(const Tokens& t, const Panel& panel, size_t groups,
   for (size_t g = 0; g < groups; ++g) {
     __m512i v[C];
     if (!Direct) _mm_prefetch((const char*)ahead + g * pace, _MM_HINT_T1);
+    if (Direct && C == 4) panel.course.ask_four(b + g * 256);
 #pragma GCC unroll 4
     for (size_t c = 0; c < C; ++c) {
       const uint8_t* at = b + (g * 4 + c) * 64;
-      if (Direct) panel.course.ask(at);
+      if (Direct && C < 4) panel.course.ask(at);
       v[c] = _mm512_loadu_si512(at);
       if (Direct) v[c] = _mm512_xor_si512(v[c], shift);
     }

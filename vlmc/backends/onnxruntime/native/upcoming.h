@@ -59,7 +59,7 @@ class Upcoming {
     if (line_ == lines_) at_ = later_.at, lines_ = later_.bytes / 64, line_ = 0, later_ = {};
     if (line_ == lines_) return _mm_pause();
     for (size_t i = 0; i < kLines && line_ < lines_; ++i, ++line_)
-      _mm_prefetch(at_ + line_ / kStretchLines * kStretch + in_turns(line_), _MM_HINT_T1);
+      ask_line(at_ + line_ / kStretchLines * kStretch + in_turns(line_));
   }
 
  private:
