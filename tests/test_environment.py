@@ -72,12 +72,13 @@ def test_every_data_file_is_packaged() -> None:
 
 
 def test_every_source_of_the_kernels_is_compiled_and_packaged() -> None:
-    [module] = PROJECT["tool"]["setuptools"]["ext-modules"]
-    for key, suffix in (("sources", ".cpp"), ("depends", ".h")):
-        there = sorted(path.relative_to(ROOT).as_posix() for path in PACKAGE.rglob(f"*{suffix}"))
-        assert module[key] == there
-        assert there
-    assert module["optional"]
+    for module in PROJECT["tool"]["setuptools"]["ext-modules"]:
+        for key, suffix in (("sources", ".cpp"), ("depends", ".h")):
+            files = PACKAGE.rglob(f"*{suffix}")
+            there = sorted(path.relative_to(ROOT).as_posix() for path in files)
+            assert module[key] == there
+            assert there
+        assert module["optional"]
 
 
 def test_the_readme_has_one_command_for_each_purpose() -> None:

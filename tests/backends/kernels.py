@@ -11,13 +11,13 @@ import onnx
 from vlmc.backends.onnxruntime import native
 
 
-def built() -> Path | None:
-    """The library, whatever this CPU can run and the environment says."""
-    return native._file()
+def built() -> list[Path]:
+    """The libraries, whatever this CPU can run and the environment says."""
+    files = (native._built(native._FOLDER, name) for _, name, _ in native._LEVELS)
+    return [file for file in files if file]
 
 
-_FILE = built()
-KERNELS = None if _FILE is None or native._fault(_FILE) else _FILE
+KERNELS = native.library()
 # Codes this near to the middle of two may be rounded either way: a scale in float32 is off by some
 # 1e-7, a code is at most 127.
 _TIE = 1e-4

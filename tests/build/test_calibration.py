@@ -10,6 +10,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from tests.build.outliers import DEMO, logit_errors, per_channel, per_tensor, with_outliers
+from vlmc.backends.onnxruntime.settings import session_options
 from vlmc.compiler import build
 from vlmc.demo.world import render, scene
 from vlmc.recipe import load_recipe
@@ -40,7 +41,9 @@ def test_the_baseline_is_onnxruntimes_own_operator():
     )
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
-    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(
+        model.SerializeToString(), session_options(1), providers=["CPUExecutionProvider"]
+    )
     [found] = session.run(None, {"x": x})
     ours = per_tensor(x) @ per_channel(weight).T
     np.testing.assert_allclose(found, ours, atol=1e-4 * np.abs(ours).max())

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import vlmc
+from vlmc.backends.onnxruntime.settings import session_options
 from vlmc.errors import VlmcError
 from vlmc.quantizers import QUANTIZERS
 
@@ -53,7 +54,7 @@ def run(nodes, feeds, weights, outputs=("y",)):
         ir_version=10,
     )
     session = onnxruntime.InferenceSession(
-        model.SerializeToString(), providers=["CPUExecutionProvider"]
+        model.SerializeToString(), session_options(1), providers=["CPUExecutionProvider"]
     )
     return session.run(None, feeds)[0]
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from vlmc.backends.onnxruntime import native
 from vlmc.backends.onnxruntime.lower import lower_graph
+from vlmc.backends.onnxruntime.settings import session_options
 from vlmc.backends.spec import Product, StoredWeight
 from vlmc.errors import VlmcError
 from vlmc.schema import Json
@@ -19,7 +20,6 @@ from vlmc.schema import Json
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-_FOLDER = "session.model_external_initializers_file_folder_path"
 # Weights of one shape that are multiplied in turns, so that they come from memory as in a model.
 _COPIES = 6
 _ROUNDS = 5
@@ -171,10 +171,7 @@ def _session(
 
     model = _model(names, weights)
     lower_graph(model, weights, kernels=own)
-    settings = ort.SessionOptions()
-    settings.intra_op_num_threads = threads
-    settings.log_severity_level = 4
-    settings.add_session_config_entry(_FOLDER, str(folder))
+    settings = session_options(threads, folder)
     settings.add_session_config_entry(native.THREADS, str(threads))
     settings.register_custom_ops_library(str(native.library()))
     return ort.InferenceSession(

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from vlmc.backends.onnxruntime.pieces import Piece, cut, names_read, stored_bytes
+from vlmc.backends.onnxruntime.settings import session_options
 from vlmc.backends.spec import Array, OpenOptions
 from vlmc.backends.together import Call
 from vlmc.bundle.manifest import ProgramSpec
@@ -23,7 +24,6 @@ from vlmc.bundle.manifest import ProgramSpec
 PIECE_BYTES, _AHEAD = 64 << 20, 2
 # What is opened alone, and of floats, unpacked: it takes several times its size.
 _HUGE_BYTES, _HUGE_FLOAT_BYTES = 256 << 20, 128 << 20
-_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
 class SegmentedSession:
@@ -92,7 +92,7 @@ class SegmentedSession:
             gives=tuple(dict.fromkeys(name for piece in self._pieces for name in piece.gives)),
             weights=tuple(sorted(read & self._weights.keys() - apart)),
         )
-        settings = self._settings()
+        settings = session_options(self._threads, log=3)
         settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         session = self._session(whole, types, settings)
         found = {value.name: value.type for value in session.get_outputs()}
@@ -101,8 +101,7 @@ class SegmentedSession:
     def _open(self, piece: Piece, types: Mapping[str, int]) -> Any:
         """A session of one piece; ``types`` are its inputs', as ONNX numbers them."""
         self._read_ahead(piece)
-        settings = self._settings()
-        settings.add_session_config_entry(_FOLDER, str(self._folder))
+        settings = session_options(self._threads, self._folder, log=3)
         # A core that waits for work busily is one that opens the next piece more slowly.
         settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # A packed copy of a piece is affordable, and blocks of codes that are not packed would be
@@ -110,14 +109,6 @@ class SegmentedSession:
         if any(self._is_huge_float(name) for name in piece.weights):
             settings.add_session_config_entry("session.disable_prepacking", "1")
         return self._session(piece, types, settings)
-
-    def _settings(self) -> Any:
-        import onnxruntime as ort
-
-        settings = ort.SessionOptions()
-        settings.intra_op_num_threads = self._threads
-        settings.log_severity_level = 3
-        return settings
 
     def _session(self, piece: Piece, types: Mapping[str, int], settings: Any) -> Any:
         import onnx

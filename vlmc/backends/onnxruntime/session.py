@@ -11,6 +11,7 @@ from vlmc.backends.onnxruntime import native
 from vlmc.backends.onnxruntime.graph import domain_version, external_locations
 from vlmc.backends.onnxruntime.in_place import InPlaceSession, reads_in_place
 from vlmc.backends.onnxruntime.segments import SegmentedSession
+from vlmc.backends.onnxruntime.settings import session_options
 from vlmc.backends.spec import Array, OpenOptions, Session, SessionError
 from vlmc.backends.together import ManySession
 from vlmc.bundle.manifest import ElementType, ProgramSpec, TensorSpec
@@ -27,7 +28,6 @@ _ELEMENTS: dict[str, ElementType] = {
 }
 # Threads that went on spinning behind a run would take a core from the next session's: 30 ms.
 _CALM = "session.force_spinning_stop"
-_FOLDER = "session.model_external_initializers_file_folder_path"
 _OLDER = "their kernels are not among those of this vlmc: build the bundle again, or update vlmc"
 _SHRINK = "memory.enable_memory_arena_shrinkage"
 # A run on fewer bytes takes some tens of MiB. To keep them costs less than new pages each time: of
@@ -71,11 +71,8 @@ def open_session(
             (folder, file),
             lambda: _opened_by_little(folder, program, options, whole=file == program.kernels),
         )
-    settings = ort.SessionOptions()
-    settings.intra_op_num_threads = options.threads
+    settings = session_options(options.threads, folder)
     settings.inter_op_num_threads = 1
-    settings.log_severity_level = 4  # what it would log is raised
-    settings.add_session_config_entry(_FOLDER, str(folder))
     settings.add_session_config_entry("session.intra_op.allow_spinning", str(int(options.spin)))
     settings.add_session_config_entry(_CALM, "1")
     if file == program.kernels:

@@ -20,41 +20,57 @@ INTERFACE = 9  # kInterface of kernels.h; the version of the domain
 _CALLED = ("vlmc_quantize_stored", "vlmc_round_blocks", "vlmc_linear_exact")
 _FOLDER = Path(__file__).parent
 _OFF = {"off", "0", "no", "false"}
+# The sources compiled for instructions that CPUs have, the fastest first: a word for SWITCH, the
+# library's name, and what they are called.
+_LEVELS = (("avx512", "kernels", "AVX-512 VNNI"), ("avx2", "kernels_avx2", "AVX2"))
 
 
 def library() -> Path | None:
     """The kernels for ``register_custom_ops_library``; None where they can't serve.
 
-    They serve where the package was installed with a C++ compiler, on a CPU with AVX-512 VNNI,
-    unless the environment says ``VLMC_KERNELS=off``. Never raises; see ``why_not``.
+    They serve where the package was installed with a C++ compiler, on a CPU with AVX-512 VNNI or
+    AVX2, unless the environment says ``VLMC_KERNELS=off``; with ``VLMC_KERNELS=avx2`` those for
+    AVX2. Never raises; see ``why_not``.
     """
-    return None if why_not() else _file()
+    return _found()[0]
 
 
 def why_not() -> str:
     """Why ``library`` is None; empty where it is not."""
-    if os.environ.get(SWITCH, "").strip().lower() in _OFF:
-        return f"{SWITCH}={os.environ[SWITCH]}"
-    file = _file()
-    return (
-        _fault(file) if file else "not compiled when vlmc was installed: is there a C++ compiler?"
-    )
+    return _found()[1]
+
+
+def instructions() -> str:
+    """What the kernels compute with, where they serve: tiles too where CPU and system have them."""
+    return _instructions(str(library()))
 
 
 @cache
-def instructions() -> str:
-    """What the kernels compute with, where they serve: tiles too where CPU and system have them."""
-    tiles = ctypes.CDLL(str(_file())).vlmc_kernels_tiles()
-    return "AVX-512 VNNI and AMX" if tiles else "AVX-512 VNNI"
+def _instructions(library: str) -> str:
+    [name] = [called for _, name, called in _LEVELS if Path(library).name.startswith(f"{name}.")]
+    return f"{name} and AMX" if ctypes.CDLL(library).vlmc_kernels_tiles() else name
 
 
-def _file() -> Path | None:
-    return _built(_FOLDER)
+def _found() -> tuple[Path | None, str]:
+    """What serves, or why nothing does."""
+    word = os.environ.get(SWITCH, "").strip().lower()
+    if word in _OFF:
+        return None, f"{SWITCH}={os.environ[SWITCH]}"
+    why = "not compiled when vlmc was installed: is there a C++ compiler?"
+    asked = [level for level in _LEVELS if level[0] == word] or _LEVELS
+    for _, name, called in asked:
+        if file := _built(_FOLDER, name):
+            if why := _fault(file):
+                return None, why
+            if _supported(file):
+                return file, ""
+            why = f"this CPU has no {called}"
+    return None, why
 
 
 @cache  # a build asks for each piece of a weight
-def _built(folder: Path) -> Path | None:
-    files = (folder / f"kernels{suffix}" for suffix in EXTENSION_SUFFIXES)
+def _built(folder: Path, name: str) -> Path | None:
+    files = (folder / f"{name}{suffix}" for suffix in EXTENSION_SUFFIXES)
     return next((file for file in files if file.is_file()), None)
 
 
@@ -68,11 +84,14 @@ def _fault(file: Path) -> str:
         known = all(hasattr(kernels, name) for name in _CALLED)
         if kernels.vlmc_kernels_interface() != INTERFACE or not known:
             return f"{file.name} was built from other sources: install vlmc again"
-        if not kernels.vlmc_kernels_supported():
-            return "this CPU has no AVX-512 VNNI"
     except (OSError, AttributeError) as error:  # not a library; not this one
         return f"{file.name} cannot be loaded: {error}"
     return ""
+
+
+@cache
+def _supported(file: Path) -> bool:
+    return bool(ctypes.CDLL(str(file)).vlmc_kernels_supported())
 
 
 def _whole(file: Path) -> bool:

@@ -2,7 +2,7 @@
 // them (Documentation/arch/x86/xstate.rst).
 #include "amx.h"
 
-#ifdef __linux__
+#if defined(__linux__) && !defined(VLMC_AVX2)
 #include <cpuid.h>
 #include <strings.h>
 #include <sys/syscall.h>

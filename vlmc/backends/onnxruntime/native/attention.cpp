@@ -1,4 +1,4 @@
-// Scaled dot-product attention in float32 on AVX-512: of decoders, over a cache that is extended in
+// Scaled dot-product attention in float32: of decoders, over a cache that is extended in
 // place, and of towers. Scores of a few query rows are computed for all keys they may see, and for
 // no other; then softmax; then the sum of values: scores stay in the first cache. Between products
 // that are quantized anyway, the factors of both products may be rounded to bfloat16; sums and
@@ -10,7 +10,6 @@
 #include <functional>
 
 #include "amx.h"
-#include "attention_amx.h"
 #include "attention_pack.h"
 #include "attention_rows.h"
 #include "attention_step.h"
@@ -20,6 +19,9 @@
 #include "rotary.h"
 #include "scratch.h"
 #include "softmax.h"
+#ifndef VLMC_AVX2
+#include "attention_amx.h"
+#endif
 
 namespace vlmc {
 namespace {
@@ -34,7 +36,7 @@ struct Packed {
 };
 
 template <bool Pairs>
-AVX512 Packed pack(const Head& keys, const Head& values, size_t low, size_t high, size_t size,
+LANES Packed pack(const Head& keys, const Head& values, size_t low, size_t high, size_t size,
                    bool centered) {
   static thread_local Scratch<float> key_room, value_room, mean_room;
   const size_t words = Pairs ? size / 2 : size, count = high - low;
@@ -65,7 +67,7 @@ AVX512 Packed pack(const Head& keys, const Head& values, size_t low, size_t high
 
 // Pairs: of bfloat16; the head's size is even.
 template <bool Pairs>
-AVX512 void attend_rows(const Rows& rows, const Head& keys, const Head& values, size_t begin,
+LANES void attend_rows(const Rows& rows, const Head& keys, const Head& values, size_t begin,
                         size_t end) {
   const AttentionShape& s = rows.shape;
   const size_t size = s.head_size, room = (size + 15) / 16 * 16;
@@ -114,7 +116,7 @@ AVX512 void attend_rows(const Rows& rows, const Head& keys, const Head& values, 
 }
 
 // Heads of `count` tokens into a cache, turned on the way.
-AVX512 void append_turned(const float* from, size_t stride, size_t count, size_t size,
+LANES void append_turned(const float* from, size_t stride, size_t count, size_t size,
                           const Turn& by, void* to, bool half) {
   if (!by.half) return append(from, stride, count, size, to, half);
   static thread_local Scratch<float> room;
@@ -132,9 +134,11 @@ size_t slices(size_t rows, size_t others, size_t threads) {
   return std::max<size_t>(1, std::min(wanted, rows / kRows));
 }
 
-template <bool Pairs = false>
-void attend(const AttentionShape& s, size_t batch, size_t step, const Parallel& parallel,
-            const std::function<bool(size_t, size_t, Rows*, Head*, Head*)>& head_of) {
+using HeadOf = std::function<bool(size_t, size_t, Rows*, Head*, Head*)>;
+
+template <bool Pairs>
+void attend_all(const AttentionShape& s, size_t batch, size_t step, const Parallel& parallel,
+                const HeadOf& head_of) {
   if (batch == 0 || step == 0) return;
   const size_t rows = step * s.group, kv_heads = s.heads / s.group;
   const size_t parts = slices(rows, batch * kv_heads, parallel.threads);
@@ -145,15 +149,22 @@ void attend(const AttentionShape& s, size_t batch, size_t step, const Parallel& 
     Head keys, values;
     const size_t begin = part * of_part, end = std::min(rows, begin + of_part);
     const size_t head = task / parts;
-    if (begin < end && head_of(head / kv_heads, head % kv_heads, &of, &keys, &values))
-      (Pairs && tiles() ? attend_tiles : attend_rows<Pairs>)(of, keys, values, begin, end);
+    if (begin >= end || !head_of(head / kv_heads, head % kv_heads, &of, &keys, &values)) return;
+#ifndef VLMC_AVX2
+    if (Pairs && tiles()) return attend_tiles(of, keys, values, begin, end);
+#endif
+    attend_rows<Pairs>(of, keys, values, begin, end);
   });
 }
 
-// Whether heads of that size can be multiplied as pairs of bfloat16 here.
-bool fit_pairs(size_t size) {
+void attend(const AttentionShape& s, size_t batch, size_t step, const Parallel& parallel,
+            [[maybe_unused]] bool rounded, const HeadOf& head_of) {
+#ifndef VLMC_AVX2
   static const bool known = __builtin_cpu_supports("avx512bf16");
-  return known && size % 2 == 0;
+  if (rounded && known && s.head_size % 2 == 0)
+    return attend_all<true>(s, batch, step, parallel, head_of);
+#endif
+  attend_all<false>(s, batch, step, parallel, head_of);
 }
 
 }  // namespace
@@ -202,8 +213,7 @@ void cached_attention(const AttentionShape& s, size_t batch, size_t step, size_t
     *v = {at(values, b, h, 0), size, half};
     return true;
   };
-  if (rounded && fit_pairs(size)) return attend<true>(s, batch, step, parallel, head_of);
-  attend(s, batch, step, parallel, head_of);
+  attend(s, batch, step, parallel, rounded, head_of);
 }
 
 void tower_attention(const AttentionShape& s, size_t batch, size_t step, size_t total,
@@ -219,8 +229,7 @@ void tower_attention(const AttentionShape& s, size_t batch, size_t step, size_t 
     *v = {value + kv_from, kv_heads * size, false};
     return true;
   };
-  if (rounded && fit_pairs(size)) return attend<true>(s, batch, step, parallel, head_of);
-  attend(s, batch, step, parallel, head_of);
+  attend(s, batch, step, parallel, rounded, head_of);
 }
 
 }  // namespace vlmc

@@ -55,7 +55,7 @@ struct Tiled {
   const float* values;
 };
 
-AVX512 inline Tiled pack_tiles(const Head& keys, const Head& values, size_t low, size_t high,
+LANES inline Tiled pack_tiles(const Head& keys, const Head& values, size_t low, size_t high,
                                size_t size, size_t room, bool centered) {
   static thread_local Scratch<float> key_room, value_room, mean_room;
   const size_t count = high - low, padded = (count + kPair - 1) / kPair * kPair;
@@ -80,14 +80,14 @@ AVX512 inline Tiled pack_tiles(const Head& keys, const Head& values, size_t low,
 // `largest` and `sums` of rows so far, and of scores of more keys: see softmax. scale[R]: what the
 // sums of values so far are to be multiplied by.
 template <size_t R>
-AVX512 void weigh_more(float* scores, size_t width, const Span* seen, Range keys, float* largest,
+LANES void weigh_more(float* scores, size_t width, const Span* seen, Range keys, float* largest,
                        float* sums, float* scale) {
   alignas(64) float tops[R * 16];
   float before[R], more[R];
-  __m512 top[R];
-  for (size_t r = 0; r < R; ++r) top[r] = _mm512_set1_ps(before[r] = largest[r]);
+  Floats top[R];
+  for (size_t r = 0; r < R; ++r) top[r] = floats(before[r] = largest[r]);
   raise<R, false>(scores, width, seen, keys.whole, keys.part, top);
-  for (size_t r = 0; r < R; ++r) _mm512_store_ps(tops + r * 16, top[r]);
+  for (size_t r = 0; r < R; ++r) store(tops + r * 16, top[r]);
   softmax<R, true>(scores, width, seen, keys, tops, largest, more);
   for (size_t r = 0; r < R; ++r) {
     scale[r] = before[r] == -INFINITY ? 0 : std::exp2(before[r] - largest[r]);
@@ -97,7 +97,7 @@ AVX512 void weigh_more(float* scores, size_t width, const Span* seen, Range keys
 
 // `count` query rows, in R tiles of 16, from `first` on.
 template <size_t R>
-AVX512 void attend_block(const Rows& rows, size_t first, size_t count, size_t end, size_t low,
+LANES void attend_block(const Rows& rows, size_t first, size_t count, size_t end, size_t low,
                          const Tiled& of, const float* queries, size_t room, float* scores,
                          size_t width, float* sums) {
   const size_t words = room / 2;
@@ -132,9 +132,9 @@ AVX512 void attend_block(const Rows& rows, size_t first, size_t count, size_t en
     for (size_t r = 0; from > start && r < count; ++r)
       if (scale[r] != 1)
         for (size_t d = 0; d < room; d += 16)
-          _mm512_storeu_ps(sums + r * room + d,
-                           _mm512_mul_ps(_mm512_loadu_ps(sums + r * room + d),
-                                         _mm512_set1_ps(scale[r])));
+          store(sums + r * room + d,
+                           mul(load(sums + r * room + d),
+                                         floats(scale[r])));
     for (size_t d = 0; d < room; d += kPair)
       multiply_bf16<R>(scores, width, of.values + from * words + d / 16 * kTileWords, kPair * words,
                        kTileWords, (to - from) / kPair, sums + d, room, from > start);
@@ -142,7 +142,7 @@ AVX512 void attend_block(const Rows& rows, size_t first, size_t count, size_t en
   for (size_t r = 0; r < count; ++r) answer(rows, first + r, sums + r * room, weights[r]);
 }
 
-AVX512 inline void attend_tiles(const Rows& rows, const Head& keys, const Head& values,
+LANES inline void attend_tiles(const Rows& rows, const Head& keys, const Head& values,
                                 size_t begin, size_t end) {
   const AttentionShape& s = rows.shape;
   const size_t size = s.head_size, room = (size + kPair - 1) / kPair * kPair;

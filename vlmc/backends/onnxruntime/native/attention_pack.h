@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <cstddef>
 
-#include "avx512.h"
+#include "lanes.h"
 #include "bfloat16.h"
 #include "float_tile.h"
 
@@ -21,102 +21,102 @@ struct Head {
 };
 
 // Of heads that lie side by side, each row is on a page of its own: no hardware foresees the next.
-AVX512_INLINE void ask(const void* from, size_t bytes) {
+LANES_INLINE void ask(const void* from, size_t bytes) {
   for (size_t i = 0; i < bytes; i += 64)
     _mm_prefetch(static_cast<const char*>(from) + i, _MM_HINT_T0);
 }
 
-AVX512_INLINE void ask_to_write(void* to, size_t bytes) {
+LANES_INLINE void ask_to_write(void* to, size_t bytes) {
   for (size_t i = 0; i < bytes; i += 64)
     asm volatile("prefetchw %0" : : "m"(static_cast<char*>(to)[i]));
 }
 
 // Query rows from[r], times `scale`, `room` apart.
 template <bool Pairs>
-AVX512 void pack_queries(const float* const* from, size_t rows, float scale, size_t size,
+LANES void pack_queries(const float* const* from, size_t rows, float scale, size_t size,
                          float* out, size_t room) {
   constexpr size_t kWord = Pairs ? 2 : 1;
-  const __m512 factor = _mm512_set1_ps(scale);
+  const Floats factor = floats(scale);
   for (size_t d = 0; d < size; d += 16 * kWord) {
-    const __mmask16 there = first16(size - d), more = size > d + 16 ? first16(size - d - 16) : 0;
+    const Mask there = first16(size - d), more = size > d + 16 ? first16(size - d - 16) : 0;
     for (size_t r = 0; r < rows; ++r) {
       const float* x = from[r] + d;
-      __m512 v = _mm512_mul_ps(_mm512_maskz_loadu_ps(there, x), factor);
-      if (Pairs) v = pairs(v, _mm512_mul_ps(_mm512_maskz_loadu_ps(more, x + 16), factor));
-      _mm512_storeu_ps(out + r * room + d / kWord, v);
+      Floats v = mul(load(there, x), factor);
+      if constexpr (Pairs) v = pairs(v, mul(load(more, x + 16), factor));
+      store(out + r * room + d / kWord, v);
     }
   }
 }
 
 // mean[room] of a head's numbers in some of the keys low .. high, spread evenly: enough to know what
 // all have in common. Zeros behind the head's. room is a multiple of 16.
-AVX512 inline void mean_key(const Head& head, size_t low, size_t high, size_t size, size_t room,
+LANES inline void mean_key(const Head& head, size_t low, size_t high, size_t size, size_t room,
                             float* mean) {
   const size_t apart = std::max<size_t>(1, (high - low) / 64);
   const size_t count = (high - low + apart - 1) / apart;
   for (size_t t = low; t < high; t += apart) ask(head.row(t), size * head.width());
-  const __m512 share = _mm512_set1_ps(1 / (float)count);
+  const Floats share = floats(1 / (float)count);
   for (size_t d = 0; d < room; d += 16) {
-    const __mmask16 there = d < size ? first16(size - d) : 0;
-    __m512 sum = _mm512_setzero_ps();
+    const Mask there = d < size ? first16(size - d) : 0;
+    Floats sum = floats(0);
     for (size_t t = low; there && t < high; t += apart)
-      sum = _mm512_add_ps(sum, load(head.from, head.half, t * head.stride + d, there));
-    _mm512_storeu_ps(mean + d, _mm512_mul_ps(sum, share));
+      sum = add(sum, load(head.from, head.half, t * head.stride + d, there));
+    store(mean + d, mul(sum, share));
   }
 }
 
 // Up to 16 keys from `first` on, transposed, of Pairs less mean[size] and as words of two bfloat16:
 // those of `room` numbers, `apart` from each other; zeros behind the last.
 template <bool Pairs>
-AVX512 void pack_keys(const Head& head, size_t first, size_t rows, size_t size, const float* mean,
+LANES void pack_keys(const Head& head, size_t first, size_t rows, size_t size, const float* mean,
                       float* out, size_t apart, size_t room) {
   constexpr size_t kWord = Pairs ? 2 : 1;
   for (size_t d = 0; d < size; d += 16 * kWord) {
-    const __mmask16 there = first16(size - d), more = size > d + 16 ? first16(size - d - 16) : 0;
-    __m512 v[16];
+    const Mask there = first16(size - d), more = size > d + 16 ? first16(size - d - 16) : 0;
+    Floats v[16];
     for (size_t j = 0; j < 16; ++j) {
       const size_t at = (first + j) * head.stride + d;
-      v[j] = _mm512_setzero_ps();
+      v[j] = floats(0);
       if (j >= rows) continue;
       v[j] = load(head.from, head.half, at, there);
-      if (!Pairs) continue;
-      const __m512 next = load(head.from, head.half, at + 16, more);
-      v[j] = pairs(_mm512_sub_ps(v[j], _mm512_loadu_ps(mean + d)),
-                   _mm512_sub_ps(next, _mm512_loadu_ps(mean + d + 16)));
+      if constexpr (Pairs) {
+        const Floats next = load(head.from, head.half, at + 16, more);
+        v[j] = pairs(sub(v[j], load(mean + d)), sub(next, load(mean + d + 16)));
+      }
     }
     transpose(v);
     for (size_t j = 0; j < 16 && d + j * kWord < room; ++j)
-      _mm512_storeu_ps(out + (d / kWord + j) * apart, v[j]);
+      store(out + (d / kWord + j) * apart, v[j]);
   }
 }
 
 // Up to 16 values from `first` on, of Pairs two in each row of words of two bfloat16.
 template <bool Pairs>
-AVX512 void pack_values(const Head& head, size_t first, size_t rows, size_t size, float* out) {
+LANES void pack_values(const Head& head, size_t first, size_t rows, size_t size, float* out) {
   constexpr size_t kWord = Pairs ? 2 : 1;
   for (size_t d = 0; d < size; d += 16) {
-    const __mmask16 there = first16(size - d);
+    const Mask there = first16(size - d);
     for (size_t t = 0; t < rows; t += kWord) {
       const size_t at = (first + t) * head.stride + d;
-      __m512 v = load(head.from, head.half, at, there);
-      const __mmask16 also = t + 1 < rows ? there : 0;
-      if (Pairs) v = interleaved(pairs(v, load(head.from, head.half, at + head.stride, also)));
-      _mm512_mask_storeu_ps(out + t / kWord * size + d, there, v);
+      Floats v = load(head.from, head.half, at, there);
+      const Mask also = t + 1 < rows ? there : 0;
+      if constexpr (Pairs) v = interleaved(pairs(v, load(head.from, head.half, at + head.stride, also)));
+      store(out + t / kWord * size + d, there, v);
     }
   }
 }
 
 // 16 values from `first` on, as rows of tiles of 16 numbers each: number d of two of them in a word.
 // Zeros where there are fewer, and behind the last number.
-AVX512 inline void pack_value_tiles(const Head& head, size_t first, size_t rows, size_t size,
+LANES inline void pack_value_tiles(const Head& head, size_t first, size_t rows, size_t size,
                                     size_t room, float* out) {
   for (size_t d = 0; d < room; d += 16, out += 256) {
-    const __mmask16 there = d < size ? first16(size - d) : 0;
+    const Mask there = d < size ? first16(size - d) : 0;
     for (size_t t = 0; t < 16; t += 2) {
       const size_t at = (first + t) * head.stride + d;
-      const __m512 v = load(head.from, head.half, at, t < rows ? there : 0);
-      const __m512 next = load(head.from, head.half, at + head.stride, t + 1 < rows ? there : 0);
-      _mm512_storeu_ps(out + t / 2 * 16, interleaved(pairs(v, next)));
+      const Floats v = load(head.from, head.half, at, t < rows ? there : 0);
+      const Floats next = load(head.from, head.half, at + head.stride, t + 1 < rows ? there : 0);
+      store(out + t / 2 * 16, interleaved(pairs(v, next)));
     }
   }
 }

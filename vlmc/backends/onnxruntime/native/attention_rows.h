@@ -6,7 +6,7 @@
 #include <cstddef>
 
 #include "attention_pack.h"
-#include "avx512.h"
+#include "lanes.h"
 #include "kernels.h"
 #include "rotary.h"
 #include "softmax.h"
@@ -37,7 +37,7 @@ inline Span seen(const Rows& rows, size_t r, size_t low = 0) {
 }
 
 // Asks for the memory of the answer of row r, and of the query of row `next`, before `end`.
-AVX512 inline void ask_for(const Rows& rows, size_t r, size_t next, size_t end) {
+LANES inline void ask_for(const Rows& rows, size_t r, size_t next, size_t end) {
   const size_t bytes = rows.shape.head_size * sizeof(float);
   ask_to_write(rows.out + rows.place(r), bytes);
   if (next < end) ask(rows.query + rows.place(next), bytes);
@@ -46,7 +46,7 @@ AVX512 inline void ask_for(const Rows& rows, size_t r, size_t next, size_t end) 
 // Queries of rows first .. first + count - 1, up to Most, turned in turned[Most][size], as products
 // read them, `room` apart.
 template <bool Pairs, size_t Most>
-AVX512 void take_queries(const Rows& rows, size_t first, size_t count, float* turned,
+LANES void take_queries(const Rows& rows, size_t first, size_t count, float* turned,
                          float* queries, size_t room) {
   const size_t size = rows.shape.head_size;
   const float* from[Most];
@@ -62,16 +62,16 @@ AVX512 void take_queries(const Rows& rows, size_t first, size_t count, float* tu
 }
 
 // To scores, which are in base 2.
-AVX512 inline void add_bias(float* row, const float* bias, size_t count) {
+LANES inline void add_bias(float* row, const float* bias, size_t count) {
   for (size_t i = 0; i < count; i += 16) {
-    const __mmask16 there = first16(count - i);
-    const __m512 add = _mm512_maskz_loadu_ps(there, bias + i);
-    const __m512 score = _mm512_maskz_loadu_ps(there, row + i);
-    const __m512 sum = _mm512_fmadd_ps(add, _mm512_set1_ps(kLog2E), score);
+    const Mask there = first16(count - i);
+    const Floats add = load(there, bias + i);
+    const Floats score = load(there, row + i);
+    const Floats sum = fmadd(add, floats(kLog2E), score);
     // What is hidden by the lowest number is not hidden from who sees nothing else.
-    const __mmask16 finite = _mm512_cmp_ps_mask(add, _mm512_set1_ps(-INFINITY), _CMP_NEQ_UQ);
-    const __m512 lowest = _mm512_set1_ps(-FLT_MAX);
-    _mm512_mask_storeu_ps(row + i, there, _mm512_mask_max_ps(sum, finite, lowest, sum));
+    const Mask finite = compare<_CMP_NEQ_UQ>(add, floats(-INFINITY));
+    const Floats lowest = floats(-FLT_MAX);
+    store(row + i, there, max(sum, finite, lowest, sum));
   }
 }
 
@@ -91,13 +91,13 @@ inline void change(const Rows& rows, size_t r, size_t low, Span seen, float* row
 
 // The answer of row r: sums[size] of its values, divided by the sum of their weights; zeros where
 // that is 0.
-AVX512 inline void answer(const Rows& rows, size_t r, const float* sums, float weights) {
+LANES inline void answer(const Rows& rows, size_t r, const float* sums, float weights) {
   const size_t size = rows.shape.head_size;
-  const __m512 inverse = _mm512_set1_ps(weights > 0 ? 1 / weights : 0);
+  const Floats inverse = floats(weights > 0 ? 1 / weights : 0);
   float* out = rows.out + rows.place(r);
   for (size_t d = 0; d < size; d += 16)
-    _mm512_mask_storeu_ps(out + d, first16(size - d),
-                          _mm512_mul_ps(_mm512_loadu_ps(sums + d), inverse));
+    store(out + d, first16(size - d),
+                          mul(load(sums + d), inverse));
 }
 
 }  // namespace vlmc

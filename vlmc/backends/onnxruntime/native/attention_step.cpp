@@ -17,72 +17,72 @@
 namespace vlmc {
 namespace {
 
-constexpr size_t kRows = 4;         // queries that are scored together
+constexpr size_t kRows = kAbreast;  // queries that are scored together
 constexpr size_t kKeys = 16;        // whose scores are made together
 constexpr size_t kLeastKeys = 128;  // of a part, where a head has several
 constexpr size_t kLeastHeads = 8;   // that are worth another thread's while once all parts are there
 
 // Lane 4 i + j: the sum of lanes 4 i .. 4 i + 3 of v[j].
-AVX512_INLINE __m512 sums_of_fours(const __m512* v) {
-  const __m512 a = _mm512_add_ps(_mm512_unpacklo_ps(v[0], v[1]), _mm512_unpackhi_ps(v[0], v[1]));
-  const __m512 b = _mm512_add_ps(_mm512_unpacklo_ps(v[2], v[3]), _mm512_unpackhi_ps(v[2], v[3]));
-  return _mm512_add_ps(_mm512_shuffle_ps(a, b, 0x44), _mm512_shuffle_ps(a, b, 0xee));
+LANES_INLINE Floats sums_of_fours(const Floats* v) {
+  const Floats a = add(unpack_low(v[0], v[1]), unpack_high(v[0], v[1]));
+  const Floats b = add(unpack_low(v[2], v[3]), unpack_high(v[2], v[3]));
+  return add(shuffle<0x44>(a, b), shuffle<0xee>(a, b));
 }
 
 // Lane 4 i + j: the sum of lanes j, 4 + j, 8 + j and 12 + j of v[i].
-AVX512_INLINE __m512 sums_over_fours(const __m512* v) {
-  const __m512 a = _mm512_add_ps(_mm512_shuffle_f32x4(v[0], v[1], 0x44), _mm512_shuffle_f32x4(v[0], v[1], 0xee));
-  const __m512 b = _mm512_add_ps(_mm512_shuffle_f32x4(v[2], v[3], 0x44), _mm512_shuffle_f32x4(v[2], v[3], 0xee));
-  return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+LANES_INLINE Floats sums_over_fours(const Floats* v) {
+  const Floats a = add(shuffle_fours<0x44>(v[0], v[1]), shuffle_fours<0xee>(v[0], v[1]));
+  const Floats b = add(shuffle_fours<0x44>(v[2], v[3]), shuffle_fours<0xee>(v[2], v[3]));
+  return add(shuffle_fours<0x88>(a, b), shuffle_fours<0xdd>(a, b));
 }
 
-AVX512 void widen(const uint16_t* from, size_t count, const Course& course, float* to) {
+LANES void widen(const uint16_t* from, size_t count, const Course& course, float* to) {
   for (size_t i = 0; i < count; i += 16) {
     if (i % 128 == 0) course.ask_four(from + i);
-    _mm512_mask_storeu_ps(to + i, first16(count - i), load(from, true, i, first16(count - i)));
+    store(to + i, first16(count - i), load(from, true, i, first16(count - i)));
   }
 }
 
 // scores[R][width] of kKeys keys, four at a time.
 template <size_t R, bool Ask>
-AVX512 void score_block(const float* queries, size_t room, const float* keys, size_t size,
+LANES void score_block(const float* queries, size_t room, const float* keys, size_t size,
                         const Course& course, float* scores, size_t width) {
-  __m512 fours[R][4];
+  Floats fours[R][4];
 #pragma GCC unroll 4
   for (size_t t = 0; t < 4; ++t, keys += 4 * size) {
-    __m512 acc[R][4];
+    Floats acc[R][4];
 #pragma GCC unroll 4
     for (size_t r = 0; r < R; ++r)
 #pragma GCC unroll 4
-      for (size_t j = 0; j < 4; ++j) acc[r][j] = _mm512_setzero_ps();
+      for (size_t j = 0; j < 4; ++j) acc[r][j] = floats(0);
     for (size_t d = 0; d < size; d += 16) {
       if (Ask) course.ask_four(keys + 4 * d);  // as much is read, of all four
-      const __mmask16 there = first16(size - d);
-      __m512 k[4];
+      const Mask there = first16(size - d);
+      Floats k[4];
 #pragma GCC unroll 4
-      for (size_t j = 0; j < 4; ++j) k[j] = _mm512_maskz_loadu_ps(there, keys + j * size + d);
+      for (size_t j = 0; j < 4; ++j) k[j] = load(there, keys + j * size + d);
 #pragma GCC unroll 4
       for (size_t r = 0; r < R; ++r) {
-        const __m512 q = _mm512_loadu_ps(queries + r * room + d);
+        const Floats q = load(queries + r * room + d);
 #pragma GCC unroll 4
-        for (size_t j = 0; j < 4; ++j) acc[r][j] = _mm512_fmadd_ps(q, k[j], acc[r][j]);
+        for (size_t j = 0; j < 4; ++j) acc[r][j] = fmadd(q, k[j], acc[r][j]);
       }
     }
 #pragma GCC unroll 4
     for (size_t r = 0; r < R; ++r) fours[r][t] = sums_of_fours(acc[r]);
   }
 #pragma GCC unroll 4
-  for (size_t r = 0; r < R; ++r) _mm512_storeu_ps(scores + r * width, sums_over_fours(fours[r]));
+  for (size_t r = 0; r < R; ++r) store(scores + r * width, sums_over_fours(fours[r]));
 }
 
 using ScoreBlock = void (*)(const float*, size_t, const float*, size_t, const Course&, float*,
                             size_t);
 template <bool Ask>
-constexpr ScoreBlock kScored[kRows] = {score_block<1, Ask>, score_block<2, Ask>,
-                                       score_block<3, Ask>, score_block<4, Ask>};
+constexpr ScoreBlock kScored[4] = {score_block<abreast(1), Ask>, score_block<abreast(2), Ask>,
+                                   score_block<abreast(3), Ask>, score_block<abreast(4), Ask>};
 
 // scores[rows][width] of `count` keys, which lie behind each other; up to 15 more are written.
-AVX512 void score_keys(const float* queries, size_t rows, size_t room, const void* keys, bool half,
+LANES void score_keys(const float* queries, size_t rows, size_t room, const void* keys, bool half,
                        size_t count, size_t size, const Course& course, float* scores,
                        size_t width) {
   static thread_local Scratch<float> plain_room;
@@ -109,7 +109,7 @@ AVX512 void score_keys(const float* queries, size_t rows, size_t room, const voi
 
 // tile, of values where they lie.
 template <size_t R, size_t V>
-AVX512 void asking_tile(const float* a, size_t lda, const float* b, size_t ldb, size_t inner,
+LANES void asking_tile(const float* a, size_t lda, const float* b, size_t ldb, size_t inner,
                         float* c, size_t ldc, size_t count, bool onto, const Course& course) {
   tile_beside<R, V, false>(a, lda, b, ldb, inner, c, ldc, count, onto,
                            [&](const float* row) { course.ask_four(row); });
@@ -117,13 +117,13 @@ AVX512 void asking_tile(const float* a, size_t lda, const float* b, size_t ldb, 
 using AskingTile = void (*)(const float*, size_t, const float*, size_t, size_t, float*, size_t,
                             size_t, bool, const Course&);
 template <size_t R>
-constexpr AskingTile kAskingOf[4] = {asking_tile<R, 1>, asking_tile<R, 2>, asking_tile<R, 3>,
-                                     asking_tile<R, 4>};
+constexpr AskingTile kAskingOf[4] = {asking_tile<R, abreast(1)>, asking_tile<R, abreast(2)>,
+                                     asking_tile<R, abreast(3)>, asking_tile<R, abreast(4)>};
 constexpr const AskingTile* kAsking[kTile] = {kAskingOf<1>, kAskingOf<2>, kAskingOf<3>,
                                               kAskingOf<4>, kAskingOf<5>, kAskingOf<6>};
 
 // sums[rows][room] of `count` values by their weights.
-AVX512 void add_values(const float* weights, size_t rows, size_t width, const void* values,
+LANES void add_values(const float* weights, size_t rows, size_t width, const void* values,
                        bool half, size_t count, size_t size, const Course& course, float* sums,
                        size_t room) {
   static thread_local Scratch<float> plain_room;
@@ -139,11 +139,11 @@ AVX512 void add_values(const float* weights, size_t rows, size_t width, const vo
     }
     for (size_t r = 0; r < rows; r += of_tile) {
       const size_t some = std::min(of_tile, rows - r);
-      for (size_t d = 0; d < size; d += kPanel) {
-        const size_t wide = std::min(kPanel, size - d);
+      for (size_t d = 0; d < size; d += kWide) {
+        const size_t wide = std::min(kWide, size - d);
         const float* by = weights + r * width + t;
         float* to = sums + r * room + d;
-        if (r || half)
+        if (r || half || d % kPanel)
           multiply(some, by, width, v + d, size, there, to, room, wide, t > 0);
         else
           kAsking[some - 1][(wide + 15) / 16 - 1](by, width, v + d, size, there, to, room, wide,
@@ -164,7 +164,7 @@ struct Part {
 };
 
 // first: nothing of it was asked for. then: what is read behind it.
-AVX512 void attend_part(const AttentionShape& s, const float* query, const void* keys,
+LANES void attend_part(const AttentionShape& s, const float* query, const void* keys,
                         const void* values, bool half, size_t count, bool first,
                         const void* then, const Part& part) {
   static thread_local Scratch<float> query_room, score_room;
@@ -178,9 +178,9 @@ AVX512 void attend_part(const AttentionShape& s, const float* query, const void*
   float* scores = score_room.at_least(s.group * width);
   for (size_t r = 0; r < s.group; ++r)
     for (size_t d = 0; d < size; d += 16)
-      _mm512_storeu_ps(queries + r * room + d,
-                       _mm512_mul_ps(_mm512_maskz_loadu_ps(first16(size - d), query + r * size + d),
-                                     _mm512_set1_ps(s.scale * kLog2E)));
+      store(queries + r * room + d,
+                       mul(load(first16(size - d), query + r * size + d),
+                                     floats(s.scale * kLog2E)));
   const size_t bytes = count * size * (half ? 2 : 4);
   const Course course(static_cast<const char*>(keys) + bytes, values);
   if (first) course.start(keys);
@@ -201,7 +201,7 @@ AVX512 void attend_part(const AttentionShape& s, const float* query, const void*
 }
 
 // The answer of each query row of a head, from its parts.
-AVX512 void weigh(const AttentionShape& s, const Part* parts, size_t count, float* out) {
+LANES void weigh(const AttentionShape& s, const Part* parts, size_t count, float* out) {
   for (size_t r = 0; r < s.group; ++r) {
     float top = -INFINITY, sum = 0;
     for (size_t p = 0; p < count; ++p) top = std::max(top, parts[p].top(r));
@@ -210,14 +210,14 @@ AVX512 void weigh(const AttentionShape& s, const Part* parts, size_t count, floa
       weight = top == -INFINITY ? 0 : std::exp2(weight - top);
       sum += weight * parts[p].sum(r);
     }
-    const __m512 inverse = _mm512_set1_ps(sum > 0 ? 1 / sum : 0);
+    const Floats inverse = floats(sum > 0 ? 1 / sum : 0);
     for (size_t d = 0; d < s.head_size; d += 16) {
-      __m512 all = _mm512_setzero_ps();
+      Floats all = floats(0);
       for (size_t p = 0; p < count; ++p)
-        all = _mm512_fmadd_ps(_mm512_set1_ps(parts[p].top(r)),
-                              _mm512_loadu_ps(parts[p].sums(r) + d), all);
-      _mm512_mask_storeu_ps(out + r * s.head_size + d, first16(s.head_size - d),
-                            _mm512_mul_ps(all, inverse));
+        all = fmadd(floats(parts[p].top(r)),
+                              load(parts[p].sums(r) + d), all);
+      store(out + r * s.head_size + d, first16(s.head_size - d),
+                            mul(all, inverse));
     }
   }
 }

@@ -3,23 +3,23 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "avx512.h"
+#include "lanes.h"
 #include "kernels.h"
 
 namespace vlmc {
 
 // Numbers of `count` tokens into a cache.
-AVX512 inline void append(const float* from, size_t stride, size_t count, size_t size, void* to,
+LANES inline void append(const float* from, size_t stride, size_t count, size_t size, void* to,
                    bool half) {
   for (size_t t = 0; t < count; ++t, from += stride)
     for (size_t d = 0; d < size; d += 16) {
-      const __mmask16 there = first16(size - d);
-      const __m512 v = _mm512_maskz_loadu_ps(there, from + d);
+      const Mask there = first16(size - d);
+      const Floats v = load(there, from + d);
       if (half)
-        _mm256_mask_storeu_epi16(static_cast<uint16_t*>(to) + t * size + d, there,
-                                 _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+        store_halves(static_cast<uint16_t*>(to) + t * size + d, there,
+                                 to_half(v));
       else
-        _mm512_mask_storeu_ps(static_cast<float*>(to) + t * size + d, there, v);
+        store(static_cast<float*>(to) + t * size + d, there, v);
     }
 }
 

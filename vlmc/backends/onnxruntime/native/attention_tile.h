@@ -2,7 +2,7 @@
 // Products of a few query rows with whole panels of keys, and what is largest in them.
 #include <cstddef>
 
-#include "avx512.h"
+#include "lanes.h"
 #include "bfloat16.h"
 #include "float_tile.h"
 
@@ -12,37 +12,38 @@ namespace vlmc {
 // larger of what they are and of these, by lanes, while they are in registers. Of Pairs, each
 // element of queries and keys is two bfloat16.
 template <size_t R, bool Pairs>
-AVX512 void score_panels(const float* queries, size_t room, const float* keys, size_t inner,
+LANES void score_panels(const float* queries, size_t room, const float* keys, size_t inner,
                          size_t panels, float* scores, size_t width, float* tops) {
-  constexpr size_t V = kPanel / 16;
-  for (; panels; --panels, scores += kPanel) {
-    __m512 acc[R][V];
+  constexpr size_t V = kAbreast;
+  for (; panels; --panels, scores += kPanel, keys += inner * kPanel)
+    for (size_t first = 0; first < kPanel; first += kWide) {
+      Floats acc[R][V];
 #pragma GCC unroll 8
-    for (size_t r = 0; r < R; ++r)
+      for (size_t r = 0; r < R; ++r)
 #pragma GCC unroll 4
-      for (size_t j = 0; j < V; ++j) acc[r][j] = _mm512_setzero_ps();
-    for (size_t i = 0; i < inner; ++i, keys += kPanel) {
-      __m512 v[V];
+        for (size_t j = 0; j < V; ++j) acc[r][j] = floats(0);
+      const float* key = keys + first;
+      for (size_t i = 0; i < inner; ++i, key += kPanel) {
+        Floats v[V];
 #pragma GCC unroll 4
-      for (size_t j = 0; j < V; ++j) v[j] = _mm512_loadu_ps(keys + j * 16);
+        for (size_t j = 0; j < V; ++j) v[j] = load(key + j * 16);
+#pragma GCC unroll 8
+        for (size_t r = 0; r < R; ++r) {
+          const Floats x = floats(queries[r * room + i]);
+#pragma GCC unroll 4
+          for (size_t j = 0; j < V; ++j) acc[r][j] = multiply_add<Pairs>(x, v[j], acc[r][j]);
+        }
+      }
 #pragma GCC unroll 8
       for (size_t r = 0; r < R; ++r) {
-        const __m512 x = _mm512_set1_ps(queries[r * room + i]);
 #pragma GCC unroll 4
-        for (size_t j = 0; j < V; ++j)
-          acc[r][j] = Pairs ? dot_pairs(acc[r][j], x, v[j]) : _mm512_fmadd_ps(x, v[j], acc[r][j]);
+        for (size_t j = 0; j < V; ++j) store(scores + r * width + first + j * 16, acc[r][j]);
+        Floats top = acc[r][0];
+#pragma GCC unroll 4
+        for (size_t j = 1; j < V; ++j) top = max(top, acc[r][j]);
+        store(tops + r * 16, max(load(tops + r * 16), top));
       }
     }
-#pragma GCC unroll 8
-    for (size_t r = 0; r < R; ++r) {
-#pragma GCC unroll 4
-      for (size_t j = 0; j < V; ++j) _mm512_storeu_ps(scores + r * width + j * 16, acc[r][j]);
-      const __m512 left = _mm512_max_ps(acc[r][0], acc[r][1]);
-      const __m512 right = _mm512_max_ps(acc[r][2], acc[r][3]);
-      const __m512 top = _mm512_max_ps(left, right);
-      _mm512_storeu_ps(tops + r * 16, _mm512_max_ps(_mm512_loadu_ps(tops + r * 16), top));
-    }
-  }
 }
 
 using Score = void (*)(const float*, size_t, const float*, size_t, size_t, float*, size_t, float*);

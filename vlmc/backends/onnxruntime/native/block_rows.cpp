@@ -9,16 +9,15 @@ namespace vlmc {
 namespace {
 
 template <int Bits>
-AVX512 void row(const BlockPanels& table, size_t id, size_t k, float* y) {
+LANES void row(const BlockPanels& table, size_t id, size_t k, float* y) {
   const BlockPanel panel = table[id / kLanes];
   const size_t lane = id % kLanes;
   const uint8_t* codes = panel.codes + lane * 4;
   constexpr size_t kFours = Bits == 4 ? 1 : 2;  // of bytes, that hold eight numbers
-  const __m512i this_lane = _mm512_set1_epi32((int)lane);
   size_t n = 0;
   for (size_t b = 0; b < table.blocks; ++b) {
-    const __m512 scale = _mm512_permutexvar_ps(this_lane, scales_of(panel, b));
-    const __m512i zero = _mm512_permutexvar_epi32(this_lane, zeros_of<Bits>(panel, b));
+    const Floats scale = broadcast_lane(scales_of(panel, b), lane);
+    const Words zero = broadcast_lane(zeros_of<Bits>(panel, b), lane);
     for (size_t at = 0; at < table.bytes && n < k; at += kFours * 64, codes += kFours * 64, n += 8) {
       int32_t fours[2];
       for (size_t i = 0; i < kFours; ++i) std::memcpy(fours + i, codes + i * 64, 4);
@@ -28,9 +27,9 @@ AVX512 void row(const BlockPanels& table, size_t id, size_t k, float* y) {
         eight = _mm_and_si128(eight, _mm_set1_epi8(15));
         eight = _mm_unpacklo_epi8(eight, _mm_srli_si128(eight, 4));
       }
-      const __m512 values = _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_cvtepu8_epi32(eight), zero));
-      const __mmask16 there = first16(std::min<size_t>(8, k - n));
-      _mm512_mask_storeu_ps(y + n, there, _mm512_mul_ps(values, scale));
+      const Floats values = to_floats(sub(to_words(eight), zero));
+      const Mask there = first16(std::min<size_t>(8, k - n));
+      store(y + n, there, mul(values, scale));
     }
   }
 }

@@ -1,6 +1,6 @@
 #pragma once
 // Weights in blocks, in panels of 16 channels: one lane of a vector each.
-#include "avx512.h"
+#include "lanes.h"
 #include "kernels.h"
 
 namespace vlmc {
@@ -14,17 +14,17 @@ struct BlockPanel {
   const uint8_t* zeros;    // [ceil(blocks / 2), 16], or null at 8 bits: 128
 };
 
-AVX512_INLINE __m512 scales_of(const BlockPanel& panel, size_t b) {
-  return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)(panel.scales + b * kLanes)));
+LANES_INLINE Floats scales_of(const BlockPanel& panel, size_t b) {
+  return from_half(load_halves(panel.scales + b * kLanes));
 }
 
 // Zero points of block b, in 32 bits each.
 template <int Bits>
-AVX512_INLINE __m512i zeros_of(const BlockPanel& panel, size_t b) {
-  if (Bits == 8) return _mm512_set1_epi32(128);
+LANES_INLINE Words zeros_of(const BlockPanel& panel, size_t b) {
+  if (Bits == 8) return words(128);
   const __m128i two = _mm_loadu_si128((const __m128i*)(panel.zeros + b / 2 * kLanes));
-  const __m512i both = _mm512_cvtepu8_epi32(two);
-  return b % 2 ? _mm512_srli_epi32(both, 4) : _mm512_and_si512(both, _mm512_set1_epi32(15));
+  const Words both = to_words(two);
+  return b % 2 ? shift_right(both, 4) : bit_and(both, words(15));
 }
 
 struct BlockPanels {

@@ -3,7 +3,7 @@
 #include "ahead.h"
 #include "linear_blocks.h"
 #include "team.h"
-#include "vnni.h"
+#include "codes.h"
 
 namespace vlmc {
 namespace {
@@ -27,7 +27,7 @@ BlockTokens block_token_room(size_t m, size_t blocks, size_t block) {
 }
 
 // Blocks first .. last of all tokens'.
-AVX512 void quantize_blocks(const float* x, size_t k, int bits, size_t block, size_t first,
+LANES void quantize_blocks(const float* x, size_t k, int bits, size_t block, size_t first,
                             size_t last, const BlockTokens& t) {
   const size_t blocks = (k + block - 1) / block;
   const __m128i even_first = _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15);
@@ -35,82 +35,86 @@ AVX512 void quantize_blocks(const float* x, size_t k, int bits, size_t block, si
     const size_t b = at % blocks, count = std::min(block, k - b * block);
     const float* from = x + at / blocks * k + b * block;
     const float scale = (largest(from, count) + kSmallest) * (1 / 127.0f);
-    const __m512 by = _mm512_set1_ps(1 / scale);
-    __m512i sum = _mm512_setzero_si512();
+    const Floats by = floats(1 / scale);
+    Words sum = words(0);
     for (size_t j = 0; j < block; j += 16) {
-      const __mmask16 there = j < count ? first16(count - j) : 0;
-      const __m512i q = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_maskz_loadu_ps(there, from + j), by));
-      const __m128i bytes = _mm512_cvtsepi32_epi8(q);
-      sum = _mm512_add_epi32(sum, q);
+      const Mask there = j < count ? first16(count - j) : 0;
+      const Words q = to_words(mul(load(there, from + j), by));
+      const __m128i bytes = to_bytes_saturated(q);
+      sum = add(sum, q);
       _mm_storeu_si128((__m128i*)(t.codes + at * block + j),
                        bits == 4 ? _mm_shuffle_epi8(bytes, even_first) : bytes);
     }
     t.scales[at] = scale;
-    t.minus[at] = -_mm512_reduce_add_epi32(sum) & 0xffff;
+    t.minus[at] = -reduce_add(sum) & 0xffff;
   }
 }
 
-AVX512_INLINE __m512i four_codes(const int8_t* at) {
+LANES_INLINE Words four_codes(const int8_t* at) {
   int32_t four;
   std::memcpy(&four, at, 4);
-  return _mm512_set1_epi32(four);
+  return words(four);
 }
 
 // y of one panel's channels, those that are there, for R tokens. Vectors: of codes of a block, or 0
 // where that is not known beforehand.
 template <int Bits, size_t R, size_t Vectors>
-AVX512_INLINE void dot_panel(const BlockTokens& x, const BlockPanels& w, const BlockPanel& panel,
-                             const Course& course, const float* bias, __mmask16 there, float* y,
+LANES_INLINE void dot_panel(const BlockTokens& x, const BlockPanels& w, const BlockPanel& panel,
+                             const Course& course, const float* bias, Mask there, float* y,
                              size_t stride) {
-  const __m512i low = _mm512_set1_epi8(15);
+  const Words low = bytes(15);
   const size_t vectors = Vectors ? Vectors : w.bytes / 64, room = w.blocks * w.block;
-  __m512 acc[R];
+  Floats acc[R];
 #pragma GCC unroll 8
   for (size_t r = 0; r < R; ++r)
-    acc[r] = bias ? _mm512_maskz_loadu_ps(there, bias) : _mm512_setzero_ps();
+    acc[r] = bias ? load(there, bias) : floats(0);
   const uint8_t* codes = panel.codes;
   const int8_t* a = x.codes;
   for (size_t b = 0; b < w.blocks; ++b) {
-    const __m512i zeros = zeros_of<Bits>(panel, b);
-    __m512i sum[R];
+    const Words zeros = zeros_of<Bits>(panel, b);
+    NibbleSum sum[R];  // of bytes at 8 bits
 #pragma GCC unroll 8
     for (size_t r = 0; r < R; ++r)
-      sum[r] = _mm512_dpwssd_epi32(_mm512_setzero_si512(), zeros,
-                                   _mm512_set1_epi32(x.minus[r * w.blocks + b]));
+      sum[r].begin(Bits == 4 || kShift
+                       ? dot_shorts(words(0), zeros, words(x.minus[r * w.blocks + b]))
+                       : words(0));
 #pragma GCC unroll 8
     for (size_t g = 0; g < vectors; ++g, codes += 64, a += 32 / Bits) {
       if (g % 4 == 0) course.ask_four(codes);
-      const __m512i v = _mm512_loadu_si512(codes);
-      const __m512i even = Bits == 4 ? _mm512_and_si512(v, low) : v;
-      const __m512i odd = _mm512_and_si512(_mm512_srli_epi16(v, 4), low);
+      const Words v = load_words(codes);
+      const Words even = Bits == 4 ? bit_and(v, low) : shifted_by_128(v);
+      const Words odd = bit_and(shift_right16(v, 4), low);
 #pragma GCC unroll 8
       for (size_t r = 0; r < R; ++r) {
-        sum[r] = _mm512_dpbusd_epi32(sum[r], even, four_codes(a + r * room));
-        if (Bits == 4) sum[r] = _mm512_dpbusd_epi32(sum[r], odd, four_codes(a + r * room + 4));
+        const Words codes = four_codes(a + r * room);
+        if (Bits == 8) sum[r].sum = dot_weights(sum[r].sum, even, codes);
+        if (Bits == 4) sum[r].add(even, codes);
+        if (Bits == 4) sum[r].add(odd, four_codes(a + r * room + 4));
+        if (Bits == 4 && ((g + 1) % NibbleSum::kMost == 0 || g + 1 == vectors)) sum[r].settle();
       }
     }
     const size_t blocks_ahead = kScalesAhead / w.bytes;
     if (b % 2) _mm_prefetch((const char*)(panel.scales + (b + blocks_ahead) * kLanes), _MM_HINT_T0);
     if (Bits == 4 && b % 8 == 7)
       _mm_prefetch((const char*)(panel.zeros + (b + blocks_ahead) / 2 * kLanes), _MM_HINT_T0);
-    const __m512 scales = scales_of(panel, b);
+    const Floats scales = scales_of(panel, b);
 #pragma GCC unroll 8
     for (size_t r = 0; r < R; ++r)
-      acc[r] = _mm512_fmadd_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(sum[r]), scales),
-                               _mm512_set1_ps(x.scales[r * w.blocks + b]), acc[r]);
+      acc[r] = fmadd(mul(to_floats(sum[r].sum), scales),
+                               floats(x.scales[r * w.blocks + b]), acc[r]);
   }
 #pragma GCC unroll 8
-  for (size_t r = 0; r < R; ++r) _mm512_mask_storeu_ps(y + r * stride, there, acc[r]);
+  for (size_t r = 0; r < R; ++r) store(y + r * stride, there, acc[r]);
 }
 
 // y of the panels from `first` up to `last`.
 template <int Bits, size_t R>
-AVX512 void dot_panels(const BlockTokens& x, const BlockPanels& w, size_t first, size_t last,
+LANES void dot_panels(const BlockTokens& x, const BlockPanels& w, size_t first, size_t last,
                        const Course& course, const Product& of, float* y) {
   constexpr size_t kUsual = 32;
   for (size_t i = first; i < last; ++i) {
     const size_t c = i * kLanes;
-    const __mmask16 there = first16(of.n - c);
+    const Mask there = first16(of.n - c);
     const float* bias = of.bias ? of.bias + c : nullptr;
     if (w.block == kUsual)
       dot_panel<Bits, R, kUsual * Bits / 32>(x, w, w[i], course, bias, there, y + c, of.n);

@@ -10,6 +10,11 @@
 #include "kernels.h"
 #include "scratch.h"
 
+#ifdef VLMC_AVX2
+bool vlmc::linear_exact(const float*, size_t, size_t, const uint16_t*, size_t, float*, size_t) {
+  return false;
+}
+#else
 namespace vlmc {
 namespace {
 
@@ -20,7 +25,7 @@ constexpr size_t kAhead = kParts;                    // tiles that are asked for
 constexpr size_t kWords = kTileBytes / 4, kTileWords = kWholeTile / 4;
 
 // The first bfloat16 of 32 numbers, cut off; what is left of them stays. Nothing is left of inf and nan.
-AVX512_INLINE __m512 cut(__m512* low, __m512* high) {
+LANES_INLINE __m512 cut(__m512* low, __m512* high) {
   const __m512i upper = _mm512_set1_epi32((int)0xffff0000);
   __m512i first[2];
   __m512* const of[2] = {low, high};
@@ -37,7 +42,7 @@ AVX512_INLINE __m512 cut(__m512* low, __m512* high) {
 }
 
 // 16 tokens' numbers as tiles [steps][parts][16 pairs][16 tokens][2]; zeros where there are fewer.
-AVX512 void pack(const float* x, size_t tokens, size_t k, size_t steps, float* out) {
+LANES void pack(const float* x, size_t tokens, size_t k, size_t steps, float* out) {
   for (size_t s = 0; s < steps; ++s, x += kStep) {
     __m512 parts[kParts][16];
     for (size_t t = 0; t < 16; ++t) {
@@ -56,7 +61,7 @@ AVX512 void pack(const float* x, size_t tokens, size_t k, size_t steps, float* o
 }
 
 // Up to 32 rows as tiles [steps][2][16 rows][32 numbers]; zeros where there are fewer.
-AVX512 void pack_rows(const uint16_t* w, size_t rows, size_t k, size_t steps, float* out) {
+LANES void pack_rows(const uint16_t* w, size_t rows, size_t k, size_t steps, float* out) {
   for (size_t r = 0; r < 2 * kTileRows; ++r, w += k)
     for (size_t s = 0; s < steps; ++s)
       _mm512_store_si512(out + (2 * s) * kTileWords + r * kWords,
@@ -103,7 +108,7 @@ inline void multiply(const float* w, const float* x, size_t tile, size_t steps,
 }
 
 // y[tokens, pitch] = sums[channels][room], transposed.
-AVX512 void write(const float* sums, size_t room, size_t tokens, size_t channels, float* y,
+LANES void write(const float* sums, size_t room, size_t tokens, size_t channels, float* y,
                   size_t pitch) {
   for (size_t c = 0; c < channels; c += 16) {
     const __mmask16 there = first16(channels - c);
@@ -150,3 +155,4 @@ bool linear_exact(const float* x, size_t m, size_t k, const uint16_t* w, size_t 
 }
 
 }  // namespace vlmc
+#endif

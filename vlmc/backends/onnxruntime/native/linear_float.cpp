@@ -17,27 +17,27 @@ constexpr size_t kRowsAsked = 4;  // of the next panel's, while one tile is mult
 // Adds, to acc, the products of 32 numbers from `i` on of R rows of x and of a row of w; of fewer
 // where masks say so.
 template <size_t R, bool Half>
-AVX512_INLINE void dot(const float* x, size_t k, const void* w, const Course& course, size_t at,
-                       size_t i, __mmask16 m0, __mmask16 m1, __m512 (*acc)[2]) {
+LANES_INLINE void dot(const float* x, size_t k, const void* w, const Course& course, size_t at,
+                       size_t i, Mask m0, Mask m1, Floats (*acc)[2]) {
   if (i % (Half ? 128 : 64) == 0)
     course.ask_four(static_cast<const char*>(w) + (at + i) * (Half ? 2 : 4));
-  const __m512 v0 = load(w, Half, at + i, m0), v1 = load(w, Half, at + i + 16, m1);
+  const Floats v0 = load(w, Half, at + i, m0), v1 = load(w, Half, at + i + 16, m1);
 #pragma GCC unroll 4
   for (size_t r = 0; r < R; ++r) {
-    acc[r][0] = _mm512_fmadd_ps(v0, _mm512_maskz_loadu_ps(m0, x + r * k + i), acc[r][0]);
-    acc[r][1] = _mm512_fmadd_ps(v1, _mm512_maskz_loadu_ps(m1, x + r * k + i + 16), acc[r][1]);
+    acc[r][0] = fmadd(v0, load(m0, x + r * k + i), acc[r][0]);
+    acc[r][1] = fmadd(v1, load(m1, x + r * k + i + 16), acc[r][1]);
   }
 }
 
 template <size_t R, bool Half>
-AVX512 void dots(const float* x, size_t k, size_t n, const void* w, size_t first, size_t last,
+LANES void dots(const float* x, size_t k, size_t n, const void* w, size_t first, size_t last,
                  const float* bias, float* y) {
   // Other threads read what is behind the last.
   const Course course(static_cast<const char*>(w) + n * k * (Half ? 2 : 4), nullptr);
   for (size_t c = first; c < last; ++c) {
-    __m512 acc[R][2];
+    Floats acc[R][2];
 #pragma GCC unroll 4
-    for (size_t r = 0; r < R; ++r) acc[r][0] = acc[r][1] = _mm512_setzero_ps();
+    for (size_t r = 0; r < R; ++r) acc[r][0] = acc[r][1] = floats(0);
     size_t i = 0;
     for (; i + 32 <= k; i += 32) dot<R, Half>(x, k, w, course, c * k, i, 0xffff, 0xffff, acc);
     if (i < k)
@@ -46,7 +46,7 @@ AVX512 void dots(const float* x, size_t k, size_t n, const void* w, size_t first
 #pragma GCC unroll 4
     for (size_t r = 0; r < R; ++r)
       y[r * n + c] =
-          _mm512_reduce_add_ps(_mm512_add_ps(acc[r][0], acc[r][1])) + (bias ? bias[c] : 0.0f);
+          reduce_add(add(acc[r][0], acc[r][1])) + (bias ? bias[c] : 0.0f);
   }
 }
 
@@ -65,17 +65,17 @@ struct Next {
 // `from` nothing is added. Memory is asked for, a few lines at a time, that would otherwise be
 // waited for: the next panel's, and at last where y goes, so late that the first cache keeps it.
 template <size_t R, size_t V>
-AVX512 void panel_tile(const float* x, size_t ldx, const float* panel, size_t inner,
+LANES void panel_tile(const float* x, size_t ldx, const float* panel, size_t inner,
                        const float* from, size_t ldf, float* y, size_t ldy, size_t count,
                        const Next& next) {
-  __m512 acc[R][V];
-  const __mmask16 last = first16(count - (V - 1) * 16);
+  Floats acc[R][V];
+  const Mask last = first16(count - (V - 1) * 16);
 #pragma GCC unroll 8
   for (size_t r = 0; r < R; ++r)
 #pragma GCC unroll 4
     for (size_t j = 0; j < V; ++j)
-      acc[r][j] = from ? _mm512_maskz_loadu_ps(j + 1 < V ? 0xffff : last, from + r * ldf + j * 16)
-                       : _mm512_setzero_ps();
+      acc[r][j] = from ? load(j + 1 < V ? 0xffff : last, from + r * ldf + j * 16)
+                       : floats(0);
   const size_t turn = inner > R * kChunk ? inner - R * kChunk : 0;
   const float* line = y;
   size_t i = 0;
@@ -91,14 +91,14 @@ AVX512 void panel_tile(const float* x, size_t ldx, const float* panel, size_t in
     }
     const size_t stop = std::min(inner, i + kChunk);
     do {
-      __m512 v[V];
+      Floats v[V];
 #pragma GCC unroll 4
-      for (size_t j = 0; j < V; ++j) v[j] = _mm512_load_ps(panel + i * kPanel + j * 16);
+      for (size_t j = 0; j < V; ++j) v[j] = load(panel + i * kPanel + j * 16);
 #pragma GCC unroll 8
       for (size_t r = 0; r < R; ++r) {
-        const __m512 one = _mm512_set1_ps(x[r * ldx + i]);
+        const Floats one = floats(x[r * ldx + i]);
 #pragma GCC unroll 4
-        for (size_t j = 0; j < V; ++j) acc[r][j] = _mm512_fmadd_ps(one, v[j], acc[r][j]);
+        for (size_t j = 0; j < V; ++j) acc[r][j] = fmadd(one, v[j], acc[r][j]);
       }
     } while (++i < stop);
   } while (i < inner);
@@ -106,16 +106,16 @@ AVX512 void panel_tile(const float* x, size_t ldx, const float* panel, size_t in
   for (size_t r = 0; r < R; ++r)
 #pragma GCC unroll 4
     for (size_t j = 0; j < V; ++j) {
-      asm("" : "+v"(acc[r][j]));  // in its register up to here: the compiler would rather spill it
-      _mm512_mask_storeu_ps(y + r * ldy + j * 16, j + 1 < V ? 0xffff : last, acc[r][j]);
+      hold(acc[r][j]);
+      store(y + r * ldy + j * 16, j + 1 < V ? 0xffff : last, acc[r][j]);
     }
 }
 
 using PanelTile = void (*)(const float*, size_t, const float*, size_t, const float*, size_t, float*,
                            size_t, size_t, const Next&);
 template <size_t R>
-constexpr PanelTile kOfRows[4] = {panel_tile<R, 1>, panel_tile<R, 2>, panel_tile<R, 3>,
-                                  panel_tile<R, 4>};
+constexpr PanelTile kOfRows[4] = {panel_tile<R, abreast(1)>, panel_tile<R, abreast(2)>,
+                                  panel_tile<R, abreast(3)>, panel_tile<R, abreast(4)>};
 constexpr const PanelTile* kPanelTiles[kTile] = {kOfRows<1>, kOfRows<2>, kOfRows<3>,
                                                  kOfRows<4>, kOfRows<5>, kOfRows<6>};
 
@@ -163,9 +163,13 @@ void multiply_panel(const Tokens& t, const Product& p, size_t first, const Out& 
       const float* from = i ? sums + row * kPanel : p.bias ? p.bias + first : nullptr;
       float* to = end ? out.y + row * out.stride : sums + row * kPanel;
       const size_t stride = end ? out.stride : kPanel;
-      kPanelTiles[rows - 1][(count + 15) / 16 - 1](
-          t.x + row * t.k + i, t.k, room, inner, from, i ? kPanel : 0, to, stride, count,
-          {asks ? next + asked * t.k * size : nullptr, t.k * size, size});
+      for (size_t c = 0; c < count; c += kWide) {
+        const size_t some = std::min(kWide, count - c);
+        kPanelTiles[rows - 1][(some + 15) / 16 - 1](
+            t.x + row * t.k + i, t.k, room + c, inner, from ? from + c : nullptr, i ? kPanel : 0,
+            to + c, stride, some,
+            {asks && !c ? next + asked * t.k * size : nullptr, t.k * size, size});
+      }
       if (end && out.gate != Gate::none)
         gate_rows(out.gate, rows, count, out.by ? out.by + row * kPanel : nullptr, kPanel, to,
                   stride);

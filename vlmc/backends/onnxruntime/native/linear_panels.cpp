@@ -6,14 +6,13 @@
 namespace vlmc {
 namespace {
 
-// Up to here weights are read as often as there are tiles of tokens; else they are copied near, and
-// shifted, once.
-constexpr size_t kNear = 12;
+// Up to here weights are read as often as there are tiles of tokens; else they are copied near once.
+constexpr size_t kNear = kShift ? 12 : kFewTokens;
 
-AVX512 void shift(const uint8_t* from, size_t bytes, uint8_t* to) {
-  const __m512i by = _mm512_set1_epi8((char)0x80);
-  for (size_t i = 0; i < bytes; i += 64)
-    _mm512_store_si512(to + i, _mm512_xor_si512(_mm512_loadu_si512(from + i), by));
+LANES void copy_near(const uint8_t* from, size_t groups, uint8_t* to) {
+  for (size_t group = 0; group < groups; ++group)
+    for (size_t c = 0; c < kPanel; c += 16, from += 64)
+      put_near(to, groups, group, c, load_words(from));
 }
 
 void multiply(const Tokens& t, size_t m, size_t k, const Product* products, size_t count, Gate gate,
@@ -25,11 +24,11 @@ void multiply(const Tokens& t, size_t m, size_t k, const Product* products, size
   if (t.tiled)
     return by_tiles<false>(
         t, m, products, count, gate, parallel,
-        [&](const Product& of, size_t first, const TilePanel& to, float*) AVX512 {
+        [&](const Product& of, size_t first, const TilePanel& to, float*) LANES {
           const uint8_t* w = panel(of, first);
           for (size_t group = 0; group < groups; ++group, w += 4 * kPanel)
             for (size_t c = 0; c < kPanel; c += 16)
-              _mm512_store_si512(to.at(c, group), _mm512_loadu_si512(w + 4 * c));
+              store_words(to.at(c, group), load_words(w + 4 * c));
         },
         [&](const Product& of, size_t first) { return std::make_pair(panel(of, first), bytes); });
   if (m <= kNear)
@@ -40,7 +39,7 @@ void multiply(const Tokens& t, size_t m, size_t k, const Product* products, size
       t, m, groups, products, count, gate, parallel,
       [&](const Product& of, size_t first, size_t, uint8_t* room, float*) -> Panel {
         const uint8_t* w = panel(of, first);
-        shift(w, bytes, room);
+        copy_near(w, groups, room);
         const Panel near = {room, false};
         return first + kPanel < of.n ? near.before(w + bytes, bytes, groups, m) : near;
       });

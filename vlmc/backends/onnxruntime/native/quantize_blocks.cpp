@@ -9,115 +9,112 @@
 namespace vlmc {
 namespace {
 
-AVX512_INLINE float first(__m512 x) { return _mm512_cvtss_f32(x); }
-
 // The upper half of the first 16, 8, 4 and 2 numbers, where the lower half is.
-AVX512_INLINE __m512 upper8(__m512 x) { return _mm512_shuffle_f32x4(x, x, 0xee); }
-AVX512_INLINE __m512 upper4(__m512 x) { return _mm512_shuffle_f32x4(x, x, 0x55); }
-AVX512_INLINE __m512 upper2(__m512 x) { return _mm512_permute_ps(x, 0xee); }
-AVX512_INLINE __m512 upper1(__m512 x) { return _mm512_permute_ps(x, 0x55); }
+LANES_INLINE Floats upper8(Floats x) { return shuffle_fours<0xee>(x, x); }
+LANES_INLINE Floats upper4(Floats x) { return shuffle_fours<0x55>(x, x); }
+LANES_INLINE Floats upper2(Floats x) { return permute<0xee>(x); }
+LANES_INLINE Floats upper1(Floats x) { return permute<0x55>(x); }
 
 // Halves onto halves; what is in `x` is lost.
 template <size_t vectors>
-AVX512_INLINE float folded(__m512* x) {
+LANES_INLINE float folded(Floats* x) {
   for (size_t half = vectors / 2; half; half /= 2) {
-    for (size_t i = 0; i < half; ++i) x[i] = add(x[i], x[i + half]);
+    for (size_t i = 0; i < half; ++i) x[i] = add_rounded(x[i], x[i + half]);
   }
-  __m512 sum = add(x[0], upper8(x[0]));
-  sum = add(sum, upper4(sum));
-  sum = add(sum, upper2(sum));
-  return first(add(sum, upper1(sum)));
+  Floats sum = add_rounded(x[0], upper8(x[0]));
+  sum = add_rounded(sum, upper4(sum));
+  sum = add_rounded(sum, upper2(sum));
+  return first(add_rounded(sum, upper1(sum)));
 }
 
 // The largest number, in the first place.
-AVX512_INLINE __m512 largest_of(__m512 x) {
-  x = _mm512_max_ps(x, upper8(x));
-  x = _mm512_max_ps(x, upper4(x));
-  x = _mm512_max_ps(x, upper2(x));
-  return _mm512_max_ps(x, upper1(x));
+LANES_INLINE Floats largest_of(Floats x) {
+  x = max(x, upper8(x));
+  x = max(x, upper4(x));
+  x = max(x, upper2(x));
+  return max(x, upper1(x));
 }
 
-AVX512_INLINE float usable(float scale) { return scale < kTiny ? 1.0f : scale; }
+LANES_INLINE float usable(float scale) { return scale < kTiny ? 1.0f : scale; }
 
 // The nearest that float16 has, which goes no further than 65504.
-AVX512_INLINE uint16_t half(float scale) {
-  const __m512 most = _mm512_set1_ps(std::min(scale, kMostHalf));
-  return (uint16_t)_mm256_extract_epi16(_mm512_cvtps_ph(most, kNearest), 0);
+LANES_INLINE uint16_t half(float scale) {
+  const Floats most = floats(std::min(scale, kMostHalf));
+  return (uint16_t)_mm256_extract_epi16(to_half(most), 0);
 }
 
-AVX512_INLINE float whole(uint16_t scale) {
-  return first(_mm512_cvtph_ps(_mm256_set1_epi16((short)scale)));
+LANES_INLINE float whole(uint16_t scale) {
+  return first(from_half(_mm256_set1_epi16((short)scale)));
 }
 
 // One block; its zero point is returned.
 template <size_t vectors, typename Number>
-AVX512_INLINE uint8_t quantize_block4(const Number* w, uint8_t* codes, uint16_t* scale, Sums* sums) {
-  __m512 v[vectors], q[vectors], product[vectors];
-  __m512 down = _mm512_setzero_ps(), up = down;  // how far the block reaches below 0 and above
+LANES_INLINE uint8_t quantize_block4(const Number* w, uint8_t* codes, uint16_t* scale, Sums* sums) {
+  Floats v[vectors], q[vectors], product[vectors];
+  Floats down = floats(0), up = down;  // how far the block reaches below 0 and above
   for (size_t i = 0; i < vectors; ++i) {
     v[i] = numbers(w + 16 * i, 0xffff);
-    down = _mm512_max_ps(down, sub(_mm512_setzero_ps(), v[i]));
-    up = _mm512_max_ps(up, v[i]);
+    down = max(down, sub_rounded(floats(0), v[i]));
+    up = max(up, v[i]);
   }
-  const __m512 share = _mm512_set1_ps(kShare);
-  down = mul(largest_of(down), share);
-  up = mul(largest_of(up), share);
-  float step = usable(first(add(up, down)) / 15.0f);
-  const __m512 top = _mm512_set1_ps(15.0f);
-  __m512 zero = _mm512_roundscale_ps(_mm512_set1_ps(first(down) / step), kNearest);
-  zero = _mm512_min_ps(_mm512_max_ps(zero, _mm512_setzero_ps()), top);
-  const __m512 from = sub(_mm512_setzero_ps(), zero), to = sub(top, zero);
+  const Floats share = floats(kShare);
+  down = mul_rounded(largest_of(down), share);
+  up = mul_rounded(largest_of(up), share);
+  float step = usable(first(add_rounded(up, down)) / 15.0f);
+  const Floats top = floats(15.0f);
+  Floats zero = nearest(floats(first(down) / step));
+  zero = min(max(zero, floats(0)), top);
+  const Floats from = sub_rounded(floats(0), zero), to = sub_rounded(top, zero);
   for (int fit = 0;; ++fit) {
     if (fit == 2) step = usable(whole(*scale = half(step)));
-    const __m512 by = _mm512_set1_ps(step);
+    const Floats by = floats(step);
     for (size_t i = 0; i < vectors; ++i) {
-      const __m512 code = _mm512_roundscale_ps(_mm512_div_ps(v[i], by), kNearest);
-      q[i] = _mm512_min_ps(_mm512_max_ps(code, from), to);
+      const Floats code = nearest(div(v[i], by));
+      q[i] = min(max(code, from), to);
     }
     if (fit == 2) break;
-    for (size_t i = 0; i < vectors; ++i) product[i] = mul(v[i], q[i]);
+    for (size_t i = 0; i < vectors; ++i) product[i] = mul_rounded(v[i], q[i]);
     const float along = folded<vectors>(product);
-    for (size_t i = 0; i < vectors; ++i) product[i] = mul(q[i], q[i]);
+    for (size_t i = 0; i < vectors; ++i) product[i] = mul_rounded(q[i], q[i]);
     const float norm = folded<vectors>(product);
     step = usable(norm > 0 ? along / norm : step);
   }
-  const __m512 by = _mm512_set1_ps(step);
+  const Floats by = floats(step);
   for (size_t i = 0; i < vectors; ++i) {
-    count_loss(mul(q[i], by), v[i], sums);
-    const __m512i whole = _mm512_cvtps_epi32(add(q[i], zero));
+    count_loss(mul_rounded(q[i], by), v[i], sums);
+    const Words whole = to_words(add_rounded(q[i], zero));
     // Of each pair of lanes the second one's code goes above the first one's.
-    const __m512i pairs = _mm512_or_si512(whole, _mm512_srli_epi64(whole, 28));
-    _mm_storel_epi64((__m128i*)(codes + 8 * i), _mm512_cvtepi64_epi8(pairs));
+    const Words pairs = bit_or(whole, shift_right64(whole, 28));
+    _mm_storel_epi64((__m128i*)(codes + 8 * i), bytes_of_pairs(pairs));
   }
   return (uint8_t)first(zero);
 }
 
 template <size_t vectors, typename Number>
-AVX512_INLINE void quantize_block8(const Number* w, uint8_t* codes, uint16_t* scale, Sums* sums) {
-  __m512 reach = _mm512_setzero_ps();
+LANES_INLINE void quantize_block8(const Number* w, uint8_t* codes, uint16_t* scale, Sums* sums) {
+  Floats reach = floats(0);
   for (size_t i = 0; i < vectors; ++i) {
-    reach = _mm512_max_ps(reach, _mm512_abs_ps(numbers(w + 16 * i, 0xffff)));
+    reach = max(reach, abs(numbers(w + 16 * i, 0xffff)));
   }
-  const __m512 by = _mm512_set1_ps(usable(whole(*scale = half(first(largest_of(reach)) / 127.0f))));
-  const __m512 top = _mm512_set1_ps(127.0f), from = sub(_mm512_setzero_ps(), top);
+  const Floats by = floats(usable(whole(*scale = half(first(largest_of(reach)) / 127.0f))));
+  const Floats top = floats(127.0f), from = sub_rounded(floats(0), top);
   for (size_t i = 0; i < vectors; ++i) {
-    const __m512 v = numbers(w + 16 * i, 0xffff);
-    const __m512 nearest = _mm512_roundscale_ps(_mm512_div_ps(v, by), kNearest);
-    const __m512 q = _mm512_min_ps(_mm512_max_ps(nearest, from), top);
-    count_loss(mul(q, by), v, sums);
-    const __m512i whole = _mm512_add_epi32(_mm512_cvtps_epi32(q), _mm512_set1_epi32(128));
-    _mm_storeu_si128((__m128i*)(codes + 16 * i), _mm512_cvtepi32_epi8(whole));
+    const Floats v = numbers(w + 16 * i, 0xffff);
+    const Floats q = min(max(nearest(div(v, by)), from), top);
+    count_loss(mul_rounded(q, by), v, sums);
+    const Words whole = add(to_words(q), words(128));
+    _mm_storeu_si128((__m128i*)(codes + 16 * i), to_bytes(whole));
   }
 }
 
 // zero_points is null for 8 bits.
 template <size_t block, typename Number>
-AVX512 void quantize(const Number* w, size_t rows, size_t columns, bool panels, uint8_t* codes,
+LANES void quantize(const Number* w, size_t rows, size_t columns, bool panels, uint8_t* codes,
                      uint16_t* scales, uint8_t* zero_points, double* loss) {
   const size_t blocks = (columns + block - 1) / block, pairs = (blocks + 1) / 2;
   const size_t bytes = zero_points ? block / 2 : block;  // of a block's codes
   const size_t lanes = panels ? kLanes : 1;
-  Sums sums = {_mm512_setzero_pd(), _mm512_setzero_pd(), _mm512_setzero_ps()};
+  Sums sums = {doubles(0), doubles(0), floats(0)};
   for (size_t row = 0; row < rows; ++row) {
     const size_t panel = row / lanes, lane = row % lanes;
     for (size_t b = 0; b < blocks; ++b) {

@@ -9,7 +9,7 @@
 
 #include "amx.h"
 #include "team.h"
-#include "vnni.h"
+#include "codes.h"
 
 namespace vlmc {
 
@@ -36,20 +36,20 @@ struct Unfinished {
   size_t first = 0, row = 0, rows = 0;
 
   // Of `most` more tokens.
-  AVX512 void finish(size_t most) {
+  LANES void finish(size_t most) {
     for (const size_t end = std::min(rows, row + most); row < end; ++row) {
-      const __m512 scale = _mm512_set1_ps(scales[row]);
+      const Floats scale = floats(scales[row]);
       for (size_t c = 0; c < 32; c += 16) {
         if (c >= out->count) break;
-        const __mmask16 there = first16(out->count - c);
-        const __m512 sum = _mm512_cvtepi32_ps(_mm512_load_si512(sums + row * 32 + c));
-        __m512 v = _mm512_mul_ps(sum, _mm512_maskz_loadu_ps(there, out->scales + c));
-        v = out->bias ? _mm512_fmadd_ps(v, scale, _mm512_maskz_loadu_ps(there, out->bias + c))
-                      : _mm512_mul_ps(v, scale);
+        const Mask there = first16(out->count - c);
+        const Floats sum = to_floats(load_words(sums + row * 32 + c));
+        Floats v = mul(sum, load(there, out->scales + c));
+        v = out->bias ? fmadd(v, scale, load(there, out->bias + c))
+                      : mul(v, scale);
         if (out->gate != Gate::none) v = activated(v, out->gate);
         const size_t token = first + row;
-        if (out->by) v = _mm512_mul_ps(v, _mm512_loadu_ps(out->by + token * 32 + c));
-        _mm512_mask_storeu_ps(out->y + token * out->stride + c, there, v);
+        if (out->by) v = mul(v, load(out->by + token * 32 + c));
+        store(out->y + token * out->stride + c, there, v);
       }
     }
   }
@@ -67,7 +67,7 @@ struct Ahead {
 };
 
 // Rows first .. last of y: each of a line or two on a page of its own, so that no hardware foresees it.
-AVX512_INLINE void ask_to_write(const HalfOut& out, size_t first, size_t last) {
+LANES_INLINE void ask_to_write(const HalfOut& out, size_t first, size_t last) {
   for (; first < last; ++first) {
     char* at = reinterpret_cast<char*>(out.y + first * out.stride);
     asm volatile("prefetchw %0" : : "m"(at[0]));
@@ -78,7 +78,7 @@ AVX512_INLINE void ask_to_write(const HalfOut& out, size_t first, size_t last) {
 // Two or one tiles of tokens, of `steps` tiles each, by two of channels, to after.sums; what is
 // unfinished from before is finished beside it.
 template <bool Two>
-AVX512_INLINE void multiply_tiles(const int8_t* a, const uint8_t* b, size_t steps, int32_t* sums,
+LANES_INLINE void multiply_tiles(const int8_t* a, const uint8_t* b, size_t steps, int32_t* sums,
                                   Unfinished& before, const Unfinished& after, Ahead& ahead) {
   const size_t some = (32 + steps - 1) / steps, next = 2 * kWholeTile;
   const bool far = steps > kNearSteps;
@@ -122,7 +122,7 @@ struct TilePanel {
 };
 
 // m tokens by half a panel.
-AVX512 inline void multiply_half(const Tokens& t, size_t m, const uint8_t* b, const HalfOut& out,
+LANES inline void multiply_half(const Tokens& t, size_t m, const uint8_t* b, const HalfOut& out,
                                  Ahead& ahead) {
   alignas(64) int32_t sums[2][32 * 32];
   const size_t steps = t.room / kTileBytes;

@@ -5,7 +5,7 @@
 #include <cstring>
 
 #include "activation.h"
-#include "avx512.h"
+#include "lanes.h"
 #include "kernels.h"
 #include "scratch.h"
 
@@ -18,13 +18,13 @@ inline size_t padded(size_t n, size_t to) { return (n + to - 1) / to * to; }
 
 // The largest magnitude. Bits are compared: so is what is no number, which lies above infinity and
 // makes a scale, and with it every result, that is none either.
-AVX512_INLINE float largest(const float* x, size_t k) {
-  const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
-  __m512i top = _mm512_setzero_si512();
+LANES_INLINE float largest(const float* x, size_t k) {
+  const Words magnitude = words(0x7fffffff);
+  Words top = words(0);
   for (size_t i = 0; i < k; i += 16)
-    top = _mm512_max_epi32(
-        top, _mm512_and_si512(magnitude, _mm512_maskz_loadu_epi32(first16(k - i), x + i)));
-  const int32_t bits = _mm512_reduce_max_epi32(top);
+    top = max(
+        top, bit_and(magnitude, load_words(first16(k - i), x + i)));
+  const int32_t bits = reduce_max(top);
   float out;
   std::memcpy(&out, &bits, sizeof(out));
   return out;
@@ -32,17 +32,29 @@ AVX512_INLINE float largest(const float* x, size_t k) {
 
 // Codes of k numbers, rounded to even, zeros up to `room`, each 64 `apart` bytes behind the 64 before;
 // returns their sum.
-AVX512_INLINE int32_t codes_of(const float* x, size_t k, size_t room, float inverse, int8_t* out,
+LANES_INLINE int32_t codes_of(const float* x, size_t k, size_t room, float inverse, int8_t* out,
                                size_t apart = 64) {
-  __m512 by = _mm512_set1_ps(inverse);
-  __m512i sum = _mm512_setzero_si512();
+  Floats by = floats(inverse);
+  Words sum = words(0);
   for (size_t i = 0; i < room; i += 16) {
-    __m512 v = i < k ? _mm512_maskz_loadu_ps(first16(k - i), x + i) : _mm512_setzero_ps();
-    __m512i q = _mm512_cvtps_epi32(_mm512_mul_ps(v, by));
-    sum = _mm512_add_epi32(sum, q);
-    _mm512_mask_cvtsepi32_storeu_epi8(out + i / 64 * apart + i % 64, first16(room - i), q);
+    Floats v = i < k ? load(first16(k - i), x + i) : floats(0);
+    Words q = to_words(mul(v, by));
+    sum = add(sum, q);
+    store_bytes(out + i / 64 * apart + i % 64, first16(room - i), q);
   }
-  return _mm512_reduce_add_epi32(sum);
+  return reduce_add(sum);
+}
+
+// Bytes in 16 bits: of each four the first and the third, the second and the fourth.
+LANES_INLINE Words first_and_third(Words x) { return shift_right_signed16(shift_left16(x, 8), 8); }
+LANES_INLINE Words second_and_fourth(Words x) { return shift_right_signed16(x, 8); }
+
+LANES inline void widen(const int8_t* codes, size_t room, int16_t* wide) {
+  for (size_t i = 0; i < room; i += 64) {
+    const Words x = load_words(codes + i);
+    store_words(wide + i / 2, first_and_third(x));
+    store_words(wide + room / 2 + i / 2, second_and_fourth(x));
+  }
 }
 
 struct Tokens {
@@ -52,7 +64,14 @@ struct Tokens {
   int32_t* sums;  // [m], of the codes
   size_t room;
   bool tiled;
+  // Of many tokens with AVX2, or null: [m][2][room / 2], of each four codes the first and the third,
+  // and behind all of these the second and the fourth.
+  int16_t* wide = nullptr;
 
+  // Those from number `i` on.
+  Tokens from(size_t i) const {
+    return {codes + i * room, scales + i, sums + i, room, tiled, wide ? wide + i * room : nullptr};
+  }
   int8_t* row(size_t i) const {
     return tiled ? codes + i / 16 * 16 * room + i % 16 * 64 : codes + i * room;
   }
@@ -60,25 +79,29 @@ struct Tokens {
 
 // Room for m rows of k codes, kept by the thread.
 inline Tokens token_room(size_t m, size_t k, bool tiled) {
+  constexpr bool kWidened = kShift == 0;
   static thread_local Scratch<int8_t> codes;
   static thread_local Scratch<float> scales;
   static thread_local Scratch<int32_t> sums;
+  static thread_local Scratch<int16_t> wide;
   Tokens t{nullptr, scales.at_least(m), sums.at_least(m), padded(k, 64), tiled};
   t.codes = codes.at_least(padded(m, 32) * t.room);
+  if (kWidened && m > kFewTokens) t.wide = wide.at_least(m * t.room);
   return t;
 }
 
 // row(i) gives k numbers, for as long as its thread asks for no other row.
 template <typename Row>
-AVX512 Tokens quantize_rows(size_t m, size_t k, bool tiled, const Parallel& parallel, Row&& row) {
+LANES Tokens quantize_rows(size_t m, size_t k, bool tiled, const Parallel& parallel, Row&& row) {
   const Tokens t = token_room(m, k, tiled);
   constexpr size_t kRows = 16;
-  each(parallel, (m + kRows - 1) / kRows, [&](size_t task) AVX512 {
+  each(parallel, (m + kRows - 1) / kRows, [&](size_t task) LANES {
     for (size_t i = task * kRows; i < std::min(m, (task + 1) * kRows); ++i) {
       const float* x = row(i);
       const float scale = (largest(x, k) + kSmallest) * (1 / 127.0f);
       t.scales[i] = scale;
       t.sums[i] = codes_of(x, k, t.room, 1 / scale, t.row(i), tiled ? 1024 : 64);
+      if (t.wide) widen(t.row(i), t.room, t.wide + i * t.room);
     }
   });
   return t;
