@@ -1,7 +1,7 @@
 #pragma once
 // The exponential, and what gates are made of.
-#include "lanes.h"
 #include "kernels.h"
+#include "lanes.h"
 
 namespace vlmc {
 
@@ -59,8 +59,7 @@ LANES_INLINE Floats error_function(Floats x) {
 
 LANES_INLINE Floats activated(Floats x, Gate gate) {
   if (gate == Gate::silu) return mul(x, sigmoid(x));
-  if (gate == Gate::gelu_quick)
-    return mul(x, sigmoid(mul(x, floats(1.702f))));
+  if (gate == Gate::gelu_quick) return mul(x, sigmoid(mul(x, floats(1.702f))));
   if (gate == Gate::gelu) {
     const Floats half = mul(x, floats(0.5f));
     const Floats erf = error_function(mul(x, floats(0.70710678118654752f)));
@@ -68,13 +67,12 @@ LANES_INLINE Floats activated(Floats x, Gate gate) {
   }
   // tanh(u) = 2 sigmoid(2 u) - 1
   const Floats cube = mul(mul(x, x), mul(x, floats(0.044715f)));
-  return mul(
-      x, sigmoid(mul(floats(1.5957691216057308f), add(x, cube))));
+  return mul(x, sigmoid(mul(floats(1.5957691216057308f), add(x, cube))));
 }
 
 // y = activation(y) (* by, where there is one), for `count` numbers in each of m rows.
 LANES inline void gate_rows(Gate gate, size_t m, size_t count, const float* by, size_t by_stride,
-                             float* y, size_t stride) {
+                            float* y, size_t stride) {
   for (size_t r = 0; r < m; ++r)
     for (size_t c = 0; c < count; c += 16) {
       const Mask there = first16(count - c);

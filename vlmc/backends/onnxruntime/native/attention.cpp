@@ -3,8 +3,6 @@
 // no other; then softmax; then the sum of values: scores stay in the first cache. Between products
 // that are quantized anyway, the factors of both products may be rounded to bfloat16; sums and
 // softmax stay float32.
-#include "kernels.h"
-
 #include <algorithm>
 #include <cstring>
 #include <functional>
@@ -16,6 +14,7 @@
 #include "attention_tile.h"
 #include "bfloat16.h"
 #include "float_tile.h"
+#include "kernels.h"
 #include "rotary.h"
 #include "scratch.h"
 #include "softmax.h"
@@ -37,7 +36,7 @@ struct Packed {
 
 template <bool Pairs>
 LANES Packed pack(const Head& keys, const Head& values, size_t low, size_t high, size_t size,
-                   bool centered) {
+                  bool centered) {
   static thread_local Scratch<float> key_room, value_room, mean_room;
   const size_t words = Pairs ? size / 2 : size, count = high - low;
   float* panels = key_room.at_least((count + kPanel - 1) / kPanel * kPanel * words);
@@ -68,7 +67,7 @@ LANES Packed pack(const Head& keys, const Head& values, size_t low, size_t high,
 // Pairs: of bfloat16; the head's size is even.
 template <bool Pairs>
 LANES void attend_rows(const Rows& rows, const Head& keys, const Head& values, size_t begin,
-                        size_t end) {
+                       size_t end) {
   const AttentionShape& s = rows.shape;
   const size_t size = s.head_size, room = (size + 15) / 16 * 16;
   const size_t inner = Pairs ? size / 2 : size;  // elements of a key
@@ -117,7 +116,7 @@ LANES void attend_rows(const Rows& rows, const Head& keys, const Head& values, s
 
 // Heads of `count` tokens into a cache, turned on the way.
 LANES void append_turned(const float* from, size_t stride, size_t count, size_t size,
-                          const Turn& by, void* to, bool half) {
+                         const Turn& by, void* to, bool half) {
   if (!by.half) return append(from, stride, count, size, to, half);
   static thread_local Scratch<float> room;
   float* turned = room.at_least(size);

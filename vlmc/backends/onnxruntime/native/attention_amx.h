@@ -56,7 +56,7 @@ struct Tiled {
 };
 
 LANES inline Tiled pack_tiles(const Head& keys, const Head& values, size_t low, size_t high,
-                               size_t size, size_t room, bool centered) {
+                              size_t size, size_t room, bool centered) {
   static thread_local Scratch<float> key_room, value_room, mean_room;
   const size_t count = high - low, padded = (count + kPair - 1) / kPair * kPair;
   float* of_keys = key_room.at_least(padded * room / 2);
@@ -81,7 +81,7 @@ LANES inline Tiled pack_tiles(const Head& keys, const Head& values, size_t low, 
 // sums of values so far are to be multiplied by.
 template <size_t R>
 LANES void weigh_more(float* scores, size_t width, const Span* seen, Range keys, float* largest,
-                       float* sums, float* scale) {
+                      float* sums, float* scale) {
   alignas(64) float tops[R * 16];
   float before[R], more[R];
   Floats top[R];
@@ -98,8 +98,8 @@ LANES void weigh_more(float* scores, size_t width, const Span* seen, Range keys,
 // `count` query rows, in R tiles of 16, from `first` on.
 template <size_t R>
 LANES void attend_block(const Rows& rows, size_t first, size_t count, size_t end, size_t low,
-                         const Tiled& of, const float* queries, size_t room, float* scores,
-                         size_t width, float* sums) {
+                        const Tiled& of, const float* queries, size_t room, float* scores,
+                        size_t width, float* sums) {
   const size_t words = room / 2;
   const Span front = seen(rows, first, low), back = seen(rows, first + count - 1, low);
   alignas(64) float largest[kPair], weights[kPair], scale[kPair];
@@ -132,9 +132,7 @@ LANES void attend_block(const Rows& rows, size_t first, size_t count, size_t end
     for (size_t r = 0; from > start && r < count; ++r)
       if (scale[r] != 1)
         for (size_t d = 0; d < room; d += 16)
-          store(sums + r * room + d,
-                           mul(load(sums + r * room + d),
-                                         floats(scale[r])));
+          store(sums + r * room + d, mul(load(sums + r * room + d), floats(scale[r])));
     for (size_t d = 0; d < room; d += kPair)
       multiply_bf16<R>(scores, width, of.values + from * words + d / 16 * kTileWords, kPair * words,
                        kTileWords, (to - from) / kPair, sums + d, room, from > start);
@@ -142,8 +140,8 @@ LANES void attend_block(const Rows& rows, size_t first, size_t count, size_t end
   for (size_t r = 0; r < count; ++r) answer(rows, first + r, sums + r * room, weights[r]);
 }
 
-LANES inline void attend_tiles(const Rows& rows, const Head& keys, const Head& values,
-                                size_t begin, size_t end) {
+LANES inline void attend_tiles(const Rows& rows, const Head& keys, const Head& values, size_t begin,
+                               size_t end) {
   const AttentionShape& s = rows.shape;
   const size_t size = s.head_size, room = (size + kPair - 1) / kPair * kPair;
   const size_t low = seen(rows, begin).from, high = seen(rows, end - 1).to;

@@ -4,9 +4,9 @@
 #include <algorithm>
 #include <cstddef>
 
-#include "lanes.h"
 #include "bfloat16.h"
 #include "float_tile.h"
+#include "lanes.h"
 
 namespace vlmc {
 
@@ -33,8 +33,8 @@ LANES_INLINE void ask_to_write(void* to, size_t bytes) {
 
 // Query rows from[r], times `scale`, `room` apart.
 template <bool Pairs>
-LANES void pack_queries(const float* const* from, size_t rows, float scale, size_t size,
-                         float* out, size_t room) {
+LANES void pack_queries(const float* const* from, size_t rows, float scale, size_t size, float* out,
+                        size_t room) {
   constexpr size_t kWord = Pairs ? 2 : 1;
   const Floats factor = floats(scale);
   for (size_t d = 0; d < size; d += 16 * kWord) {
@@ -51,7 +51,7 @@ LANES void pack_queries(const float* const* from, size_t rows, float scale, size
 // mean[room] of a head's numbers in some of the keys low .. high, spread evenly: enough to know what
 // all have in common. Zeros behind the head's. room is a multiple of 16.
 LANES inline void mean_key(const Head& head, size_t low, size_t high, size_t size, size_t room,
-                            float* mean) {
+                           float* mean) {
   const size_t apart = std::max<size_t>(1, (high - low) / 64);
   const size_t count = (high - low + apart - 1) / apart;
   for (size_t t = low; t < high; t += apart) ask(head.row(t), size * head.width());
@@ -69,7 +69,7 @@ LANES inline void mean_key(const Head& head, size_t low, size_t high, size_t siz
 // those of `room` numbers, `apart` from each other; zeros behind the last.
 template <bool Pairs>
 LANES void pack_keys(const Head& head, size_t first, size_t rows, size_t size, const float* mean,
-                      float* out, size_t apart, size_t room) {
+                     float* out, size_t apart, size_t room) {
   constexpr size_t kWord = Pairs ? 2 : 1;
   for (size_t d = 0; d < size; d += 16 * kWord) {
     const Mask there = first16(size - d), more = size > d + 16 ? first16(size - d - 16) : 0;
@@ -100,7 +100,8 @@ LANES void pack_values(const Head& head, size_t first, size_t rows, size_t size,
       const size_t at = (first + t) * head.stride + d;
       Floats v = load(head.from, head.half, at, there);
       const Mask also = t + 1 < rows ? there : 0;
-      if constexpr (Pairs) v = interleaved(pairs(v, load(head.from, head.half, at + head.stride, also)));
+      if constexpr (Pairs)
+        v = interleaved(pairs(v, load(head.from, head.half, at + head.stride, also)));
       store(out + t / kWord * size + d, there, v);
     }
   }
@@ -109,7 +110,7 @@ LANES void pack_values(const Head& head, size_t first, size_t rows, size_t size,
 // 16 values from `first` on, as rows of tiles of 16 numbers each: number d of two of them in a word.
 // Zeros where there are fewer, and behind the last number.
 LANES inline void pack_value_tiles(const Head& head, size_t first, size_t rows, size_t size,
-                                    size_t room, float* out) {
+                                   size_t room, float* out) {
   for (size_t d = 0; d < room; d += 16, out += 256) {
     const Mask there = d < size ? first16(size - d) : 0;
     for (size_t t = 0; t < 16; t += 2) {

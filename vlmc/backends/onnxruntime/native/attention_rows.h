@@ -6,8 +6,8 @@
 #include <cstddef>
 
 #include "attention_pack.h"
-#include "lanes.h"
 #include "kernels.h"
+#include "lanes.h"
 #include "rotary.h"
 #include "softmax.h"
 
@@ -46,8 +46,8 @@ LANES inline void ask_for(const Rows& rows, size_t r, size_t next, size_t end) {
 // Queries of rows first .. first + count - 1, up to Most, turned in turned[Most][size], as products
 // read them, `room` apart.
 template <bool Pairs, size_t Most>
-LANES void take_queries(const Rows& rows, size_t first, size_t count, float* turned,
-                         float* queries, size_t room) {
+LANES void take_queries(const Rows& rows, size_t first, size_t count, float* turned, float* queries,
+                        size_t room) {
   const size_t size = rows.shape.head_size;
   const float* from[Most];
   for (size_t r = 0; r < count; ++r) {
@@ -96,8 +96,7 @@ LANES inline void answer(const Rows& rows, size_t r, const float* sums, float we
   const Floats inverse = floats(weights > 0 ? 1 / weights : 0);
   float* out = rows.out + rows.place(r);
   for (size_t d = 0; d < size; d += 16)
-    store(out + d, first16(size - d),
-                          mul(load(sums + d), inverse));
+    store(out + d, first16(size - d), mul(load(sums + d), inverse));
 }
 
 }  // namespace vlmc

@@ -46,7 +46,7 @@ LANES void widen(const uint16_t* from, size_t count, const Course& course, float
 // scores[R][width] of kKeys keys, four at a time.
 template <size_t R, bool Ask>
 LANES void score_block(const float* queries, size_t room, const float* keys, size_t size,
-                        const Course& course, float* scores, size_t width) {
+                       const Course& course, float* scores, size_t width) {
   Floats fours[R][4];
 #pragma GCC unroll 4
   for (size_t t = 0; t < 4; ++t, keys += 4 * size) {
@@ -83,8 +83,8 @@ constexpr ScoreBlock kScored[4] = {score_block<abreast(1), Ask>, score_block<abr
 
 // scores[rows][width] of `count` keys, which lie behind each other; up to 15 more are written.
 LANES void score_keys(const float* queries, size_t rows, size_t room, const void* keys, bool half,
-                       size_t count, size_t size, const Course& course, float* scores,
-                       size_t width) {
+                      size_t count, size_t size, const Course& course, float* scores,
+                      size_t width) {
   static thread_local Scratch<float> plain_room;
   for (size_t t = 0; t < count; t += kKeys) {
     const size_t there = std::min(kKeys, count - t);
@@ -110,7 +110,7 @@ LANES void score_keys(const float* queries, size_t rows, size_t room, const void
 // tile, of values where they lie.
 template <size_t R, size_t V>
 LANES void asking_tile(const float* a, size_t lda, const float* b, size_t ldb, size_t inner,
-                        float* c, size_t ldc, size_t count, bool onto, const Course& course) {
+                       float* c, size_t ldc, size_t count, bool onto, const Course& course) {
   tile_beside<R, V, false>(a, lda, b, ldb, inner, c, ldc, count, onto,
                            [&](const float* row) { course.ask_four(row); });
 }
@@ -124,8 +124,8 @@ constexpr const AskingTile* kAsking[kTile] = {kAskingOf<1>, kAskingOf<2>, kAskin
 
 // sums[rows][room] of `count` values by their weights.
 LANES void add_values(const float* weights, size_t rows, size_t width, const void* values,
-                       bool half, size_t count, size_t size, const Course& course, float* sums,
-                       size_t room) {
+                      bool half, size_t count, size_t size, const Course& course, float* sums,
+                      size_t room) {
   static thread_local Scratch<float> plain_room;
   constexpr size_t kValues = 16;  // that stay near while all rows take them
   const size_t tiles = (rows + kTile - 1) / kTile, of_tile = (rows + tiles - 1) / tiles;
@@ -165,8 +165,8 @@ struct Part {
 
 // first: nothing of it was asked for. then: what is read behind it.
 LANES void attend_part(const AttentionShape& s, const float* query, const void* keys,
-                        const void* values, bool half, size_t count, bool first,
-                        const void* then, const Part& part) {
+                       const void* values, bool half, size_t count, bool first, const void* then,
+                       const Part& part) {
   static thread_local Scratch<float> query_room, score_room;
   const size_t size = s.head_size, room = part.room, width = (count + 15) / 16 * 16;
   if (!count) {  // of a row with fewer keys than parts
@@ -179,8 +179,7 @@ LANES void attend_part(const AttentionShape& s, const float* query, const void* 
   for (size_t r = 0; r < s.group; ++r)
     for (size_t d = 0; d < size; d += 16)
       store(queries + r * room + d,
-                       mul(load(first16(size - d), query + r * size + d),
-                                     floats(s.scale * kLog2E)));
+            mul(load(first16(size - d), query + r * size + d), floats(s.scale * kLog2E)));
   const size_t bytes = count * size * (half ? 2 : 4);
   const Course course(static_cast<const char*>(keys) + bytes, values);
   if (first) course.start(keys);
@@ -214,10 +213,8 @@ LANES void weigh(const AttentionShape& s, const Part* parts, size_t count, float
     for (size_t d = 0; d < s.head_size; d += 16) {
       Floats all = floats(0);
       for (size_t p = 0; p < count; ++p)
-        all = fmadd(floats(parts[p].top(r)),
-                              load(parts[p].sums(r) + d), all);
-      store(out + r * s.head_size + d, first16(s.head_size - d),
-                            mul(all, inverse));
+        all = fmadd(floats(parts[p].top(r)), load(parts[p].sums(r) + d), all);
+      store(out + r * s.head_size + d, first16(s.head_size - d), mul(all, inverse));
     }
   }
 }

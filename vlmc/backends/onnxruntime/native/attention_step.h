@@ -3,21 +3,20 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "lanes.h"
 #include "kernels.h"
+#include "lanes.h"
 
 namespace vlmc {
 
 // Numbers of `count` tokens into a cache.
 LANES inline void append(const float* from, size_t stride, size_t count, size_t size, void* to,
-                   bool half) {
+                         bool half) {
   for (size_t t = 0; t < count; ++t, from += stride)
     for (size_t d = 0; d < size; d += 16) {
       const Mask there = first16(size - d);
       const Floats v = load(there, from + d);
       if (half)
-        store_halves(static_cast<uint16_t*>(to) + t * size + d, there,
-                                 to_half(v));
+        store_halves(static_cast<uint16_t*>(to) + t * size + d, there, to_half(v));
       else
         store(static_cast<float*>(to) + t * size + d, there, v);
     }

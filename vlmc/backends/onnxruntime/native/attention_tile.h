@@ -2,9 +2,9 @@
 // Products of a few query rows with whole panels of keys, and what is largest in them.
 #include <cstddef>
 
-#include "lanes.h"
 #include "bfloat16.h"
 #include "float_tile.h"
+#include "lanes.h"
 
 namespace vlmc {
 
@@ -13,7 +13,7 @@ namespace vlmc {
 // element of queries and keys is two bfloat16.
 template <size_t R, bool Pairs>
 LANES void score_panels(const float* queries, size_t room, const float* keys, size_t inner,
-                         size_t panels, float* scores, size_t width, float* tops) {
+                        size_t panels, float* scores, size_t width, float* tops) {
   constexpr size_t V = kAbreast;
   for (; panels; --panels, scores += kPanel, keys += inner * kPanel)
     for (size_t first = 0; first < kPanel; first += kWide) {

@@ -36,8 +36,7 @@ LANES_INLINE Floats pairs(Floats low, Floats high) {
 // Of what `pairs` gives: number i of `low` and number i of `high` in lane i.
 LANES_INLINE Floats interleaved(Floats x) {
   const Words low = lane_numbers();
-  const Words places = bit_or(
-      low, shift_left(add(low, words(16)), 16));
+  const Words places = bit_or(low, shift_left(add(low, words(16)), 16));
   return as_floats(_mm512_permutexvar_epi16(places, as_words(x)));
 }
 #endif

@@ -5,8 +5,8 @@
 #include <cstring>
 
 #include "activation.h"
-#include "lanes.h"
 #include "kernels.h"
+#include "lanes.h"
 #include "scratch.h"
 
 namespace vlmc {
@@ -22,18 +22,17 @@ LANES_INLINE float largest(const float* x, size_t k) {
   const Words magnitude = words(0x7fffffff);
   Words top = words(0);
   for (size_t i = 0; i < k; i += 16)
-    top = max(
-        top, bit_and(magnitude, load_words(first16(k - i), x + i)));
+    top = max(top, bit_and(magnitude, load_words(first16(k - i), x + i)));
   const int32_t bits = reduce_max(top);
   float out;
   std::memcpy(&out, &bits, sizeof(out));
   return out;
 }
 
-// Codes of k numbers, rounded to even, zeros up to `room`, each 64 `apart` bytes behind the 64 before;
-// returns their sum.
+// Codes of k numbers, rounded to even, zeros up to `room`, each 64 `apart` bytes behind the 64
+// before; returns their sum.
 LANES_INLINE int32_t codes_of(const float* x, size_t k, size_t room, float inverse, int8_t* out,
-                               size_t apart = 64) {
+                              size_t apart = 64) {
   Floats by = floats(inverse);
   Words sum = words(0);
   for (size_t i = 0; i < room; i += 16) {
@@ -64,8 +63,8 @@ struct Tokens {
   int32_t* sums;  // [m], of the codes
   size_t room;
   bool tiled;
-  // Of many tokens with AVX2, or null: [m][2][room / 2], of each four codes the first and the third,
-  // and behind all of these the second and the fourth.
+  // Of many tokens with AVX2, or null: [m][2][room / 2], of each four codes the first and the
+  // third, and behind all of these the second and the fourth.
   int16_t* wide = nullptr;
 
   // Those from number `i` on.

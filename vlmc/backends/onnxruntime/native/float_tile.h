@@ -3,16 +3,15 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "lanes.h"
 #include "bfloat16.h"
+#include "lanes.h"
 
 namespace vlmc {
 
 constexpr size_t kTile = 6;  // rows that are multiplied together
 
 LANES_INLINE Floats load(const void* from, bool half, size_t at, Mask there) {
-  if (half)
-    return from_half(load_halves(there, static_cast<const uint16_t*>(from) + at));
+  if (half) return from_half(load_halves(there, static_cast<const uint16_t*>(from) + at));
   return load(there, static_cast<const float*>(from) + at);
 }
 
@@ -20,27 +19,24 @@ LANES_INLINE Floats load(const void* from, bool half, size_t at, Mask there) {
 // element of a and b is two bfloat16. beside(row): before a row of b is read.
 template <size_t R, size_t V, bool Pairs, typename Beside>
 LANES_INLINE void tile_beside(const float* a, size_t lda, const float* b, size_t ldb, size_t inner,
-                               float* c, size_t ldc, size_t count, bool onto, Beside&& beside) {
+                              float* c, size_t ldc, size_t count, bool onto, Beside&& beside) {
   Floats acc[R][V];
   const Mask last = first16(count - (V - 1) * 16);
 #pragma GCC unroll 8
   for (size_t r = 0; r < R; ++r)
 #pragma GCC unroll 4
     for (size_t j = 0; j < V; ++j)
-      acc[r][j] = onto ? load(j + 1 < V ? 0xffff : last, c + r * ldc + j * 16)
-                       : floats(0);
+      acc[r][j] = onto ? load(j + 1 < V ? 0xffff : last, c + r * ldc + j * 16) : floats(0);
   for (size_t i = 0; i < inner; ++i) {
     beside(b + i * ldb);
     Floats v[V];
 #pragma GCC unroll 4
-    for (size_t j = 0; j < V; ++j)
-      v[j] = load(j + 1 < V ? 0xffff : last, b + i * ldb + j * 16);
+    for (size_t j = 0; j < V; ++j) v[j] = load(j + 1 < V ? 0xffff : last, b + i * ldb + j * 16);
 #pragma GCC unroll 8
     for (size_t r = 0; r < R; ++r) {
       const Floats x = floats(a[r * lda + i]);
 #pragma GCC unroll 4
-      for (size_t j = 0; j < V; ++j)
-        acc[r][j] = multiply_add<Pairs>(x, v[j], acc[r][j]);
+      for (size_t j = 0; j < V; ++j) acc[r][j] = multiply_add<Pairs>(x, v[j], acc[r][j]);
     }
   }
 #pragma GCC unroll 8
@@ -52,7 +48,7 @@ LANES_INLINE void tile_beside(const float* a, size_t lda, const float* b, size_t
 
 template <size_t R, size_t V, bool Pairs>
 LANES void tile(const float* a, size_t lda, const float* b, size_t ldb, size_t inner, float* c,
-                 size_t ldc, size_t count, bool onto) {
+                size_t ldc, size_t count, bool onto) {
   tile_beside<R, V, Pairs>(a, lda, b, ldb, inner, c, ldc, count, onto, [](const float*) {});
 }
 
@@ -75,7 +71,8 @@ inline void multiply(size_t rows, const float* a, size_t lda, const float* b, si
                      size_t inner, float* c, size_t ldc, size_t count, bool onto) {
   for (size_t j = 0; j < count; j += kWide) {
     const size_t some = count - j < kWide ? count - j : kWide;
-    kTiles<Pairs>[rows - 1][(some + 15) / 16 - 1](a, lda, b + j, ldb, inner, c + j, ldc, some, onto);
+    kTiles<Pairs>[rows - 1][(some + 15) / 16 - 1](a, lda, b + j, ldb, inner, c + j, ldc, some,
+                                                  onto);
   }
 }
 
@@ -110,19 +107,17 @@ LANES_INLINE void transpose(Floats* v) {
 
 // Rows first .. last of a matrix, `size` numbers each from `from` + row * stride on, transposed:
 // [panels][size][64], zeros behind the last.
-LANES inline void pack_panels(const void* from, bool half, size_t stride, size_t first,
-                               size_t last, size_t size, float* out) {
+LANES inline void pack_panels(const void* from, bool half, size_t stride, size_t first, size_t last,
+                              size_t size, float* out) {
   for (size_t p = first; p < last; p += kPanel, out += size * kPanel)
     for (size_t t = 0; t < kPanel; t += 16)
       for (size_t d = 0; d < size; d += 16) {
         const Mask there = first16(size - d);
         Floats v[16];
         for (size_t j = 0; j < 16; ++j)
-          v[j] = p + t + j < last ? load(from, half, (p + t + j) * stride + d, there)
-                                  : floats(0);
+          v[j] = p + t + j < last ? load(from, half, (p + t + j) * stride + d, there) : floats(0);
         transpose(v);
-        for (size_t j = 0; j < 16 && d + j < size; ++j)
-          store(out + (d + j) * kPanel + t, v[j]);
+        for (size_t j = 0; j < 16 && d + j < size; ++j) store(out + (d + j) * kPanel + t, v[j]);
       }
 }
 

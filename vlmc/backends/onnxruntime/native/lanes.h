@@ -1,10 +1,11 @@
 #pragma once
-// What kernels are written in: sixteen numbers at a time, a lane each. One register of AVX-512, or two
-// of AVX2: the sources are compiled once for each (pyproject.toml), and the library that fits is loaded.
+// What kernels are written in: sixteen numbers at a time, a lane each. One register of AVX-512, or
+// two of AVX2: the sources are compiled once for each (pyproject.toml), and the library that fits
+// is loaded.
 //
 // Names are those of the instructions where there are such. A Mask comes before what is loaded and
-// behind where something is stored; lanes that it leaves out are zero, or left alone, and no memory of
-// theirs is touched.
+// behind where something is stored; lanes that it leaves out are zero, or left alone, and no memory
+// of theirs is touched.
 #include <immintrin.h>
 
 #include <cstddef>

@@ -1,6 +1,6 @@
 #pragma once
-// Lanes of two registers of AVX2. A Mask is of bits here too: masks of the first lanes, which is what
-// loads and stores are given, cost little, as nearly all are whole.
+// Lanes of two registers of AVX2. A Mask is of bits here too: masks of the first lanes, which is
+// what loads and stores are given, cost little, as nearly all are whole.
 
 #define LANES __attribute__((target("avx2,fma,f16c,prfchw")))
 #define LANE LANES __attribute__((always_inline)) static inline
@@ -36,13 +36,15 @@ LANE Words repeated(__m128i x) {
 }
 LANE Doubles doubles(double x) { return {_mm256_set1_pd(x), _mm256_set1_pd(x)}; }
 LANE Words lane_numbers() {
-  return {_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_setr_epi32(8, 9, 10, 11, 12, 13, 14, 15)};
+  return {_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7),
+          _mm256_setr_epi32(8, 9, 10, 11, 12, 13, 14, 15)};
 }
 
 LANE Floats load(const float* from) { return {_mm256_loadu_ps(from), _mm256_loadu_ps(from + 8)}; }
 LANE Floats load(Mask some, const float* from) {
   if (whole(some)) return load(from);
-  return {_mm256_maskload_ps(from, eight_of(some)), _mm256_maskload_ps(from + 8, eight_of(some >> 8))};
+  return {_mm256_maskload_ps(from, eight_of(some)),
+          _mm256_maskload_ps(from + 8, eight_of(some >> 8))};
 }
 LANE Words load_words(const void* from) {
   const __m256i* at = static_cast<const __m256i*>(from);
@@ -51,7 +53,8 @@ LANE Words load_words(const void* from) {
 LANE Words load_words(Mask some, const void* from) {
   if (whole(some)) return load_words(from);
   const int* at = static_cast<const int*>(from);
-  return {_mm256_maskload_epi32(at, eight_of(some)), _mm256_maskload_epi32(at + 8, eight_of(some >> 8))};
+  return {_mm256_maskload_epi32(at, eight_of(some)),
+          _mm256_maskload_epi32(at + 8, eight_of(some >> 8))};
 }
 LANE __m256i load_halves(const uint16_t* from) { return _mm256_loadu_si256((const __m256i*)from); }
 LANE __m256i load_halves(Mask some, const uint16_t* from) {
@@ -101,7 +104,9 @@ LANE __m128i to_bytes_saturated(Words x) {
   return _mm_packs_epi16(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
 }
 // Words as signed bytes, the nearest there are.
-LANE void store_bytes(void* to, Mask some, Words x) { store_bytes(to, some, to_bytes_saturated(x)); }
+LANE void store_bytes(void* to, Mask some, Words x) {
+  store_bytes(to, some, to_bytes_saturated(x));
+}
 
 LANE Floats add(Floats a, Floats b) {
   return {_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high)};
@@ -151,9 +156,7 @@ LANE Floats abs(Floats x) {
   const __m256 sign = _mm256_set1_ps(-0.0f);
   return {_mm256_andnot_ps(sign, x.low), _mm256_andnot_ps(sign, x.high)};
 }
-LANE Floats nearest(Floats x) {
-  return {_mm256_round_ps(x.low, 8), _mm256_round_ps(x.high, 8)};
-}
+LANE Floats nearest(Floats x) { return {_mm256_round_ps(x.low, 8), _mm256_round_ps(x.high, 8)}; }
 LANE Floats floor(Floats x) { return {_mm256_floor_ps(x.low), _mm256_floor_ps(x.high)}; }
 // x less the largest whole number that is not above it; 0 of infinity.
 LANE Floats fraction(Floats x) {
@@ -205,9 +208,7 @@ LANE Words shift_right64(Words x, unsigned by) {
   return {_mm256_srli_epi64(x.low, (int)by), _mm256_srli_epi64(x.high, (int)by)};
 }
 
-LANE Floats to_floats(Words x) {
-  return {_mm256_cvtepi32_ps(x.low), _mm256_cvtepi32_ps(x.high)};
-}
+LANE Floats to_floats(Words x) { return {_mm256_cvtepi32_ps(x.low), _mm256_cvtepi32_ps(x.high)}; }
 LANE Words to_words(Floats x) { return {_mm256_cvtps_epi32(x.low), _mm256_cvtps_epi32(x.high)}; }
 LANE Words to_words(__m128i bytes) {
   return {_mm256_cvtepu8_epi32(bytes), _mm256_cvtepu8_epi32(_mm_srli_si128(bytes, 8))};
@@ -216,14 +217,11 @@ LANE Words to_words(__m256i halves) {
   return {_mm256_cvtepu16_epi32(_mm256_castsi256_si128(halves)),
           _mm256_cvtepu16_epi32(_mm256_extracti128_si256(halves, 1))};
 }
-LANE Floats as_floats(Words x) {
-  return {_mm256_castsi256_ps(x.low), _mm256_castsi256_ps(x.high)};
-}
-LANE Words as_words(Floats x) {
-  return {_mm256_castps_si256(x.low), _mm256_castps_si256(x.high)};
-}
+LANE Floats as_floats(Words x) { return {_mm256_castsi256_ps(x.low), _mm256_castsi256_ps(x.high)}; }
+LANE Words as_words(Floats x) { return {_mm256_castps_si256(x.low), _mm256_castps_si256(x.high)}; }
 LANE Floats from_half(__m256i x) {
-  return {_mm256_cvtph_ps(_mm256_castsi256_si128(x)), _mm256_cvtph_ps(_mm256_extracti128_si256(x, 1))};
+  return {_mm256_cvtph_ps(_mm256_castsi256_si128(x)),
+          _mm256_cvtph_ps(_mm256_extracti128_si256(x, 1))};
 }
 LANE __m256i to_half(Floats x) {
   return _mm256_set_m128i(_mm256_cvtps_ph(x.high, 0), _mm256_cvtps_ph(x.low, 0));
@@ -249,8 +247,8 @@ LANE Doubles to_doubles(Floats x) {
           _mm256_cvtps_pd(_mm256_extractf128_ps(eight, 1))};
 }
 
-// x times 2 to the power of the largest whole number that is not above n, n < 128. What has fewer digits
-// than others may be 0.
+// x times 2 to the power of the largest whole number that is not above n, n < 128. What has fewer
+// digits than others may be 0.
 LANE Floats scalef(Floats x, Floats n) {
   const Floats least = max(floats(-127.0f), floor(n));  // whose power has no bits
   return mul(x, as_floats(shift_left(add(to_words(least), words(127)), 23)));
@@ -258,15 +256,13 @@ LANE Floats scalef(Floats x, Floats n) {
 LANE Floats reciprocal_estimate(Floats x) { return {_mm256_rcp_ps(x.low), _mm256_rcp_ps(x.high)}; }
 LANE float reduce_add(Floats x) {
   const __m256 eight = _mm256_add_ps(x.low, x.high);
-  const __m128 four =
-      _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
   const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 }
 LANE float reduce_max(Floats x) {
   const __m256 eight = _mm256_max_ps(x.low, x.high);
-  const __m128 four =
-      _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
   const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
 }
@@ -304,8 +300,8 @@ LANE Words dot_weights(Words acc, Words weights, Words codes) {
   return dot_shorts(acc, pairs, shorts(1));
 }
 
-// The sum of products of weights of 4 bits with signed codes: 16 bits hold those of eight bytes and their
-// neighbours', 8 * 2 * 15 * 127.
+// The sum of products of weights of 4 bits with signed codes: 16 bits hold those of eight bytes and
+// their neighbours', 8 * 2 * 15 * 127.
 struct NibbleSum {
   static constexpr size_t kMost = 4;  // vectors before they are settled, two products of each
   Words sum, pairs;
@@ -343,8 +339,12 @@ LANE Floats select(Floats rest, Mask some, Floats a) {
 }
 LANE Floats kept(Mask some, Floats a) { return select(floats(0), some, a); }
 LANE Floats sub(Mask some, Floats a, Floats b) { return kept(some, sub(a, b)); }
-LANE Floats max(Floats rest, Mask some, Floats a, Floats b) { return select(rest, some, max(a, b)); }
-LANE Floats div(Floats rest, Mask some, Floats a, Floats b) { return select(rest, some, div(a, b)); }
+LANE Floats max(Floats rest, Mask some, Floats a, Floats b) {
+  return select(rest, some, max(a, b));
+}
+LANE Floats div(Floats rest, Mask some, Floats a, Floats b) {
+  return select(rest, some, div(a, b));
+}
 
 // Within each four lanes.
 LANE Floats unpack_low(Floats a, Floats b) {
@@ -369,14 +369,17 @@ template <int Order>
 LANE Floats shuffle_fours(Floats a, Floats b) {
   constexpr int kLow = (Order & 3) | (Order >> 2 & 3) << 4;
   constexpr int kHigh = (Order >> 4 & 3) | (Order >> 6 & 3) << 4;
-  return {_mm256_permute2f128_ps(a.low, a.high, kLow), _mm256_permute2f128_ps(b.low, b.high, kHigh)};
+  return {_mm256_permute2f128_ps(a.low, a.high, kLow),
+          _mm256_permute2f128_ps(b.low, b.high, kHigh)};
 }
 LANE Floats broadcast_lane(Floats x, size_t lane) {
   const __m256i place = _mm256_set1_epi32((int)lane & 7);
   const __m256 found = _mm256_permutevar8x32_ps(lane < 8 ? x.low : x.high, place);
   return {found, found};
 }
-LANE Words broadcast_lane(Words x, size_t lane) { return as_words(broadcast_lane(as_floats(x), lane)); }
+LANE Words broadcast_lane(Words x, size_t lane) {
+  return as_words(broadcast_lane(as_floats(x), lane));
+}
 // Every second one of a, of 16 or of 8 bits, beginning with the first; between them those of b.
 LANE Words odd16(Words a, Words b) {
   return {_mm256_blend_epi16(a.low, b.low, 0xaa), _mm256_blend_epi16(a.high, b.high, 0xaa)};

@@ -36,7 +36,9 @@ LANE void store(float* to, Mask some, Floats x) { _mm512_mask_storeu_ps(to, some
 LANE void store(double* to, Doubles x) { _mm512_storeu_pd(to, x); }
 LANE void store_words(void* to, Words x) { _mm512_storeu_si512(to, x); }
 LANE void store_words(void* to, Mask some, Words x) { _mm512_mask_storeu_epi32(to, some, x); }
-LANE void store_halves(uint16_t* to, Mask some, __m256i x) { _mm256_mask_storeu_epi16(to, some, x); }
+LANE void store_halves(uint16_t* to, Mask some, __m256i x) {
+  _mm256_mask_storeu_epi16(to, some, x);
+}
 LANE void store_bytes(void* to, Mask some, __m128i x) { _mm_mask_storeu_epi8(to, some, x); }
 // Words as signed bytes, the nearest there are.
 LANE void store_bytes(void* to, Mask some, Words x) {
@@ -65,8 +67,8 @@ LANE Floats nearest(Floats x) { return _mm512_roundscale_ps(x, 8); }
 LANE Floats fraction(Floats x) {
   return _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
 }
-// x times 2 to the power of the largest whole number that is not above n, n < 128. What has fewer digits
-// than others may be 0.
+// x times 2 to the power of the largest whole number that is not above n, n < 128. What has fewer
+// digits than others may be 0.
 LANE Floats scalef(Floats x, Floats n) { return _mm512_scalef_ps(x, n); }
 LANE Floats reciprocal_estimate(Floats x) { return _mm512_rcp14_ps(x); }
 LANE float reduce_add(Floats x) { return _mm512_reduce_add_ps(x); }
@@ -142,9 +144,7 @@ LANE Mask compare(Floats a, Floats b) {
 }
 // Of numbers from 0 on; of `some`.
 LANE Mask less(Words a, Words b) { return _mm512_cmplt_epu32_mask(a, b); }
-LANE Mask at_least(Mask some, Words a, Words b) {
-  return _mm512_mask_cmpge_epu32_mask(some, a, b);
-}
+LANE Mask at_least(Mask some, Words a, Words b) { return _mm512_mask_cmpge_epu32_mask(some, a, b); }
 // Of `some` lanes what is named behind them, of others `rest`, or 0.
 LANE Floats select(Floats rest, Mask some, Floats a) { return _mm512_mask_mov_ps(rest, some, a); }
 LANE Floats kept(Mask some, Floats a) { return _mm512_maskz_mov_ps(some, a); }

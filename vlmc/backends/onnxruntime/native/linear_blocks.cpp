@@ -15,18 +15,17 @@ LANES_INLINE Words bytes_of(Words first, Words second) {
   return odd8(first, shift_left16(second, 8));
 }
 
-// 4 bits to bytes, of 16 of a panel's 64 channels: put(group, four numbers of each channel), and the
-// channels' `scales`. Codes around zero times 32, ratios of scales times 1024: the product without
-// its last 15 bits, rounded, is the byte.
+// 4 bits to bytes, of 16 of a panel's 64 channels: put(group, four numbers of each channel), and
+// the channels' `scales`. Codes around zero times 32, ratios of scales times 1024: the product
+// without its last 15 bits, rounded, is the byte.
 template <typename Put>
 LANES_INLINE void expand_panel(const BlockPanel& panel, const BlockPanels& w, size_t groups,
-                                float* scales, Put&& put) {
+                               float* scales, Put&& put) {
   Floats top = floats(kSmallest);
   for (size_t b = 0; b < w.blocks; ++b) {
     const Words zeros = zeros_of<4>(panel, b);
     const Words reach = max(zeros, sub(words(15), zeros));
-    top = max(
-        top, mul(abs(scales_of(panel, b)), to_floats(reach)));
+    top = max(top, mul(abs(scales_of(panel, b)), to_floats(reach)));
   }
   const Floats scale = mul(top, floats(1 / 127.0f));
   store(scales, scale);
@@ -52,10 +51,8 @@ LANES_INLINE void expand_panel(const BlockPanel& panel, const BlockPanels& w, si
       const Words odd = sub_bytes(bit_and(shift_right16(v, 4), low), zeros);
       const Words n01_45 = bytes_of(of_even(even), of_even(odd));
       const Words n23_67 = bytes_of(of_odd(even), of_odd(odd));
-      const Words four =
-          odd16(n01_45, shift_left(n23_67, 16));
-      const Words next =
-          odd16(shift_right(n01_45, 16), n23_67);
+      const Words four = odd16(n01_45, shift_left(n23_67, 16));
+      const Words next = odd16(shift_right(n01_45, 16), n23_67);
       if (group < groups) put(group, four);
       if (group + 1 < groups) put(group + 1, next);
     }
@@ -98,18 +95,18 @@ void linear_blocks(const float* x, size_t m, size_t k, int bits, size_t block,
   else
     by_panels<true, false>(
         t, m, groups, products, count, gate, parallel,
-        [&](const Product& of, size_t first, size_t channels, uint8_t* room,
-            float* scales) LANES -> Panel {
-          const BlockPanels w(of, k, bits, block);
-          for (size_t c = 0; c < channels; c += kLanes)
-            expand_panel(w[(first + c) / kLanes], w, groups, scales + c,
-                         [&](size_t group, Words four)
-                             LANES_LAMBDA { put_near(room, groups, group, c, four); });
-          const Panel near = {room, false};
-          if (first + kPanel >= of.n) return near;
-          const auto next = codes(of, first + kPanel);
-          return near.before(next.first, next.second, groups, m);
-        });
+        [&](const Product& of, size_t first, size_t channels, uint8_t* room, float* scales)
+            LANES -> Panel {
+              const BlockPanels w(of, k, bits, block);
+              for (size_t c = 0; c < channels; c += kLanes)
+                expand_panel(w[(first + c) / kLanes], w, groups, scales + c,
+                             [&](size_t group, Words four)
+                                 LANES_LAMBDA { put_near(room, groups, group, c, four); });
+              const Panel near = {room, false};
+              if (first + kPanel >= of.n) return near;
+              const auto next = codes(of, first + kPanel);
+              return near.before(next.first, next.second, groups, m);
+            });
 }
 
 }  // namespace vlmc

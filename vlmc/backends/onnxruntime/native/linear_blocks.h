@@ -1,7 +1,7 @@
 #pragma once
 // Weights in blocks, in panels of 16 channels: one lane of a vector each.
-#include "lanes.h"
 #include "kernels.h"
+#include "lanes.h"
 
 namespace vlmc {
 

@@ -1,9 +1,9 @@
 // Products of few tokens with weights in blocks, or of any with those at 8 bits: a panel's bytes are
 // read front to back, once.
 #include "ahead.h"
+#include "codes.h"
 #include "linear_blocks.h"
 #include "team.h"
-#include "codes.h"
 
 namespace vlmc {
 namespace {
@@ -28,7 +28,7 @@ BlockTokens block_token_room(size_t m, size_t blocks, size_t block) {
 
 // Blocks first .. last of all tokens'.
 LANES void quantize_blocks(const float* x, size_t k, int bits, size_t block, size_t first,
-                            size_t last, const BlockTokens& t) {
+                           size_t last, const BlockTokens& t) {
   const size_t blocks = (k + block - 1) / block;
   const __m128i even_first = _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15);
   for (size_t at = first; at < last; ++at) {
@@ -60,14 +60,13 @@ LANES_INLINE Words four_codes(const int8_t* at) {
 // where that is not known beforehand.
 template <int Bits, size_t R, size_t Vectors>
 LANES_INLINE void dot_panel(const BlockTokens& x, const BlockPanels& w, const BlockPanel& panel,
-                             const Course& course, const float* bias, Mask there, float* y,
-                             size_t stride) {
+                            const Course& course, const float* bias, Mask there, float* y,
+                            size_t stride) {
   const Words low = bytes(15);
   const size_t vectors = Vectors ? Vectors : w.bytes / 64, room = w.blocks * w.block;
   Floats acc[R];
 #pragma GCC unroll 8
-  for (size_t r = 0; r < R; ++r)
-    acc[r] = bias ? load(there, bias) : floats(0);
+  for (size_t r = 0; r < R; ++r) acc[r] = bias ? load(there, bias) : floats(0);
   const uint8_t* codes = panel.codes;
   const int8_t* a = x.codes;
   for (size_t b = 0; b < w.blocks; ++b) {
@@ -100,8 +99,8 @@ LANES_INLINE void dot_panel(const BlockTokens& x, const BlockPanels& w, const Bl
     const Floats scales = scales_of(panel, b);
 #pragma GCC unroll 8
     for (size_t r = 0; r < R; ++r)
-      acc[r] = fmadd(mul(to_floats(sum[r].sum), scales),
-                               floats(x.scales[r * w.blocks + b]), acc[r]);
+      acc[r] =
+          fmadd(mul(to_floats(sum[r].sum), scales), floats(x.scales[r * w.blocks + b]), acc[r]);
   }
 #pragma GCC unroll 8
   for (size_t r = 0; r < R; ++r) store(y + r * stride, there, acc[r]);
@@ -110,7 +109,7 @@ LANES_INLINE void dot_panel(const BlockTokens& x, const BlockPanels& w, const Bl
 // y of the panels from `first` up to `last`.
 template <int Bits, size_t R>
 LANES void dot_panels(const BlockTokens& x, const BlockPanels& w, size_t first, size_t last,
-                       const Course& course, const Product& of, float* y) {
+                      const Course& course, const Product& of, float* y) {
   constexpr size_t kUsual = 32;
   for (size_t i = first; i < last; ++i) {
     const size_t c = i * kLanes;

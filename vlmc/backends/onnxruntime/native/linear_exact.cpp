@@ -109,7 +109,7 @@ inline void multiply(const float* w, const float* x, size_t tile, size_t steps,
 
 // y[tokens, pitch] = sums[channels][room], transposed.
 LANES void write(const float* sums, size_t room, size_t tokens, size_t channels, float* y,
-                  size_t pitch) {
+                 size_t pitch) {
   for (size_t c = 0; c < channels; c += 16) {
     const __mmask16 there = first16(channels - c);
     for (size_t t = 0; t < tokens; t += 16) {

@@ -18,7 +18,7 @@ constexpr size_t kRowsAsked = 4;  // of the next panel's, while one tile is mult
 // where masks say so.
 template <size_t R, bool Half>
 LANES_INLINE void dot(const float* x, size_t k, const void* w, const Course& course, size_t at,
-                       size_t i, Mask m0, Mask m1, Floats (*acc)[2]) {
+                      size_t i, Mask m0, Mask m1, Floats (*acc)[2]) {
   if (i % (Half ? 128 : 64) == 0)
     course.ask_four(static_cast<const char*>(w) + (at + i) * (Half ? 2 : 4));
   const Floats v0 = load(w, Half, at + i, m0), v1 = load(w, Half, at + i + 16, m1);
@@ -31,7 +31,7 @@ LANES_INLINE void dot(const float* x, size_t k, const void* w, const Course& cou
 
 template <size_t R, bool Half>
 LANES void dots(const float* x, size_t k, size_t n, const void* w, size_t first, size_t last,
-                 const float* bias, float* y) {
+                const float* bias, float* y) {
   // Other threads read what is behind the last.
   const Course course(static_cast<const char*>(w) + n * k * (Half ? 2 : 4), nullptr);
   for (size_t c = first; c < last; ++c) {
@@ -45,8 +45,7 @@ LANES void dots(const float* x, size_t k, size_t n, const void* w, size_t first,
                    first16(k > i + 16 ? k - i - 16 : 0), acc);
 #pragma GCC unroll 4
     for (size_t r = 0; r < R; ++r)
-      y[r * n + c] =
-          reduce_add(add(acc[r][0], acc[r][1])) + (bias ? bias[c] : 0.0f);
+      y[r * n + c] = reduce_add(add(acc[r][0], acc[r][1])) + (bias ? bias[c] : 0.0f);
   }
 }
 
@@ -66,16 +65,15 @@ struct Next {
 // waited for: the next panel's, and at last where y goes, so late that the first cache keeps it.
 template <size_t R, size_t V>
 LANES void panel_tile(const float* x, size_t ldx, const float* panel, size_t inner,
-                       const float* from, size_t ldf, float* y, size_t ldy, size_t count,
-                       const Next& next) {
+                      const float* from, size_t ldf, float* y, size_t ldy, size_t count,
+                      const Next& next) {
   Floats acc[R][V];
   const Mask last = first16(count - (V - 1) * 16);
 #pragma GCC unroll 8
   for (size_t r = 0; r < R; ++r)
 #pragma GCC unroll 4
     for (size_t j = 0; j < V; ++j)
-      acc[r][j] = from ? load(j + 1 < V ? 0xffff : last, from + r * ldf + j * 16)
-                       : floats(0);
+      acc[r][j] = from ? load(j + 1 < V ? 0xffff : last, from + r * ldf + j * 16) : floats(0);
   const size_t turn = inner > R * kChunk ? inner - R * kChunk : 0;
   const float* line = y;
   size_t i = 0;

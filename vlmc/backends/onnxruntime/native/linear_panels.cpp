@@ -6,7 +6,8 @@
 namespace vlmc {
 namespace {
 
-// Up to here weights are read as often as there are tiles of tokens; else they are copied near once.
+// Up to here weights are read as often as there are tiles of tokens; else they are copied near
+// once.
 constexpr size_t kNear = kShift ? 12 : kFewTokens;
 
 LANES void copy_near(const uint8_t* from, size_t groups, uint8_t* to) {

@@ -2,8 +2,8 @@
 // A row of a sum of two values, and its norm.
 #include <cmath>
 
-#include "lanes.h"
 #include "kernels.h"
+#include "lanes.h"
 
 namespace vlmc {
 
@@ -31,8 +31,7 @@ LANES inline void norm_row(const Norm& of, size_t row, size_t k, float* normed) 
   float* total = of.total + row * k;
   Floats sums[4] = {};
   by_lanes(k, [&](size_t i, Mask there, size_t lane) LANES_LAMBDA {
-    const Floats sum =
-        add(load(there, x + i), load(there, skip + i));
+    const Floats sum = add(load(there, x + i), load(there, skip + i));
     store(total + i, there, sum);
     sums[lane] = Centered ? add(sum, sums[lane]) : fmadd(sum, sum, sums[lane]);
   });

@@ -6,7 +6,8 @@
 
 bool vlmc::supported() {
 #ifdef VLMC_AVX2
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");  // and float16, all of them
+  return __builtin_cpu_supports("avx2") &&
+         __builtin_cpu_supports("fma");  // and float16, all of them
 #else
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&

@@ -1,9 +1,9 @@
 #pragma once
-// Products of tokens with panels of 64 channels, of one byte a weight: four of a channel, which a lane
-// multiplies at once, lie side by side, [k/4][64][4].
+// Products of tokens with panels of 64 channels, of one byte a weight: four of a channel, which a
+// lane multiplies at once, lie side by side, [k/4][64][4].
 #include "ahead.h"
-#include "team.h"
 #include "codes.h"
+#include "team.h"
 
 namespace vlmc {
 
@@ -140,8 +140,9 @@ LANES_INLINE void wide_tile(const Tokens& t, const Panel& panel, size_t groups, 
   write_tile<R, 1, Whole, Bias>(acc, t, out, first);
 }
 
-// How weights lie that are near: of four of each of 16 channels from c on, as they are stored, group by
-// group of 64 channels, `shifted`; or where tokens have 16 bits, in 16 bits too, strip by strip of 16.
+// How weights lie that are near: of four of each of 16 channels from c on, as they are stored,
+// group by group of 64 channels, `shifted`; or where tokens have 16 bits, in 16 bits too, strip by
+// strip of 16.
 LANES_INLINE void put_near(uint8_t* room, size_t groups, size_t group, size_t c, Words four) {
   if (kShift) return store_words(room + group * 256 + c * 4, shifted(four));
   uint8_t* at = room + (c / 16 * groups + group) * 128;
@@ -166,11 +167,16 @@ LANES void multiply_tiles(const Tokens& t, size_t m, Panel panel, size_t groups,
   for (; i + 6 <= m; i += 6, panel = panel.after(1, groups))
     tile_of<6, C, Direct, Whole, Bias>(t, panel, groups, out, i);
   switch (m - i) {
-    case 5: return tile_of<5, C, Direct, Whole, Bias>(t, panel, groups, out, i);
-    case 4: return tile_of<4, C, Direct, Whole, Bias>(t, panel, groups, out, i);
-    case 3: return tile_of<3, C, Direct, Whole, Bias>(t, panel, groups, out, i);
-    case 2: return tile_of<2, C, Direct, Whole, Bias>(t, panel, groups, out, i);
-    case 1: return tile_of<1, C, Direct, Whole, Bias>(t, panel, groups, out, i);
+    case 5:
+      return tile_of<5, C, Direct, Whole, Bias>(t, panel, groups, out, i);
+    case 4:
+      return tile_of<4, C, Direct, Whole, Bias>(t, panel, groups, out, i);
+    case 3:
+      return tile_of<3, C, Direct, Whole, Bias>(t, panel, groups, out, i);
+    case 2:
+      return tile_of<2, C, Direct, Whole, Bias>(t, panel, groups, out, i);
+    case 1:
+      return tile_of<1, C, Direct, Whole, Bias>(t, panel, groups, out, i);
     default: return;
   }
 }

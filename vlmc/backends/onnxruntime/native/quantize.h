@@ -13,9 +13,7 @@ constexpr float kMostHalf = 65504.0f;
 
 // 16 numbers of a weight as a checkpoint has it, zeros but for `some`; uint16_t: bfloat16, the upper
 // half of a float32.
-LANES_INLINE Floats numbers(const float* from, Mask some) {
-  return load(some, from);
-}
+LANES_INLINE Floats numbers(const float* from, Mask some) { return load(some, from); }
 LANES_INLINE Floats numbers(const uint16_t* from, Mask some) {
   const Words halves = to_words(load_halves(some, from));
   return as_floats(shift_left(halves, 16));

@@ -110,7 +110,7 @@ LANES_INLINE void quantize_block8(const Number* w, uint8_t* codes, uint16_t* sca
 // zero_points is null for 8 bits.
 template <size_t block, typename Number>
 LANES void quantize(const Number* w, size_t rows, size_t columns, bool panels, uint8_t* codes,
-                     uint16_t* scales, uint8_t* zero_points, double* loss) {
+                    uint16_t* scales, uint8_t* zero_points, double* loss) {
   const size_t blocks = (columns + block - 1) / block, pairs = (blocks + 1) / 2;
   const size_t bytes = zero_points ? block / 2 : block;  // of a block's codes
   const size_t lanes = panels ? kLanes : 1;

@@ -18,7 +18,7 @@ LANES_INLINE Floats usable(Floats scale) {
 // v[block][16] = rows' numbers from `from` on, `columns` apart; zeros where there are none.
 template <size_t block, typename Number>
 LANES_INLINE void load_block(const Number* from, size_t rows, size_t columns, size_t there,
-                              Floats* v) {
+                             Floats* v) {
   for (size_t i = 0; i < block; i += 16) {
     const Mask some = i < there ? first16(there - i) : 0;
     for (size_t r = 0; r < 16; ++r)
@@ -32,8 +32,7 @@ template <size_t block>
 LANES_INLINE void store_block(Floats* v, float* to, size_t rows, size_t columns, size_t there) {
   for (size_t i = 0; i < std::min(block, there); i += 16) {
     transpose(v + i);
-    for (size_t r = 0; r < rows; ++r)
-      store(to + r * columns + i, first16(there - i), v[i + r]);
+    for (size_t r = 0; r < rows; ++r) store(to + r * columns + i, first16(there - i), v[i + r]);
   }
 }
 
@@ -70,8 +69,8 @@ LANES_INLINE Floats folded(Floats* x) {
 // The block `v` of 16 channels, `lanes` of which there are: it becomes what its codes stand for, and
 // their zero points are returned.
 template <size_t block>
-LANES_INLINE __m128i quantize_block(Floats* v, Mask lanes, uint8_t* codes,
-                                     uint16_t* scales, Sums* sums) {
+LANES_INLINE __m128i quantize_block(Floats* v, Mask lanes, uint8_t* codes, uint16_t* scales,
+                                    Sums* sums) {
   const Floats none = floats(0), top = floats(kTop);
   Floats q[block], product[block];
   Floats down = none, up = none;  // how far the block reaches below 0 and above
@@ -115,7 +114,7 @@ LANES_INLINE __m128i quantize_block(Floats* v, Mask lanes, uint8_t* codes,
 
 template <size_t block, typename Number>
 LANES void quantize(const Number* w, size_t rows, size_t columns, uint8_t* codes, uint16_t* scales,
-                     uint8_t* zero_points, float* restored, double* loss) {
+                    uint8_t* zero_points, float* restored, double* loss) {
   const size_t blocks = (columns + block - 1) / block, pairs = (blocks + 1) / 2;
   Sums sums = {doubles(0), doubles(0), floats(0)};
   for (size_t row = 0; row < rows; row += kLanes) {

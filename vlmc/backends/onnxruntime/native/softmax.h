@@ -4,8 +4,8 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "lanes.h"
 #include "bfloat16.h"
+#include "lanes.h"
 
 namespace vlmc {
 
@@ -46,28 +46,25 @@ LANES_INLINE Mask seen16(Span seen, Words keys) {
 }
 
 // Keys at .. at + 15.
-LANES_INLINE Words keys16(size_t at) {
-  return add(words(at), lane_numbers());
-}
+LANES_INLINE Words keys16(size_t at) { return add(words(at), lane_numbers()); }
 
 // tops[R]: the larger of what they are and of scores of keys from .. to, by lanes. Of Hidden, some
 // row does not see some key.
 template <size_t R, bool Hidden>
-LANES_INLINE void raise(const float* scores, size_t width, const Span* seen, size_t from,
-                         size_t to, Floats (&tops)[R]) {
+LANES_INLINE void raise(const float* scores, size_t width, const Span* seen, size_t from, size_t to,
+                        Floats (&tops)[R]) {
   for (size_t t = from; t < to; t += 16)
 #pragma GCC unroll 8
     for (size_t r = 0; r < R; ++r) {
       const Floats x = load(scores + r * width + t);
-      tops[r] = Hidden ? max(tops[r], seen16(seen[r], keys16(t)), tops[r], x)
-                       : max(tops[r], x);
+      tops[r] = Hidden ? max(tops[r], seen16(seen[r], keys16(t)), tops[r], x) : max(tops[r], x);
     }
 }
 
 // 2^(score - top) in place; of Hidden, 0 where a key is not seen.
 template <size_t R, bool Hidden, bool Pairs>
 LANES_INLINE void weigh(float* scores, size_t width, const Span* seen, size_t from, size_t to,
-                         const Floats (&tops)[R], Floats (&sums)[R]) {
+                        const Floats (&tops)[R], Floats (&sums)[R]) {
   for (size_t t = from; t < to; t += 16)
 #pragma GCC unroll 8
     for (size_t r = 0; r < R; ++r) {
@@ -88,11 +85,10 @@ LANES_INLINE void weigh(float* scores, size_t width, const Span* seen, size_t fr
 // All rows at once: what one waits for, others do.
 template <size_t R, bool Pairs>
 LANES void softmax(float* scores, size_t width, const Span* seen, Range keys, const float* known,
-                    float* tops, float* sums) {
+                   float* tops, float* sums) {
   Floats top[R], sum[R];
 #pragma GCC unroll 8
-  for (size_t r = 0; r < R; ++r)
-    top[r] = known ? load(known + r * 16) : floats(-INFINITY);
+  for (size_t r = 0; r < R; ++r) top[r] = known ? load(known + r * 16) : floats(-INFINITY);
   raise<R, true>(scores, width, seen, keys.start, keys.whole, top);
   if (!known) raise<R, false>(scores, width, seen, keys.whole, keys.part, top);
   raise<R, true>(scores, width, seen, keys.part, keys.stop, top);

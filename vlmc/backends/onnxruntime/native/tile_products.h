@@ -8,8 +8,8 @@
 #include <utility>
 
 #include "amx.h"
-#include "team.h"
 #include "codes.h"
+#include "team.h"
 
 namespace vlmc {
 
@@ -44,8 +44,7 @@ struct Unfinished {
         const Mask there = first16(out->count - c);
         const Floats sum = to_floats(load_words(sums + row * 32 + c));
         Floats v = mul(sum, load(there, out->scales + c));
-        v = out->bias ? fmadd(v, scale, load(there, out->bias + c))
-                      : mul(v, scale);
+        v = out->bias ? fmadd(v, scale, load(there, out->bias + c)) : mul(v, scale);
         if (out->gate != Gate::none) v = activated(v, out->gate);
         const size_t token = first + row;
         if (out->by) v = mul(v, load(out->by + token * 32 + c));
@@ -79,7 +78,7 @@ LANES_INLINE void ask_to_write(const HalfOut& out, size_t first, size_t last) {
 // unfinished from before is finished beside it.
 template <bool Two>
 LANES_INLINE void multiply_tiles(const int8_t* a, const uint8_t* b, size_t steps, int32_t* sums,
-                                  Unfinished& before, const Unfinished& after, Ahead& ahead) {
+                                 Unfinished& before, const Unfinished& after, Ahead& ahead) {
   const size_t some = (32 + steps - 1) / steps, next = 2 * kWholeTile;
   const bool far = steps > kNearSteps;
   VLMC_TILE_ZERO(0);
@@ -123,7 +122,7 @@ struct TilePanel {
 
 // m tokens by half a panel.
 LANES inline void multiply_half(const Tokens& t, size_t m, const uint8_t* b, const HalfOut& out,
-                                 Ahead& ahead) {
+                                Ahead& ahead) {
   alignas(64) int32_t sums[2][32 * 32];
   const size_t steps = t.room / kTileBytes;
   Unfinished before;
