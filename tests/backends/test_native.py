@@ -131,3 +131,48 @@ def test_what_the_library_says_of_itself(
     monkeypatch.setattr(ctypes, "CDLL", Loaded)
     assert native.library() == (None if reason else file)
     assert reason in native.why_not()
+
+
+@pytest.mark.parametrize(
+    ("switch", "avx512", "avx2", "found"),
+    [
+        ("", 1, 1, "kernels"),
+        ("", 0, 1, "kernels_avx2"),
+        ("AVX2", 1, 1, "kernels_avx2"),
+        ("avx512", 1, 1, "kernels"),
+        ("avx512", 0, 1, "this CPU has no AVX-512 VNNI"),
+        ("", 0, 0, "this CPU has no AVX2"),
+        ("", None, 1, "was built from other sources"),
+    ],
+)
+def test_the_fastest_library_that_the_cpu_can_run(
+    switch, avx512, avx2, found, tmp_path, monkeypatch
+):
+    """``None``: of another interface."""
+    supported = {"kernels": avx512, "kernels_avx2": avx2}
+
+    class Loaded:
+        def __init__(self, path):
+            vars(self).update(dict.fromkeys(native._CALLED))
+            self.supported = supported[Path(path).name.partition(".")[0]]
+
+        def vlmc_kernels_interface(self):
+            return native.INTERFACE if self.supported is not None else 0
+
+        def vlmc_kernels_supported(self):
+            return self.supported
+
+        def vlmc_kernels_tiles(self):
+            return 0
+
+    for name in supported:
+        (tmp_path / f"{name}{native.EXTENSION_SUFFIXES[0]}").write_bytes(b"a library")
+    monkeypatch.setattr(native, "_FOLDER", tmp_path)
+    monkeypatch.setattr(ctypes, "CDLL", Loaded)
+    monkeypatch.setenv("VLMC_KERNELS", switch)
+    library = native.library()
+    if library is None:
+        assert found in native.why_not()
+    else:
+        assert (library.name.partition(".")[0], native.why_not()) == (found, "")
+        assert native.instructions() == ("AVX2" if found.endswith("avx2") else "AVX-512 VNNI")

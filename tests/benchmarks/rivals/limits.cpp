@@ -9,7 +9,7 @@
 #include <functional>
 #include <thread>
 #include <vector>
-#if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
+#if defined(__AVX2__)
 #include <immintrin.h>
 #endif
 #if defined(__AMX_INT8__) && defined(__linux__)
@@ -18,7 +18,12 @@
 #endif
 
 using Clock = std::chrono::steady_clock;
-typedef float Floats __attribute__((vector_size(64)));
+#if defined(__AVX512F__)
+constexpr int LANES = 16;
+#else
+constexpr int LANES = 8;
+#endif
+typedef float Floats __attribute__((vector_size(4 * LANES)));
 typedef uint64_t Words __attribute__((vector_size(64)));
 
 static double seconds(int threads, const std::function<void(int)> &work) {
@@ -85,7 +90,7 @@ static double floating(int threads) {
         volatile float kept = factor[0];
         (void)kept;
     });
-    return 2.0 * 16 * CHAINS * STEPS * threads / spent;
+    return 2.0 * LANES * CHAINS * STEPS * threads / spent;
 }
 
 #if defined(__AVX512VNNI__)
@@ -98,12 +103,27 @@ using Bytes = __m256i;
 static Bytes filled(int value) { return _mm256_set1_epi8(value); }
 #define PRODUCT(sum, a, b) asm("{vex} vpdpbusd %2, %1, %0" : "+x"(sum) : "x"(a), "x"(b))
 static Bytes added(Bytes a, Bytes b) { return _mm256_add_epi32(a, b); }
+#elif defined(__AVX2__)
+using Bytes = __m256i;
+static Bytes filled(int value) { return _mm256_set1_epi8(value); }
+// Sums of two in 16 bits, which these small numbers don't exceed, and of two of those by ones.
+#define PRODUCT(sum, a, b)                                                                    \
+    do {                                                                                      \
+        Bytes pairs;                                                                          \
+        asm("vpmaddubsw %3, %2, %1\n\tvpmaddwd %4, %1, %1\n\tvpaddd %1, %0, %0"               \
+            : "+x"(sum), "=&x"(pairs)                                                         \
+            : "x"(a), "x"(b), "x"(ones));                                                     \
+    } while (0)
+static Bytes added(Bytes a, Bytes b) { return _mm256_add_epi32(a, b); }
 #endif
 
-#if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
+#if defined(__AVX2__)
 static double integer(int threads) {
     double spent = seconds(threads, [](int index) {
         Bytes a = filled(1 + index), b = filled(1);
+#if !defined(__AVX512VNNI__) && !defined(__AVXVNNI__)
+        const Bytes ones = _mm256_set1_epi16(1);
+#endif
 #define START(i) Bytes sum##i = filled(i);
 #define STEP(i) PRODUCT(sum##i, a, b);
 #define REST(i) a = added(a, sum##i);

@@ -191,7 +191,7 @@ def shares(
         f"Limits measured beside it (best of {len(limits)}): reading memory "
         f"{best['read_1'] / 1e9:.1f} GB/s with one thread, {best['read'] / 1e9:.1f} with all; "
         f"fp32 {best['fp32'] / 1e9:.0f} GFLOPS; int8 "
-        + (f"{best['int8'] / 1e9:.0f} GOPS" if best.get("int8") else "unknown (no VNNI)")
+        + (f"{best['int8'] / 1e9:.0f} GOPS" if best.get("int8") else "unknown (no AVX2)")
         + (f", by tiles {best['tiles'] / 1e9:.0f}." if best.get("tiles") else "."),
         "",
     ]

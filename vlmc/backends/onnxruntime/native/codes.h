@@ -44,18 +44,6 @@ LANES_INLINE int32_t codes_of(const float* x, size_t k, size_t room, float inver
   return reduce_add(sum);
 }
 
-// Bytes in 16 bits: of each four the first and the third, the second and the fourth.
-LANES_INLINE Words first_and_third(Words x) { return shift_right_signed16(shift_left16(x, 8), 8); }
-LANES_INLINE Words second_and_fourth(Words x) { return shift_right_signed16(x, 8); }
-
-LANES inline void widen(const int8_t* codes, size_t room, int16_t* wide) {
-  for (size_t i = 0; i < room; i += 64) {
-    const Words x = load_words(codes + i);
-    store_words(wide + i / 2, first_and_third(x));
-    store_words(wide + room / 2 + i / 2, second_and_fourth(x));
-  }
-}
-
 struct Tokens {
   // [m, room]; tiled: [padded(m, 32) / 16][room / 64][16][64], of rows behind m anything.
   int8_t* codes;
@@ -63,14 +51,9 @@ struct Tokens {
   int32_t* sums;  // [m], of the codes
   size_t room;
   bool tiled;
-  // Of many tokens with AVX2, or null: [m][2][room / 2], of each four codes the first and the
-  // third, and behind all of these the second and the fourth.
-  int16_t* wide = nullptr;
 
   // Those from number `i` on.
-  Tokens from(size_t i) const {
-    return {codes + i * room, scales + i, sums + i, room, tiled, wide ? wide + i * room : nullptr};
-  }
+  Tokens from(size_t i) const { return {codes + i * room, scales + i, sums + i, room, tiled}; }
   int8_t* row(size_t i) const {
     return tiled ? codes + i / 16 * 16 * room + i % 16 * 64 : codes + i * room;
   }
@@ -78,14 +61,11 @@ struct Tokens {
 
 // Room for m rows of k codes, kept by the thread.
 inline Tokens token_room(size_t m, size_t k, bool tiled) {
-  constexpr bool kWidened = kShift == 0;
   static thread_local Scratch<int8_t> codes;
   static thread_local Scratch<float> scales;
   static thread_local Scratch<int32_t> sums;
-  static thread_local Scratch<int16_t> wide;
   Tokens t{nullptr, scales.at_least(m), sums.at_least(m), padded(k, 64), tiled};
   t.codes = codes.at_least(padded(m, 32) * t.room);
-  if (kWidened && m > kFewTokens) t.wide = wide.at_least(m * t.room);
   return t;
 }
 
@@ -100,7 +80,6 @@ LANES Tokens quantize_rows(size_t m, size_t k, bool tiled, const Parallel& paral
       const float scale = (largest(x, k) + kSmallest) * (1 / 127.0f);
       t.scales[i] = scale;
       t.sums[i] = codes_of(x, k, t.room, 1 / scale, t.row(i), tiled ? 1024 : 64);
-      if (t.wide) widen(t.row(i), t.room, t.wide + i * t.room);
     }
   });
   return t;

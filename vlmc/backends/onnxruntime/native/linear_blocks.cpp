@@ -100,8 +100,9 @@ void linear_blocks(const float* x, size_t m, size_t k, int bits, size_t block,
               const BlockPanels w(of, k, bits, block);
               for (size_t c = 0; c < channels; c += kLanes)
                 expand_panel(w[(first + c) / kLanes], w, groups, scales + c,
-                             [&](size_t group, Words four)
-                                 LANES_LAMBDA { put_near(room, groups, group, c, four); });
+                             [&](size_t group, Words four) LANES_LAMBDA {
+                               store_words(room + group * 256 + c * 4, shifted(four));
+                             });
               const Panel near = {room, false};
               if (first + kPanel >= of.n) return near;
               const auto next = codes(of, first + kPanel);

@@ -8,12 +8,10 @@ namespace {
 
 // Up to here weights are read as often as there are tiles of tokens; else they are copied near
 // once.
-constexpr size_t kNear = kShift ? 12 : kFewTokens;
+constexpr size_t kNear = 12;
 
-LANES void copy_near(const uint8_t* from, size_t groups, uint8_t* to) {
-  for (size_t group = 0; group < groups; ++group)
-    for (size_t c = 0; c < kPanel; c += 16, from += 64)
-      put_near(to, groups, group, c, load_words(from));
+LANES void copy_near(const uint8_t* from, size_t count, uint8_t* to) {
+  for (size_t i = 0; i < count; i += 64) store_words(to + i, shifted(load_words(from + i)));
 }
 
 void multiply(const Tokens& t, size_t m, size_t k, const Product* products, size_t count, Gate gate,
@@ -40,7 +38,7 @@ void multiply(const Tokens& t, size_t m, size_t k, const Product* products, size
       t, m, groups, products, count, gate, parallel,
       [&](const Product& of, size_t first, size_t, uint8_t* room, float*) -> Panel {
         const uint8_t* w = panel(of, first);
-        copy_near(w, groups, room);
+        copy_near(w, bytes, room);
         const Panel near = {room, false};
         return first + kPanel < of.n ? near.before(w + bytes, bytes, groups, m) : near;
       });
