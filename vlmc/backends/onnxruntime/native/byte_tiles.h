@@ -54,9 +54,8 @@ LANES_INLINE void write_tile(const Words (&sums)[R][C], const Tokens& t, const O
   }
 }
 
-// R tokens, from `first` on, by 16 C channels. Whole: there are as many, not fewer. Asked: of how
-// many times 16 channels memory is asked for ahead.
-template <size_t R, size_t C, size_t Asked, bool Direct, bool Whole, bool Bias>
+// R tokens, from `first` on, by 16 C channels. Whole: there are as many, not fewer.
+template <size_t R, size_t C, bool Direct, bool Whole, bool Bias>
 LANES_INLINE void byte_tile(const Tokens& t, const Panel& panel, size_t groups, const Out& out,
                             size_t first) {
   const uint8_t *b = panel.bytes, *ahead = panel.ahead ? panel.ahead : b;
@@ -70,14 +69,13 @@ LANES_INLINE void byte_tile(const Tokens& t, const Panel& panel, size_t groups, 
     for (size_t c = 0; c < C; ++c) acc[r][c] = words(t.sums[first + r] * -kShift);
   for (size_t g = 0; g < groups; ++g) {
     Words v[C];
-    if (!Direct && Asked) _mm_prefetch((const char*)ahead + g * pace, _MM_HINT_T1);
-    if (Direct && Asked == 4) panel.course.ask_four(b + g * 256);
-#pragma GCC unroll 4
-    for (size_t c = 0; Direct && Asked < 4 && c < Asked; ++c)
-      panel.course.ask(b + (g * 4 + c) * 64);
+    if (!Direct) _mm_prefetch((const char*)ahead + g * pace, _MM_HINT_T1);
+    if (Direct && C == 4) panel.course.ask_four(b + g * 256);
 #pragma GCC unroll 4
     for (size_t c = 0; c < C; ++c) {
-      v[c] = load_words(b + (g * 4 + c) * 64);
+      const uint8_t* at = b + (g * 4 + c) * 64;
+      if (Direct && C < 4) panel.course.ask(at);
+      v[c] = load_words(at);
       if (Direct) v[c] = shifted(v[c]);
     }
 #pragma GCC unroll 8
@@ -97,20 +95,20 @@ LANES_INLINE void byte_tile(const Tokens& t, const Panel& panel, size_t groups, 
   write_tile<R, C, Whole, Bias>(acc, t, out, first);
 }
 
-// The same in steps of as many channels as registers have sums for; all is asked for in the first
-// one.
+// The same in steps of as many channels as registers have sums for.
 template <size_t R, size_t C, bool Direct, bool Whole, bool Bias>
 LANES_INLINE void byte_tiles(const Tokens& t, const Panel& panel, size_t groups, const Out& out,
                              size_t first) {
   constexpr size_t kStep = R == 1 || C < kAbreast ? C : kAbreast;
-  byte_tile<R, kStep, C, Direct, Whole, Bias>(t, panel, groups, out, first);
+  byte_tile<R, kStep, Direct, Whole, Bias>(t, panel, groups, out, first);
   Panel of = panel;
+  of.ahead = nullptr, of.pace = 0;  // asked for
   Out to = out;
   for (size_t c = kStep; c < C && (Whole || c * 16 < out.count); c += kStep) {
     of.bytes = panel.bytes + c * 64;
     to.scales = out.scales + c * 16, to.y = out.y + c * 16, to.count = out.count - c * 16;
     if (Bias) to.bias = out.bias + c * 16;
-    byte_tile<R, kStep, 0, Direct, Whole, Bias>(t, of, groups, to, first);
+    byte_tile<R, kStep, Direct, Whole, Bias>(t, of, groups, to, first);
   }
 }
 
