@@ -99,16 +99,17 @@ LANES_INLINE void byte_tile(const Tokens& t, const Panel& panel, size_t groups, 
 template <size_t R, size_t C, bool Direct, bool Whole, bool Bias>
 LANES_INLINE void byte_tiles(const Tokens& t, const Panel& panel, size_t groups, const Out& out,
                              size_t first) {
-  constexpr size_t kStep = R == 1 || C < kAbreast ? C : kAbreast;
-  byte_tile<R, kStep, Direct, Whole, Bias>(t, panel, groups, out, first);
+  constexpr size_t kFit = R <= kAbreast ? 4 : R <= 3 ? 2 : kAbreast;  // sums of R rows in registers
+  constexpr size_t kStep = C < kFit ? C : kFit;
   Panel of = panel;
-  of.ahead = nullptr, of.pace = 0;  // asked for
   Out to = out;
-  for (size_t c = kStep; c < C && (Whole || c * 16 < out.count); c += kStep) {
-    of.bytes = panel.bytes + c * 64;
-    to.scales = out.scales + c * 16, to.y = out.y + c * 16, to.count = out.count - c * 16;
-    if (Bias) to.bias = out.bias + c * 16;
+  for (size_t c = 0; c < C; c += kStep) {
     byte_tile<R, kStep, Direct, Whole, Bias>(t, of, groups, to, first);
+    if (!Whole && to.count <= kStep * 16) return;
+    of.bytes += kStep * 64;
+    of.ahead = nullptr, of.pace = 0;  // asked for
+    to.scales += kStep * 16, to.y += kStep * 16, to.count -= kStep * 16;
+    if (Bias) to.bias += kStep * 16;
   }
 }
 
