@@ -77,24 +77,23 @@ def _float_scales(low: Lowering, name: str) -> ir.Value:
 
 
 def _columns(low: Lowering, name: str) -> ir.Value:
-    """int8 [K, N] of a weight in panels; onnxruntime makes it once, as it opens the program."""
-    codes, stored = low.part(name, ""), low.weights[name]
+    """int8 [K, N] of a weight in panels; onnxruntime makes it once, as it opens the program.
 
-    def unpacked() -> ir.Value:
-        panels, groups, width, depth = stored.parts[""].shape
-        # Two steps would take a sixth of the time, and twice the memory.
-        turned = low.add("Transpose", [codes], {"perm": [1, 3, 0, 2]})
-        whole = low.constant(np.array([groups * depth, panels * width], np.int64))
-        matrix: ir.Value = low.add("Reshape", [turned, whole])
-        if (groups * depth, panels * width) == (stored.columns, stored.rows):
-            return matrix
-        ends = np.array([stored.columns, stored.rows], np.int64)
-        start = low.constant(np.zeros(2, np.int64))
-        cut: ir.Value = low.add("Slice", [matrix, start, low.constant(ends)])
-        return cut
-
-    made: ir.Value = low.shared("columns", codes, unpacked)
-    return made
+    Each product has its own: where onnxruntime makes matrices unsigned, as on x86 without VNNI, it
+    does so product by product, and refuses one of two.
+    """
+    codes, stored = low.part(name, "", own=True), low.weights[name]
+    panels, groups, width, depth = stored.parts[""].shape
+    # Two steps would take a sixth of the time, and twice the memory.
+    turned = low.add("Transpose", [codes], {"perm": [1, 3, 0, 2]})
+    whole = low.constant(np.array([groups * depth, panels * width], np.int64))
+    matrix: ir.Value = low.add("Reshape", [turned, whole])
+    if (groups * depth, panels * width) == (stored.columns, stored.rows):
+        return matrix
+    ends = np.array([stored.columns, stored.rows], np.int64)
+    start = low.constant(np.zeros(2, np.int64))
+    cut: ir.Value = low.add("Slice", [matrix, start, low.constant(ends)])
+    return cut
 
 
 def _quantize_tokens(low: Lowering, x: ir.Value) -> tuple[ir.Value, ir.Value]:

@@ -132,14 +132,18 @@ class Lowering:
             self._values[name] = value
         return self._values[name]
 
-    def part(self, weight: str, suffix: str) -> ir.Value:
-        """The initializer of one stored part of a weight."""
+    def part(self, weight: str, suffix: str, *, own: bool = False) -> ir.Value:
+        """The initializer of one stored part of a weight; ``own``: one that nobody else reads."""
         import onnx_ir as ir
 
         if self._outer is not None:
-            return self._outer.part(weight, suffix)
+            return self._outer.part(weight, suffix, own=own)
         stored = self.weights[weight].parts[suffix]
-        if stored.name not in self._values:
+        name, copies = stored.name, 0
+        while own and name in self._values:
+            copies += 1
+            name = f"{stored.name}.{copies}"
+        if name not in self._values:
             dtype = ir.DataType.from_numpy(np.dtype(stored.dtype))
             tensor = ir.ExternalTensor(
                 stored.file,
@@ -147,18 +151,18 @@ class Lowering:
                 stored.nbytes,
                 dtype,
                 shape=ir.Shape(stored.shape),
-                name=stored.name,
+                name=name,
                 base_dir="",
             )
             value = ir.Value(
-                name=stored.name,
+                name=name,
                 shape=ir.Shape(stored.shape),
                 type=ir.TensorType(dtype),
                 const_value=tensor,
             )
-            self.graph.initializers[stored.name] = value
-            self._values[stored.name] = value
-        return self._values[stored.name]
+            self.graph.initializers[name] = value
+            self._values[name] = value
+        return self._values[name]
 
     def inside(self) -> Lowering:
         """For the body of a loop: its nodes are gathered in ``body``, and read the graph around."""
