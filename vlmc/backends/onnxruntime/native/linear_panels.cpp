@@ -6,8 +6,8 @@
 namespace vlmc {
 namespace {
 
-// Up to here weights are read as often as there are tiles of tokens; else they are copied near
-// once.
+// Up to here weights are read as often as there are tiles of tokens; else they are copied near, and
+// shifted, once.
 constexpr size_t kNear = 12;
 
 LANES void copy_near(const uint8_t* from, size_t count, uint8_t* to) {
