@@ -11,6 +11,7 @@ from tests.backends.kernels import (
     linear_float,
     linear_panels,
     near,
+    panelled,
     with_kernels,
 )
 from tests.backends.test_native_ops import blocks, channels
@@ -54,6 +55,27 @@ def test_linear_panels(m, k, n):
         y = np.full((m, n), np.nan, np.float32)
         call("vlmc_linear_panels", x, m, k, n, parts["w"], parts["scales"], bias, y)
         near(y, *linear_panels(x, parts["w"], parts["scales"], bias))
+
+
+@with_kernels
+@pytest.mark.parametrize("m", [5, 13, 40, 61])
+@pytest.mark.parametrize("k", [4, 37, 600, 1040])
+@pytest.mark.parametrize("most", [16, 64, 65, 90, 91, 127, 128])
+def test_sums_of_bytes_are_exact(most, k, m):
+    """Whatever they come to: 16 bits may hold two or eight products, or not even two."""
+    rng = np.random.default_rng([most, k, m])
+    codes = rng.integers(-127, 128, (m, k))
+    codes[::2] = rng.choice([-127, 0, 127], codes[::2].shape)
+    codes[m // 2] = 127
+    codes[m // 3] = np.where(np.arange(k) % 4 < 2, 127, -127)
+    codes[:, rng.integers(k)] = 127  # so that a row's scale is 1
+    w = rng.integers(-most, min(most, 127) + 1, (80, k)).astype(np.int8)
+    w[3], w[20], w[40, k // 2 :] = -most, min(most, 127), 1
+    w[50] = np.where(np.arange(k) % 2, 2, -most)
+    y = np.full((m, 80), np.nan, np.float32)
+    ones = np.ones(80, np.float32)
+    call("vlmc_linear_panels", codes.astype(np.float32), m, k, 80, panelled(w), ones, None, y)
+    np.testing.assert_array_equal(y, codes @ w.T.astype(np.int64))
 
 
 @with_kernels
@@ -124,7 +146,7 @@ def test_linear_float(m, half):
 
 @with_kernels
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-@pytest.mark.parametrize("m", [1, 12])
+@pytest.mark.parametrize("m", [1, 12, 40])
 @pytest.mark.parametrize("k", [64, 300])
 @pytest.mark.parametrize("place", [0, 37, -1])
 def test_a_number_that_is_none_is_not_hidden(place, k, m, bad):

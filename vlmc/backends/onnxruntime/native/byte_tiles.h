@@ -1,58 +1,9 @@
 #pragma once
 // Products of tokens with one panel of 64 channels, of one byte a weight: four of a channel, which
 // a lane multiplies at once, lie side by side, [k/4][64][4].
-#include "ahead.h"
-#include "codes.h"
+#include "byte_panel.h"
 
 namespace vlmc {
-
-struct Panel {
-  const uint8_t* bytes;
-  bool direct;  // as they are stored, and read from memory for the first time
-  // What is read from memory next, and the bytes of it that are asked for while a tile takes a
-  // group: memory answers late. Or null.
-  const uint8_t* ahead = nullptr;
-  size_t pace = 0;
-  bool half = false;  // the first 32 of the channels that lie here; direct
-  Course course;      // of what is direct
-
-  // `size` bytes that are asked for by the last tile of m tokens, 6 in each.
-  Panel before(const uint8_t* next, size_t size, size_t groups, size_t m) const {
-    return {bytes, direct, next, 6 * size / (groups * m) + 1, false, {}};
-  }
-
-  // The same after some tiles.
-  Panel after(size_t tiles, size_t groups) const {
-    return {bytes, direct, ahead + tiles * groups * pace, pace, half, course};
-  }
-};
-
-struct Out {
-  const float* scales;  // of the panel's channels
-  const float* bias;    // or null
-  float* y;             // first token, first channel of the panel
-  size_t stride, count;
-};
-
-// y of R tokens, from `first` on, by 16 C channels.
-template <size_t R, size_t C, bool Whole, bool Bias>
-LANES_INLINE void write_tile(const Words (&sums)[R][C], const Tokens& t, const Out& out,
-                             size_t first) {
-#pragma GCC unroll 4
-  for (size_t c = 0; c < C; ++c) {
-    if (!Whole && c * 16 >= out.count) break;
-    const Mask there = Whole ? 0xffff : first16(out.count - c * 16);
-    const Floats scale = load(there, out.scales + c * 16);
-    float* y = out.y + first * out.stride + c * 16;
-#pragma GCC unroll 8
-    for (size_t r = 0; r < R; ++r) {
-      const Floats f = mul(to_floats(sums[r][c]), scale);
-      const Floats by = floats(t.scales[first + r]);
-      store(y + r * out.stride, there,
-            Bias ? fmadd(f, by, load(there, out.bias + c * 16)) : mul(f, by));
-    }
-  }
-}
 
 // R tokens, from `first` on, by 16 C channels. Whole: there are as many, not fewer.
 template <size_t R, size_t C, bool Direct, bool Whole, bool Bias>
@@ -126,21 +77,6 @@ LANES void multiply_tiles(const Tokens& t, size_t m, Panel panel, size_t groups,
     case 1: return byte_tiles<1, C, Direct, Whole, Bias>(t, panel, groups, out, i);
     default: return;
   }
-}
-
-// Every token by one panel of channels.
-inline void multiply_panel(const Tokens& t, size_t m, const Panel& panel, size_t groups,
-                           const Out& out) {
-  using Tiles = void (*)(const Tokens&, size_t, Panel, size_t, const Out&);
-  static constexpr Tiles kTiles[3][2][2] = {
-      {{multiply_tiles<4, false, false, false>, multiply_tiles<4, false, false, true>},
-       {multiply_tiles<4, false, true, false>, multiply_tiles<4, false, true, true>}},
-      {{multiply_tiles<4, true, false, false>, multiply_tiles<4, true, false, true>},
-       {multiply_tiles<4, true, true, false>, multiply_tiles<4, true, true, true>}},
-      {{multiply_tiles<2, true, false, false>, multiply_tiles<2, true, false, true>},
-       {multiply_tiles<2, true, true, false>, multiply_tiles<2, true, true, true>}}};
-  const bool whole = out.count >= (panel.half ? kPanel / 2 : kPanel);
-  kTiles[panel.direct + panel.half][whole][out.bias != nullptr](t, m, panel, groups, out);
 }
 
 }  // namespace vlmc

@@ -11,7 +11,9 @@
 
 namespace vlmc {
 
-constexpr size_t kFewTokens = 8;  // up to here weights are read once and never packed
+constexpr size_t kFewTokens = 8;   // up to here weights are read once and never packed
+constexpr size_t kNearRows = 6;    // of a tile, where codes are lifted
+constexpr size_t kGatedRows = 48;  // tokens whose products stay near until they are gated
 constexpr float kSmallest = 1e-12f;
 
 inline size_t padded(size_t n, size_t to) { return (n + to - 1) / to * to; }
@@ -51,9 +53,15 @@ struct Tokens {
   int32_t* sums;  // [m], of the codes
   size_t room;
   bool tiled;
+  // Of lifted codes (near_spans.h): what is known of each tile, [tiles, lifted_size].
+  const uint16_t* lifted = nullptr;
+  size_t lifted_size = 0;
 
-  // Those from number `i` on.
-  Tokens from(size_t i) const { return {codes + i * room, scales + i, sums + i, room, tiled}; }
+  // Those from number `i` on, which begins a tile where codes are lifted.
+  Tokens from(size_t i) const {
+    return {codes + i * room, scales + i, sums + i, room, tiled,
+            lifted + i / kNearRows * lifted_size, lifted_size};
+  }
   int8_t* row(size_t i) const {
     return tiled ? codes + i / 16 * 16 * room + i % 16 * 64 : codes + i * room;
   }

@@ -174,6 +174,29 @@ LANE Words sub(Words a, Words b) {
 LANE Words max(Words a, Words b) {
   return {_mm256_max_epi32(a.low, b.low), _mm256_max_epi32(a.high, b.high)};
 }
+LANE Words add16(Words a, Words b) {
+  return {_mm256_add_epi16(a.low, b.low), _mm256_add_epi16(a.high, b.high)};
+}
+LANE Words sub16(Words a, Words b) {
+  return {_mm256_sub_epi16(a.low, b.low), _mm256_sub_epi16(a.high, b.high)};
+}
+// Of numbers without sign.
+LANE Words add_saturated16(Words a, Words b) {
+  return {_mm256_adds_epu16(a.low, b.low), _mm256_adds_epu16(a.high, b.high)};
+}
+LANE Words max_unsigned16(Words a, Words b) {
+  return {_mm256_max_epu16(a.low, b.low), _mm256_max_epu16(a.high, b.high)};
+}
+LANE Words mul_low16(Words a, Words b) {
+  return {_mm256_mullo_epi16(a.low, b.low), _mm256_mullo_epi16(a.high, b.high)};
+}
+LANE Words max_bytes(Words a, Words b) {
+  return {_mm256_max_epi8(a.low, b.low), _mm256_max_epi8(a.high, b.high)};
+}
+LANE Words add_bytes(Words a, Words b) {
+  return {_mm256_add_epi8(a.low, b.low), _mm256_add_epi8(a.high, b.high)};
+}
+LANE Words byte_magnitudes(Words x) { return {_mm256_abs_epi8(x.low), _mm256_abs_epi8(x.high)}; }
 LANE Words sub_bytes(Words a, Words b) {
   return {_mm256_sub_epi8(a.low, b.low), _mm256_sub_epi8(a.high, b.high)};
 }
@@ -287,6 +310,11 @@ LANE Words dot_shorts(Words acc, Words a, Words b) {
   return add(acc, {_mm256_madd_epi16(a.low, b.low), _mm256_madd_epi16(a.high, b.high)});
 }
 
+// The sums of the products of two bytes each, in 16 bits; of a without sign, of b with.
+LANE Words dot_bytes(Words a, Words b) {
+  return {_mm256_maddubs_epi16(a.low, b.low), _mm256_maddubs_epi16(a.high, b.high)};
+}
+
 // Weights of a byte stay signed: where they are not, two products with codes exceed 16 bits.
 constexpr int32_t kShift = 0;
 LANE Words shifted(Words weights) { return weights; }
@@ -311,8 +339,7 @@ struct NibbleSum {
     pairs = words(0);
   }
   LANES __attribute__((always_inline)) void add(Words weights, Words codes) {
-    pairs = {_mm256_add_epi16(pairs.low, _mm256_maddubs_epi16(weights.low, codes.low)),
-             _mm256_add_epi16(pairs.high, _mm256_maddubs_epi16(weights.high, codes.high))};
+    pairs = add16(pairs, dot_bytes(weights, codes));
   }
   LANES __attribute__((always_inline)) void settle() {
     sum = dot_shorts(sum, pairs, shorts(1));

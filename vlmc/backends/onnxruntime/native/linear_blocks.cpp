@@ -94,15 +94,16 @@ void linear_blocks(const float* x, size_t m, size_t k, int bits, size_t block,
         codes);
   else
     by_panels<true, false>(
-        t, m, groups, products, count, gate, parallel,
+        near_tokens(t, m, parallel), m, groups, products, count, gate, parallel,
         [&](const Product& of, size_t first, size_t channels, uint8_t* room, float* scales)
             LANES -> Panel {
               const BlockPanels w(of, k, bits, block);
-              for (size_t c = 0; c < channels; c += kLanes)
+              for (size_t c = 0; c < channels; c += kLanes) {
+                NearWriter strip(room, groups, c);
                 expand_panel(w[(first + c) / kLanes], w, groups, scales + c,
-                             [&](size_t group, Words four) LANES_LAMBDA {
-                               store_words(room + group * 256 + c * 4, shifted(four));
-                             });
+                             [&](size_t group, Words four)
+                                 LANES_LAMBDA { strip.put(group, four); });
+              }
               const Panel near = {room, false};
               if (first + kPanel >= of.n) return near;
               const auto next = codes(of, first + kPanel);

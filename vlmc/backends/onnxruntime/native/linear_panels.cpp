@@ -7,12 +7,8 @@ namespace vlmc {
 namespace {
 
 // Up to here weights are read as often as there are tiles of tokens; else they are copied near, and
-// shifted, once.
+// prepared, once.
 constexpr size_t kNear = 12;
-
-LANES void copy_near(const uint8_t* from, size_t count, uint8_t* to) {
-  for (size_t i = 0; i < count; i += 64) store_words(to + i, shifted(load_words(from + i)));
-}
 
 void multiply(const Tokens& t, size_t m, size_t k, const Product* products, size_t count, Gate gate,
               const Parallel& parallel) {
@@ -35,10 +31,10 @@ void multiply(const Tokens& t, size_t m, size_t k, const Product* products, size
                                   [&](const Product& of, size_t first, size_t, uint8_t*,
                                       float*) -> Panel { return {panel(of, first), true}; });
   by_panels<false, false>(
-      t, m, groups, products, count, gate, parallel,
-      [&](const Product& of, size_t first, size_t, uint8_t* room, float*) -> Panel {
+      near_tokens(t, m, parallel), m, groups, products, count, gate, parallel,
+      [&](const Product& of, size_t first, size_t channels, uint8_t* room, float*) -> Panel {
         const uint8_t* w = panel(of, first);
-        copy_near(w, bytes, room);
+        copy_near(w, groups, channels, room);
         const Panel near = {room, false};
         return first + kPanel < of.n ? near.before(w + bytes, bytes, groups, m) : near;
       });

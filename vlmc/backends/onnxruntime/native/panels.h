@@ -2,8 +2,27 @@
 // Products of tokens with the panels of several weights, divided among threads.
 #include "byte_tiles.h"
 #include "team.h"
+#ifdef VLMC_AVX2
+#include "near_spans.h"
+#else
+#include "near_whole.h"
+#endif
 
 namespace vlmc {
+
+// Every token by one panel of channels.
+inline void multiply_panel(const Tokens& t, size_t m, const Panel& panel, size_t groups,
+                           const Out& out) {
+  if (!panel.direct) return multiply_near(t, m, panel, groups, out);
+  using Tiles = void (*)(const Tokens&, size_t, Panel, size_t, const Out&);
+  static constexpr Tiles kTiles[2][2][2] = {
+      {{multiply_tiles<4, true, false, false>, multiply_tiles<4, true, false, true>},
+       {multiply_tiles<4, true, true, false>, multiply_tiles<4, true, true, true>}},
+      {{multiply_tiles<2, true, false, false>, multiply_tiles<2, true, false, true>},
+       {multiply_tiles<2, true, true, false>, multiply_tiles<2, true, true, true>}}};
+  const bool whole = out.count >= (panel.half ? kPanel / 2 : kPanel);
+  kTiles[panel.half][whole][out.bias != nullptr](t, m, panel, groups, out);
+}
 
 // Every token by every panel of the products' channels, and with a gate what it makes of them.
 // pack(product, first, count, room, scales) gives a panel of a product's channels, which may lie in
@@ -12,7 +31,6 @@ namespace vlmc {
 template <bool Rescaled, bool Halves, typename Pack>
 void by_panels(const Tokens& t, size_t m, size_t groups, const Product* products, size_t count,
                Gate gate, const Parallel& parallel, Pack&& pack) {
-  constexpr size_t kRows = 48;  // tokens whose products stay near until they are gated
   enum Part { all, front, back };
   const auto panels = [](const Product& p) { return (p.n + kPanel - 1) / kPanel; };
   struct Packed {
@@ -48,16 +66,16 @@ void by_panels(const Tokens& t, size_t m, size_t groups, const Product* products
   };
   const auto multiply_and_gate = [&](size_t index, Part part, uint8_t* room, size_t end,
                                      const char* then) {
-    alignas(64) float beside[kRows * kPanel];
+    alignas(64) float beside[kGatedRows * kPanel];
     Packed gates, lets;
     if (!packed(products[0], index, part, room, &gates)) return;
-    if (count > 1) packed(products[1], index, part, room + groups * 4 * kPanel, &lets);
+    if (count > 1) packed(products[1], index, part, room + near_bytes(groups), &lets);
     if (Halves) gates.panel.course = course(products[0], end, then);
     if (Halves && count > 1)
       lets.panel.course = course(products[1], end, then ? then + kStretch : nullptr);
-    for (size_t row = 0; row < m; row += kRows) {
+    for (size_t row = 0; row < m; row += kGatedRows) {
       const Tokens some = t.from(row);
-      const size_t rows = std::min(kRows, m - row);
+      const size_t rows = std::min(kGatedRows, m - row);
       Out out = gates.out;
       out.y += row * out.stride;
       multiply_panel(some, rows, gates.panel, groups, out);
@@ -73,7 +91,7 @@ void by_panels(const Tokens& t, size_t m, size_t groups, const Product* products
   // A thread's panels lie side by side: what it asks memory for ahead is its own.
   together<1>(parallel, [&](Member member) {
     static thread_local Scratch<uint8_t> scratch;
-    uint8_t* room = scratch.at_least(count * groups * 4 * kPanel);
+    uint8_t* room = scratch.at_least(count * near_bytes(groups));
     size_t end = 0;  // of the run of panels that is this thread's
     const char* const then = Halves ? member.front_after() : nullptr;
     const auto one = [&](size_t index, Part part) {
