@@ -6,7 +6,7 @@
 // added in as many, with what the lifting added taken off. That all of it fits is known beforehand, and so
 // it is nearly everywhere: two weights of one sign reach no further than their sum times the range of codes,
 // and eight products, as |wx| <= (w^2 + x^2) / 2, than half of all squares. Elsewhere codes take the signs of
-// weights, whose magnitudes are multiplied: dot_weights, which takes half as many instructions again.
+// weights, whose magnitudes are multiplied: dot_weights, which takes longer.
 #include "byte_panel.h"
 
 namespace vlmc {
