@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
 import importlib
 import importlib.util
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.sample import one_in
 
 ROOT = Path(__file__).parents[1]
 # What only the build extra installs.
@@ -39,6 +42,26 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--timm", metavar="FOLDER", help="compare towers with timm's, which is installed there"
     )
+    parser.addoption(
+        "--one-in",
+        metavar="N",
+        type=_at_least_one,
+        default=1,
+        help="of a test with more than N cases, one in N of them, the same in every run",
+    )
+
+
+def _at_least_one(given: str) -> int:
+    if not given.isdecimal() or int(given) < 1:
+        raise argparse.ArgumentTypeError(f"{given!r} is not a number from 1 on")
+    return int(given)
+
+
+@pytest.hookimpl(trylast=True)  # after -m and -k: of what they leave
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    kept = one_in(config.getoption("--one-in"), (item.nodeid for item in items))
+    config.hook.pytest_deselected(items=[item for item in items if item.nodeid not in kept])
+    items[:] = [item for item in items if item.nodeid in kept]
 
 
 @pytest.hookimpl(optionalhook=True)

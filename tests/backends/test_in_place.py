@@ -24,15 +24,15 @@ class Mapped:
 
     kernels = portable = ""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, looks: int = 200) -> None:
         with path.open("rb") as file:
             self.map = mmap.mmap(file.fileno(), 0, mmap.MAP_PRIVATE, mmap.PROT_READ)
-        self.path = path
+        self.path, self.looks = path, looks
         self.held: list[int] = []
 
     def run(self, feeds, into=None):
         total = int(np.frombuffer(self.map, np.uint8).sum())
-        for _ in range(200):
+        for _ in range(self.looks):
             self.held.append(held(self.path))
             if self.held[-1] == 0:
                 break
@@ -56,7 +56,7 @@ def test_mapped_pages_are_given_back_and_read_again(
     path.write_bytes(data)
     session = Mapped(path)
     monkeypatch.setattr(in_place, "HELD_BYTES", 0)
-    other = Mapped(path)
+    other = Mapped(path, looks=20)
     other.run({})
     assert min(other.held) > 0  # nobody gives anything back
     del other
