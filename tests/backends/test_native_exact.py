@@ -1,23 +1,21 @@
-"""Products of float32 with bfloat16 by tiles: as near to the sum as float32 is."""
+"""Products of float32 with bfloat16: as near to the sum as float32 is."""
 
-import ctypes
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.backends.kernels import Guarded, near, with_kernels
-from vlmc.backends.onnxruntime import native
 from vlmc.passes import exact_products
 
-# Rows of x, columns, rows of w: one, whole tiles, tiles and a bit, more than stay near.
+ROOT = Path(__file__).parents[2]
+# Rows of x, columns, rows of w: one, whole tiles, tiles and a bit, more than stay near. By vectors
+# everywhere: columns that fill no tile, and more of them than are packed at a time.
 SIZES = [(1, 32, 1), (16, 64, 32), (33, 544, 47), (70, 1280, 65), (417, 96, 32)]
-
-
-def tiled():
-    return native.library() is not None and exact_products.can_multiply("BF16", 32)
+SIZES += [(1, 5, 1), (4, 40, 17), (50, 1031, 64), (9, 2090, 130)]
 
 
 def numbers(m, k, n):
@@ -36,8 +34,6 @@ def multiplied(x, w):
 @with_kernels
 @pytest.mark.parametrize(("m", "k", "n"), SIZES)
 def test_what_is_rounded_are_the_sums_alone(m, k, n):
-    if not tiled():
-        return
     x, w = numbers(m, k, n)
     weights = (w.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
     allowed = 1e-6 * np.abs(x.astype(np.float64)) @ np.abs(weights).T
@@ -45,10 +41,9 @@ def test_what_is_rounded_are_the_sums_alone(m, k, n):
 
 
 @with_kernels
-def test_a_row_has_the_same_bits_alone_and_among_others():
-    if not tiled():
-        return
-    x, w = numbers(450, 1056, 70)
+@pytest.mark.parametrize("k", [1056, 1057])
+def test_a_row_has_the_same_bits_alone_and_among_others(k):
+    x, w = numbers(450, k, 70)
     whole = multiplied(x, w)
     for some in (slice(0, 1), slice(7, 90), slice(400, 450)):
         assert np.array_equal(multiplied(x[some], w), whole[some])
@@ -60,10 +55,9 @@ def test_a_row_has_the_same_bits_alone_and_among_others():
 
 
 @with_kernels
-def test_what_is_no_number_stays_none():
-    if not tiled():
-        return
-    x, w = numbers(5, 64, 3)
+@pytest.mark.parametrize("k", [64, 65])
+def test_what_is_no_number_stays_none(k):
+    x, w = numbers(5, k, 3)
     x[1, 7], x[2, 40] = np.inf, np.nan
     w[:] |= 1  # no zeros
     found = multiplied(x, w)
@@ -73,10 +67,8 @@ def test_what_is_no_number_stays_none():
 
 
 @with_kernels
-@pytest.mark.parametrize(("m", "k", "n"), [(3, 32, 5), (17, 96, 33)])
+@pytest.mark.parametrize(("m", "k", "n"), [(3, 32, 5), (17, 96, 33), (2, 33, 3), (7, 1025, 66)])
 def test_nothing_is_read_or_written_beyond_the_arrays(m, k, n):
-    if not tiled():
-        return
     held = [Guarded(array) for array in (*numbers(m, k, n), np.zeros((m, n), np.float32))]
     x, w, out = (one.array for one in held)
     exact_products.multiply(x, w, out)
@@ -86,28 +78,28 @@ def test_nothing_is_read_or_written_beyond_the_arrays(m, k, n):
 
 
 @with_kernels
-def test_other_weights_and_other_cpus_have_none():
-    assert not exact_products.can_multiply("F16", 64)
-    assert not exact_products.can_multiply("BF16", 40)
-    code = "from vlmc.passes.exact_products import can_multiply as can; print(can('BF16', 64))"
-    for switch in ("VLMC_TILES", "VLMC_KERNELS"):
-        environment = {**os.environ, switch: "off"}
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        assert done.stdout.strip() == "False"
+def test_without_tiles_it_is_the_same_product(tmp_path):
+    x, w = numbers(33, 544, 47)
+    np.savez(tmp_path / "given.npz", x=x, w=w)
+    code = f"""
+import numpy as np
+from {__name__} import multiplied
+given = np.load({str(tmp_path / "given.npz")!r})
+np.save({str(tmp_path / "made.npy")!r}, multiplied(given["x"], given["w"]))
+"""
+    environment = os.environ | {"VLMC_TILES": "off"}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, cwd=ROOT)
+    found = np.load(tmp_path / "made.npy")
+    assert np.abs(found - multiplied(x, w)).max() <= 1e-6 * np.abs(found).max()
 
 
 @with_kernels
-def test_the_kernel_refuses_columns_that_fill_no_tile():
-    library = ctypes.CDLL(str(native.library()))
-    x, w = np.ones((1, 40), np.float32), np.ones((1, 40), np.uint16)
-    out = np.zeros((1, 1), np.float32)
-    x_at, w_at, out_at = (ctypes.c_void_p(array.ctypes.data) for array in (x, w, out))
-    size = ctypes.c_size_t
-    made = library.vlmc_linear_exact(x_at, size(1), size(40), w_at, size(1), out_at, size(1))
-    assert (made, out.item()) == (0, 0)
+def test_other_weights_have_none_nor_has_who_turns_kernels_off():
+    assert exact_products.can_multiply("BF16")
+    assert not exact_products.can_multiply("F16")
+    code = "from vlmc.passes.exact_products import can_multiply as can; print(can('BF16'))"
+    environment = os.environ | {"VLMC_KERNELS": "off"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "False"

@@ -1,4 +1,4 @@
-"""Products with weights as a checkpoint stores them, bfloat16, by tiles; as exact as in float32."""
+"""Products with weights as a checkpoint stores them, bfloat16; as exact as in float32."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ from numpy.typing import NDArray
 
 from vlmc.backends.onnxruntime import native
 
-# Rows, and numbers of a row, that the kernel takes together.
-ROWS, _COLUMNS = 32, 32
+ROWS = 64  # that the kernel takes together
 
 
-def can_multiply(dtype: str, columns: int) -> bool:
+def can_multiply(dtype: str) -> bool:
     """Whether this machine has the kernel for weights of a safetensors dtype."""
-    return dtype == "BF16" and columns % _COLUMNS == 0 and _function() is not None
+    return dtype == "BF16" and _function() is not None
 
 
 def multiply(x: NDArray[np.float32], rows: NDArray[np.uint16], out: NDArray[np.float32]) -> None:
@@ -39,9 +38,6 @@ def multiply(x: NDArray[np.float32], rows: NDArray[np.uint16], out: NDArray[np.f
 
 @cache
 def _function() -> Any:
-    """``vlmc_linear_exact`` where there are tiles; other threads run while it works."""
+    """``vlmc_linear_bfloat16``, or None; other threads run while it works."""
     file = native.library()
-    if file is None:
-        return None
-    kernels = ctypes.CDLL(str(file))
-    return kernels.vlmc_linear_exact if kernels.vlmc_kernels_tiles() else None
+    return None if file is None else ctypes.CDLL(str(file)).vlmc_linear_bfloat16

@@ -20,7 +20,7 @@ from vlmc.passes.parameters import canonical_names, parameter_sources
 # Rows of a large matrix are multiplied in pieces of this size, small enough for the allocator to
 # hand the same memory out again: fresh pages cost more than the products.
 _PIECE_BYTES = 8 << 20
-# Of exact products, what is made of the factors first is worth as many rows, or as much memory.
+# Of exact products, what tiles make of the factors first is worth as many rows, or as much memory.
 _LEAST_ROWS, _MOST_BYTES = 512, 24 << 20
 # Pieces from this size on are multiplied by oneDNN where torch has it: on CPUs that MKL does not
 # know, that takes half the time. For smaller ones, making its kernels would take longer.
@@ -195,7 +195,7 @@ def _linear(x: torch.Tensor, weight: StoredTensor, bias: Any = None) -> torch.Te
 def _products(factors: Sequence[torch.Tensor], weight: StoredTensor) -> list[torch.Tensor]:
     """Each ``[..., K]`` times the matrix ``[N, K]``; what one becomes depends on it alone."""
     weight.ahead.of(weight.place)
-    if exact_products.can_multiply(weight.ref.dtype, weight.shape[1]):
+    if exact_products.can_multiply(weight.ref.dtype):
         return _exact(factors, weight)
     rows, columns = weight.shape
     step = max(1, _PIECE_BYTES // (4 * columns))

@@ -17,7 +17,7 @@ SWITCH = "VLMC_KERNELS"
 
 INTERFACE = 9  # kInterface of kernels.h; the version of the domain
 # What builds call beside the operators; a library from before one was there has the same interface.
-_CALLED = ("vlmc_quantize_stored", "vlmc_round_blocks", "vlmc_linear_exact")
+_CALLED = ("vlmc_quantize_stored", "vlmc_round_blocks", "vlmc_linear_bfloat16")
 _FOLDER = Path(__file__).parent
 _OFF = {"off", "0", "no", "false"}
 # The sources compiled for instructions that CPUs have, the fastest first: a word for SWITCH, the

@@ -10,9 +10,17 @@ namespace vlmc {
 
 constexpr size_t kTile = 6;  // rows that are multiplied together
 
+// How weights lie in memory. bfloat16: the upper half of a float32.
+enum class Stored { float32, float16, bfloat16 };
+constexpr size_t size_of(Stored as) { return as == Stored::float32 ? 4 : 2; }
+
+LANES_INLINE Floats load(const void* from, Stored as, size_t at, Mask there) {
+  if (as == Stored::float32) return load(there, static_cast<const float*>(from) + at);
+  const __m256i halves = load_halves(there, static_cast<const uint16_t*>(from) + at);
+  return as == Stored::float16 ? from_half(halves) : as_floats(shift_left(to_words(halves), 16));
+}
 LANES_INLINE Floats load(const void* from, bool half, size_t at, Mask there) {
-  if (half) return from_half(load_halves(there, static_cast<const uint16_t*>(from) + at));
-  return load(there, static_cast<const float*>(from) + at);
+  return load(from, half ? Stored::float16 : Stored::float32, at, there);
 }
 
 // c[R][count] = a[R][inner] b[inner][count] (+ c), 16 (V - 1) < count <= 16 V. Of Pairs, each
@@ -106,8 +114,8 @@ LANES_INLINE void transpose(Floats* v) {
 }
 
 // Rows first .. last of a matrix, `size` numbers each from `from` + row * stride on, transposed:
-// [panels][size][64], zeros behind the last.
-LANES inline void pack_panels(const void* from, bool half, size_t stride, size_t first, size_t last,
+// [panels][64 / kWide][size][kWide], zeros behind the last.
+LANES inline void pack_panels(const void* from, Stored as, size_t stride, size_t first, size_t last,
                               size_t size, float* out) {
   for (size_t p = first; p < last; p += kPanel, out += size * kPanel)
     for (size_t t = 0; t < kPanel; t += 16)
@@ -115,9 +123,10 @@ LANES inline void pack_panels(const void* from, bool half, size_t stride, size_t
         const Mask there = first16(size - d);
         Floats v[16];
         for (size_t j = 0; j < 16; ++j)
-          v[j] = p + t + j < last ? load(from, half, (p + t + j) * stride + d, there) : floats(0);
+          v[j] = p + t + j < last ? load(from, as, (p + t + j) * stride + d, there) : floats(0);
         transpose(v);
-        for (size_t j = 0; j < 16 && d + j < size; ++j) store(out + (d + j) * kPanel + t, v[j]);
+        float* const strip = out + t / kWide * size * kWide + t % kWide;
+        for (size_t j = 0; j < 16 && d + j < size; ++j) store(strip + (d + j) * kWide, v[j]);
       }
 }
 

@@ -141,8 +141,11 @@ void quantize_blocks(const void* w, bool bfloat16, size_t rows, size_t columns, 
                      float* restored, double* loss);
 
 // y[m, n], rows `pitch` apart, = x[m, k] times the transpose of w[n, k], bfloat16: as exact as in
-// float32, and what a row becomes depends on it alone. False where there are no tiles, no whole ones in
-// k, or no memory.
+// float32, and what a row becomes depends on it alone. False where there is no memory.
+bool linear_bfloat16(const float* x, size_t m, size_t k, const uint16_t* w, size_t n, float* y,
+                     size_t pitch);
+
+// The same by tiles. False, too, where there are none, or no whole ones in k.
 bool linear_exact(const float* x, size_t m, size_t k, const uint16_t* w, size_t n, float* y,
                   size_t pitch);
 

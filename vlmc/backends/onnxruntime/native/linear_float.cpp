@@ -1,4 +1,6 @@
-// Products with float32 or float16 weights [n, k], read where they are stored.
+// Products with float32, float16 or bfloat16 weights [n, k], read where they are stored.
+#include <new>
+
 #include "activation.h"
 #include "ahead.h"
 #include "float_tile.h"
@@ -16,12 +18,12 @@ constexpr size_t kRowsAsked = 4;  // of the next panel's, while one tile is mult
 
 // Adds, to acc, the products of 32 numbers from `i` on of R rows of x and of a row of w; of fewer
 // where masks say so.
-template <size_t R, bool Half>
+template <size_t R, Stored As>
 LANES_INLINE void dot(const float* x, size_t k, const void* w, const Course& course, size_t at,
                       size_t i, Mask m0, Mask m1, Floats (*acc)[2]) {
-  if (i % (Half ? 128 : 64) == 0)
-    course.ask_four(static_cast<const char*>(w) + (at + i) * (Half ? 2 : 4));
-  const Floats v0 = load(w, Half, at + i, m0), v1 = load(w, Half, at + i + 16, m1);
+  if (i % (256 / size_of(As)) == 0)
+    course.ask_four(static_cast<const char*>(w) + (at + i) * size_of(As));
+  const Floats v0 = load(w, As, at + i, m0), v1 = load(w, As, at + i + 16, m1);
 #pragma GCC unroll 4
   for (size_t r = 0; r < R; ++r) {
     acc[r][0] = fmadd(v0, load(m0, x + r * k + i), acc[r][0]);
@@ -29,20 +31,20 @@ LANES_INLINE void dot(const float* x, size_t k, const void* w, const Course& cou
   }
 }
 
-template <size_t R, bool Half>
+template <size_t R, Stored As>
 LANES void dots(const float* x, size_t k, size_t n, const void* w, size_t first, size_t last,
                 const float* bias, float* y) {
   // Other threads read what is behind the last.
-  const Course course(static_cast<const char*>(w) + n * k * (Half ? 2 : 4), nullptr);
+  const Course course(static_cast<const char*>(w) + n * k * size_of(As), nullptr);
   for (size_t c = first; c < last; ++c) {
     Floats acc[R][2];
 #pragma GCC unroll 4
     for (size_t r = 0; r < R; ++r) acc[r][0] = acc[r][1] = floats(0);
     size_t i = 0;
-    for (; i + 32 <= k; i += 32) dot<R, Half>(x, k, w, course, c * k, i, 0xffff, 0xffff, acc);
+    for (; i + 32 <= k; i += 32) dot<R, As>(x, k, w, course, c * k, i, 0xffff, 0xffff, acc);
     if (i < k)
-      dot<R, Half>(x, k, w, course, c * k, i, first16(k - i),
-                   first16(k > i + 16 ? k - i - 16 : 0), acc);
+      dot<R, As>(x, k, w, course, c * k, i, first16(k - i), first16(k > i + 16 ? k - i - 16 : 0),
+                 acc);
 #pragma GCC unroll 4
     for (size_t r = 0; r < R; ++r)
       y[r * n + c] = reduce_add(add(acc[r][0], acc[r][1])) + (bias ? bias[c] : 0.0f);
@@ -51,8 +53,8 @@ LANES void dots(const float* x, size_t k, size_t n, const void* w, size_t first,
 
 using Dots = void (*)(const float*, size_t, size_t, const void*, size_t, size_t, const float*,
                       float*);
-template <bool Half>
-constexpr Dots kDots[kFewTokens] = {dots<1, Half>, dots<2, Half>, dots<3, Half>, dots<4, Half>};
+template <Stored As>
+constexpr Dots kDots[kFewTokens] = {dots<1, As>, dots<2, As>, dots<3, As>, dots<4, As>};
 
 // Where rows lie that are packed next, kRowsAsked of them, or null; and the bytes of a number.
 struct Next {
@@ -60,7 +62,7 @@ struct Next {
   size_t stride, size;
 };
 
-// y[R][count] = x[R][inner] panel[inner][64] + from, 16 (V - 1) < count <= 16 V, inner > 0; without
+// y[R][count] = x[R][inner] panel[inner][kWide] + from, 16 (V - 1) < count <= 16 V, inner > 0; without
 // `from` nothing is added. Memory is asked for, a few lines at a time, that would otherwise be
 // waited for: the next panel's, and at last where y goes, so late that the first cache keeps it.
 template <size_t R, size_t V>
@@ -91,7 +93,7 @@ LANES void panel_tile(const float* x, size_t ldx, const float* panel, size_t inn
     do {
       Floats v[V];
 #pragma GCC unroll 4
-      for (size_t j = 0; j < V; ++j) v[j] = load(panel + i * kPanel + j * 16);
+      for (size_t j = 0; j < V; ++j) v[j] = load(panel + i * kWide + j * 16);
 #pragma GCC unroll 8
       for (size_t r = 0; r < R; ++r) {
         const Floats one = floats(x[r * ldx + i]);
@@ -121,9 +123,9 @@ constexpr const PanelTile* kPanelTiles[kTile] = {kOfRows<1>, kOfRows<2>, kOfRows
 struct Tokens {
   const float* x;
   size_t m, k;
-  bool half;
+  Stored as;
 
-  size_t size() const { return half ? 2 : 4; }
+  size_t size() const { return size_of(as); }
   const char* row(const Product& p, size_t channel) const {
     return static_cast<const char*>(p.w) + channel * k * size();
   }
@@ -150,7 +152,7 @@ void multiply_panel(const Tokens& t, const Product& p, size_t first, const Out& 
   for (size_t i = 0; i < t.k; i += most) {
     const size_t inner = std::min(most, t.k - i);
     const bool end = i + inner == t.k;
-    pack_panels(t.row(p, 0) + i * size, t.half, t.k, first, first + count, inner, room);
+    pack_panels(t.row(p, 0) + i * size, t.as, t.k, first, first + count, inner, room);
     // The last tiles ask for what is packed next: earlier, x would drive it from the cache again.
     constexpr size_t kAsking = kPanel / kRowsAsked;
     const char* next = end ? after : t.row(p, first) + (i + inner) * size;
@@ -164,8 +166,8 @@ void multiply_panel(const Tokens& t, const Product& p, size_t first, const Out& 
       for (size_t c = 0; c < count; c += kWide) {
         const size_t some = std::min(kWide, count - c);
         kPanelTiles[rows - 1][(some + 15) / 16 - 1](
-            t.x + row * t.k + i, t.k, room + c, inner, from ? from + c : nullptr, i ? kPanel : 0,
-            to + c, stride, some,
+            t.x + row * t.k + i, t.k, room + c * inner, inner, from ? from + c : nullptr,
+            i ? kPanel : 0, to + c, stride, some,
             {asks && !c ? next + asked * t.k * size : nullptr, t.k * size, size});
       }
       if (end && out.gate != Gate::none)
@@ -224,7 +226,8 @@ void few(const Tokens& t, const Product* products, size_t count, Gate gate,
   for (size_t i = 0; i < (pair ? 1 : count); ++i) n += products[i].n;
   const size_t tasks = 4 * parallel.threads;
   const size_t of_task = std::max<size_t>(16, (n + tasks - 1) / tasks);
-  const Dots dots = (t.half ? kDots<true> : kDots<false>)[t.m - 1];
+  const Dots dots =
+      (t.as == Stored::float16 ? kDots<Stored::float16> : kDots<Stored::float32>)[t.m - 1];
   each(parallel, (n + of_task - 1) / of_task, [&](size_t task) {
     static thread_local Scratch<float> kept;
     size_t first = task * of_task, left = std::min(of_task, n - first);
@@ -249,8 +252,25 @@ void few(const Tokens& t, const Product* products, size_t count, Gate gate,
 void linear_float(const float* x, size_t m, size_t k, const Product* products, size_t count,
                   bool half, Gate gate, const Parallel& parallel) {
   if (m == 0) return;
-  const Tokens tokens{x, m, k, half};
+  const Tokens tokens{x, m, k, half ? Stored::float16 : Stored::float32};
   (m <= kFewTokens ? few : many)(tokens, products, count, gate, parallel);
+}
+
+bool linear_bfloat16(const float* x, size_t m, size_t k, const uint16_t* w, size_t n, float* y,
+                     size_t pitch) try {
+  if (linear_exact(x, m, k, w, n, y, pitch)) return true;
+  const Tokens t{x, m, k, Stored::bfloat16};
+  const Product of{w, nullptr, nullptr, nullptr, y, n};
+  static thread_local Scratch<float> kept;
+  float* const room = kept.at_least((t.part() + m) * kPanel);
+  // Panels however few rows there are: dots would add in another order.
+  for (size_t c = 0; c < n; c += kPanel) {
+    const char* const after = c + kPanel < n ? t.row(of, c + kPanel) : nullptr;
+    multiply_panel(t, of, c, {y + c, pitch, Gate::none, nullptr}, after, room);
+  }
+  return true;
+} catch (const std::bad_alloc&) {
+  return false;
 }
 
 }  // namespace vlmc

@@ -66,9 +66,9 @@ VLMC_EXPORT int vlmc_kernels_supported() { return vlmc::supported(); }
 VLMC_EXPORT int vlmc_kernels_tiles() { return vlmc::tiles(); }
 
 // For the build, where nothing is called but these three.
-VLMC_EXPORT int vlmc_linear_exact(const float* x, size_t m, size_t k, const uint16_t* w, size_t n,
-                                  float* y, size_t pitch) {
-  return vlmc::linear_exact(x, m, k, w, n, y, pitch);
+VLMC_EXPORT int vlmc_linear_bfloat16(const float* x, size_t m, size_t k, const uint16_t* w,
+                                     size_t n, float* y, size_t pitch) {
+  return vlmc::linear_bfloat16(x, m, k, w, n, y, pitch);
 }
 
 VLMC_EXPORT void vlmc_quantize_stored(const void* w, int bfloat16, size_t rows, size_t columns,
