@@ -21,7 +21,6 @@ from tests.backends.test_native_attention import (
     tower_session,
     turned,
 )
-from tests.backends.test_native_tiles import in_use
 
 ROUNDING = 2.0**-8  # of a product of two factors that are 2^-9 of themselves off at most
 
@@ -118,7 +117,6 @@ def test_what_all_keys_share_is_not_rounded():
 
 
 @with_kernels
-@pytest.mark.skipif(not in_use(), reason="there are none")
 def test_the_same_without_tiles():
     """As on CPUs without AMX. Whether there are tiles is asked once in a process."""
     tower = "tests/backends/test_native_attention.py::test_a_tower_of_rounded_factors"

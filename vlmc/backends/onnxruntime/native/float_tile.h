@@ -10,14 +10,14 @@ namespace vlmc {
 
 constexpr size_t kTile = 6;  // rows that are multiplied together
 
-// How weights lie in memory. bfloat16: the upper half of a float32.
+// How weights lie in memory.
 enum class Stored { float32, float16, bfloat16 };
 constexpr size_t size_of(Stored as) { return as == Stored::float32 ? 4 : 2; }
 
 LANES_INLINE Floats load(const void* from, Stored as, size_t at, Mask there) {
   if (as == Stored::float32) return load(there, static_cast<const float*>(from) + at);
   const __m256i halves = load_halves(there, static_cast<const uint16_t*>(from) + at);
-  return as == Stored::float16 ? from_half(halves) : as_floats(shift_left(to_words(halves), 16));
+  return as == Stored::float16 ? from_half(halves) : from_bfloat16(halves);
 }
 LANES_INLINE Floats load(const void* from, bool half, size_t at, Mask there) {
   return load(from, half ? Stored::float16 : Stored::float32, at, there);

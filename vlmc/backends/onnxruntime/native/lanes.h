@@ -27,4 +27,7 @@ constexpr size_t kPanel = 64;  // output channels, or keys, that are multiplied 
 
 LANES_INLINE Mask first16(size_t n) { return n >= 16 ? 0xffff : (Mask)((1u << n) - 1); }
 
+// bfloat16 is the upper half of a float32.
+LANES_INLINE Floats from_bfloat16(__m256i x) { return as_floats(shift_left(to_words(x), 16)); }
+
 }  // namespace vlmc

@@ -11,12 +11,10 @@ constexpr float kTiny = 1.17549435e-38f;  // the smallest that has all its digit
 constexpr float kShare = 0.97f;
 constexpr float kMostHalf = 65504.0f;
 
-// 16 numbers of a weight as a checkpoint has it, zeros but for `some`; uint16_t: bfloat16, the upper
-// half of a float32.
+// 16 numbers of a weight as a checkpoint has it, zeros but for `some`; uint16_t: bfloat16.
 LANES_INLINE Floats numbers(const float* from, Mask some) { return load(some, from); }
 LANES_INLINE Floats numbers(const uint16_t* from, Mask some) {
-  const Words halves = to_words(load_halves(some, from));
-  return as_floats(shift_left(halves, 16));
+  return from_bfloat16(load_halves(some, from));
 }
 
 struct Sums {
