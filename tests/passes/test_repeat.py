@@ -158,11 +158,8 @@ def both(
     return sum(one.calls for one in made), again, pairs
 
 
-# Each exports a model twice: one of them is enough at every commit.
-EACH = [pytest.param(name, marks=[] if name == "vipllava" else pytest.mark.build) for name in CASES]
-
-
-@pytest.mark.parametrize("name", EACH)
+@pytest.mark.build
+@pytest.mark.parametrize("name", CASES)
 def test_copied_layers_are_the_traced_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
