@@ -9,6 +9,15 @@ from vlmc.quantizers import QUANTIZERS, Loss
 
 NAMES = ("int4_block", "int4_panel", "int8_block", "int8_panel")
 
+
+def halfway(rng, shape):
+    """Whole codes of a scale that float16 has, and some halves: rounded as division rounds them."""
+    codes = rng.integers(-8, 8, shape).astype(np.float64)
+    for place, one in enumerate([-8, 7, *[1.5] * 3, *[2.3] * 5]):  # which leave the scale as it is
+        codes[:, place::16] = one
+    return codes * np.float16(rng.uniform(0.01, 0.02, (len(codes), 1)))
+
+
 KINDS = {
     "gaussian": lambda rng, shape: rng.standard_normal(shape) * 0.02,
     "zeros": lambda rng, shape: np.zeros(shape),
@@ -16,6 +25,7 @@ KINDS = {
     "negative": lambda rng, shape: -np.abs(rng.standard_normal(shape)),
     "outliers": lambda rng, shape: rng.standard_t(2, shape),
     "ties": lambda rng, shape: rng.integers(-9, 9, shape) / 2,
+    "halfway": halfway,
     "subnormal": lambda rng, shape: rng.standard_normal(shape) * 1e-38,
     "huge": lambda rng, shape: rng.standard_normal(shape) * 1e34,
 }

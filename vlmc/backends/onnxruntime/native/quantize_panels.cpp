@@ -36,34 +36,81 @@ LANES_INLINE void store_block(Floats* v, float* to, size_t rows, size_t columns,
   }
 }
 
-// Whole numbers nearest to v / step, within from .. to, as division rounds them: a product with the
-// inverse is off by less than 1e-5 where that decides, and division is slow.
-template <size_t block>
-LANES_INLINE void round_codes(const Floats* v, Floats step, Floats from, Floats to, Floats* q) {
-  const Floats inverse = div(floats(1.0f), step);
-  const Floats far = floats(0.5f - 1e-5f);
-  // The inverse of a huge step has lost digits.
-  Mask divide = compare<_CMP_NLT_UQ>(step, floats(1e30f));
-  for (size_t i = 0; i < block; ++i) {
-    const Floats near = mul_rounded(v[i], inverse);
-    const Floats code = nearest(near);
-    divide |= compare<_CMP_NLT_UQ>(abs(sub_rounded(near, code)), far);
-    q[i] = min(max(code, from), to);
-  }
-  if (__builtin_expect(divide, 0)) {
-    for (size_t i = 0; i < block; ++i) {
-      const Floats code = nearest(div(v[i], step));
-      q[i] = min(max(code, from), to);
-    }
+// A step between codes, its inverse, and the least and the largest code.
+struct Codes {
+  Floats step, inverse, from, to;
+};
+
+LANES_INLINE Codes codes_of(Floats step, Floats from, Floats to) {
+  return {step, div(floats(1.0f), step), from, to};
+}
+
+// The whole number nearest to v / step. Division is slow: where it is not asked for, a product with the
+// inverse serves, and `far` grows to how far that is from the number.
+template <bool divided>
+LANES_INLINE Floats code(Floats v, const Codes& codes, Floats* far) {
+  const Floats share = divided ? div(v, codes.step) : mul_rounded(v, codes.inverse);
+  const Floats made = nearest(share);
+  if (!divided) *far = max(abs(sub_rounded(share, made)), *far);
+  return min(max(made, codes.from), codes.to);
+}
+
+// Whether a product may have been rounded to another number than the quotient, from which it is off by
+// less than 1e-5 where that decides. The inverse of a huge step has lost digits.
+LANES_INLINE bool unsure(const Codes& codes, Floats far) {
+  return compare<_CMP_NLT_UQ>(far, floats(0.5f - 1e-5f)) |
+         compare<_CMP_NLT_UQ>(codes.step, floats(1e30f));
+}
+
+// Sums of weights times codes, and of squares of codes.
+struct Fit {
+  Floats along, norm;
+};
+
+LANES_INLINE Fit both(const Fit& a, const Fit& b) {
+  return {add_rounded(a.along, b.along), add_rounded(a.norm, b.norm)};
+}
+
+// Of eight weights, `stride` apart: halves onto halves, none of which is kept in memory.
+template <bool divided, size_t count, size_t stride>
+LANES_INLINE Fit fit_few(const Floats* v, const Codes& codes, Floats* far) {
+  if constexpr (count == 1) {
+    const Floats q = code<divided>(*v, codes, far);
+    return {mul_rounded(*v, q), mul_rounded(q, q)};
+  } else {
+    const Fit a = fit_few<divided, count / 2, 2 * stride>(v, codes, far);
+    return both(a, fit_few<divided, count / 2, 2 * stride>(v + stride, codes, far));
   }
 }
 
-// Halves onto halves; what is in `x` is lost.
+template <bool divided, size_t stride>
+LANES __attribute__((noinline)) Fit fit_eight(const Floats* v, const Codes& codes, Floats* far) {
+  return fit_few<divided, 8, stride>(v, codes, far);
+}
+
+template <bool divided, size_t count, size_t stride>
+LANES_INLINE Fit fit_all(const Floats* v, const Codes& codes, Floats* far) {
+  if constexpr (count == 8) {
+    return fit_eight<divided, stride>(v, codes, far);
+  } else {
+    const Fit a = fit_all<divided, count / 2, 2 * stride>(v, codes, far);
+    return both(a, fit_all<divided, count / 2, 2 * stride>(v + stride, codes, far));
+  }
+}
+
 template <size_t block>
-LANES_INLINE Floats folded(Floats* x) {
-  for (size_t half = block / 2; half; half /= 2)
-    for (size_t i = 0; i < half; ++i) x[i] = add_rounded(x[i], x[i + half]);
-  return x[0];
+LANES_INLINE Fit fit(const Floats* v, const Codes& codes) {
+  Floats far = floats(0);
+  const Fit made = fit_all<false, block, 1>(v, codes, &far);
+  return __builtin_expect(unsure(codes, far), 0) ? fit_all<true, block, 1>(v, codes, &far) : made;
+}
+
+template <size_t block>
+LANES_INLINE void round_codes(const Floats* v, const Codes& codes, Floats* q) {
+  Floats far = floats(0);
+  for (size_t i = 0; i < block; ++i) q[i] = code<false>(v[i], codes, &far);
+  if (__builtin_expect(unsure(codes, far), 0))
+    for (size_t i = 0; i < block; ++i) q[i] = code<true>(v[i], codes, &far);
 }
 
 // The block `v` of 16 channels, `lanes` of which there are: it becomes what its codes stand for, and
@@ -72,7 +119,7 @@ template <size_t block>
 LANES_INLINE __m128i quantize_block(Floats* v, Mask lanes, uint8_t* codes, uint16_t* scales,
                                     Sums* sums) {
   const Floats none = floats(0), top = floats(kTop);
-  Floats q[block], product[block];
+  Floats q[block];
   Floats down = none, up = none;  // how far the block reaches below 0 and above
   for (size_t i = 0; i < block; ++i) {
     down = max(down, sub_rounded(none, v[i]));
@@ -85,29 +132,28 @@ LANES_INLINE __m128i quantize_block(Floats* v, Mask lanes, uint8_t* codes, uint1
   Floats zero = nearest(div(down, step));
   zero = min(max(zero, none), top);
   const Floats from = sub_rounded(none, zero), to = sub_rounded(top, zero);
-  for (int fit = 0; fit < 2; ++fit) {
-    round_codes<block>(v, step, from, to, q);
-    for (size_t i = 0; i < block; ++i) product[i] = mul_rounded(v[i], q[i]);
-    const Floats along = folded<block>(product);
-    for (size_t i = 0; i < block; ++i) product[i] = mul_rounded(q[i], q[i]);
-    const Floats norm = folded<block>(product);
-    const Mask some = compare<_CMP_GT_OQ>(norm, none);
-    step = usable(div(step, some, along, norm));
+  for (int turn = 0; turn < 2; ++turn) {
+    const Fit made = fit<block>(v, codes_of(step, from, to));
+    const Mask some = compare<_CMP_GT_OQ>(made.norm, none);
+    step = usable(div(step, some, made.along, made.norm));
   }
   const __m256i halves = to_half(min(step, floats(kMostHalf)));
   store_halves(scales, lanes, halves);
   step = usable(from_half(halves));
-  round_codes<block>(v, step, from, to, q);
+  round_codes<block>(v, codes_of(step, from, to), q);
   for (size_t i = 0; i < block; i += 8) {
     Words word = words(0);
     for (size_t j = 0; j < 8; ++j) {
-      const Floats restored = mul_rounded(q[i + j], step);
-      count_loss(restored, v[i + j], sums);
-      v[i + j] = restored;
       const Words code = to_words(add_rounded(q[i + j], zero));
       word = bit_or(word, shift_left(code, (unsigned)(4 * j)));
     }
     store_words(codes + i / 8 * kLanes * 4, lanes, word);
+  }
+  for (size_t i = 0; i < block; ++i) {
+    Floats restored = mul_rounded(q[i], step);
+    hold(restored);
+    count_loss(restored, v[i], sums);
+    v[i] = restored;
   }
   return to_bytes(to_words(zero));
 }
