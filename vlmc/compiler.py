@@ -12,6 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from vlmc.assembly import REPORT, contents, hold_budgets, lay, report_of
+from vlmc.backends import BACKENDS
 from vlmc.bundle.manifest import FileEntry
 from vlmc.bundle.publish import begin, find_published, publish, writing
 from vlmc.bundle.store import canonical_json
@@ -67,6 +68,8 @@ def build(
     """
     started = time.perf_counter()
     _need_build_extra()
+    # Refuses a switch of the environment that says nothing: now, not after an export.
+    BACKENDS[recipe.compile.backend].kernels()
     source = resolve_source(recipe, offline=offline, weights=True)
     checkpoint = read_checkpoint(source.folder)
     plan = resolve(recipe, checkpoint, recipe_at=at, model_at=source.name)

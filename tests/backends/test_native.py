@@ -12,6 +12,7 @@ import pytest
 
 from tests.backends.kernels import KERNELS, built
 from vlmc.backends.onnxruntime import native
+from vlmc.errors import VlmcError
 
 FOLDER = Path(__file__).parents[2] / "vlmc" / "backends" / "onnxruntime" / "native"
 COMPILER = os.environ.get("CXX") or sysconfig.get_config_var("CXX") or "c++"
@@ -54,11 +55,22 @@ def test_both_languages_name_one_interface():
         assert int(number) == native.INTERFACE
 
 
-@pytest.mark.parametrize("word", ["off", "OFF", "0", " no "])
+@pytest.mark.parametrize("word", ["off", "OFF", "0", "no"])
 def test_the_environment_turns_the_kernels_off(word, monkeypatch):
     monkeypatch.setenv("VLMC_KERNELS", word)
     assert native.library() is None
     assert native.why_not() == f"VLMC_KERNELS={word}"
+
+
+@pytest.mark.parametrize("switch", ["VLMC_KERNELS", "VLMC_TILES"])
+def test_a_word_that_says_nothing_is_refused(switch, monkeypatch):
+    for word in ("of", "avx", " off", "2"):
+        monkeypatch.setenv(switch, word)
+        with pytest.raises(VlmcError, match=f"^{switch} in the environment: '{word}' says") as one:
+            native.library()
+        assert one.value.allowed[:2] == ("on", "off")
+    monkeypatch.setenv(switch, "")
+    assert native.library() == KERNELS
 
 
 @pytest.fixture

@@ -14,6 +14,14 @@ def test_one_table_cannot_be_stored_in_two_formats(workshop):
     assert "quantize.embedding" in str(caught.value)
 
 
+def test_a_switch_of_the_environment_is_read_before_anything_else(workshop, monkeypatch):
+    (workshop.folder / "empty").mkdir()
+    workshop.made["checkpoint", "empty"] = workshop.folder / "empty"  # no model is looked for
+    monkeypatch.setenv("VLMC_KERNELS", "of")
+    with pytest.raises(VlmcError, match=r"^VLMC_KERNELS in the environment: 'of' says neither"):
+        workshop.build("empty")
+
+
 def test_a_configuration_that_transformers_refuses_is_the_users_mistake(workshop):
     from tests.checkpoints.fixed import llava
 

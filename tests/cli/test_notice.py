@@ -71,6 +71,21 @@ def test_nothing_is_said_where_they_serve(
     assert ("running the portable programs" in err) == (KERNELS is None)
 
 
+@pytest.mark.parametrize("words", [("run", *QUESTION), ("bench", *BENCH)], ids=" ".join)
+def test_a_switch_with_a_typing_mistake_ends_it(
+    capsys: Capture,
+    folders: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...],
+) -> None:
+    monkeypatch.setenv("VLMC_KERNELS", "of")
+    assert main([words[0], str(folders["dual"]), *words[1:]]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: VLMC_KERNELS in the environment: 'of' says neither on nor off\n")
+    assert "  allowed: on, off, avx512, avx2\n  did you mean 'off'?\n" in err
+
+
 @pytest.mark.parametrize("switch", ["on", "off"])
 def test_bench_says_what_computed(
     capsys: Capture, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch, switch: str

@@ -11,15 +11,18 @@ from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
+from vlmc.errors import VlmcError
+
 DOMAIN = "vlmc.kernels"
 THREADS = "vlmc.threads"  # session config entry; without it, the CPUs of the affinity mask
-SWITCH = "VLMC_KERNELS"
+SWITCH, TILES = "VLMC_KERNELS", "VLMC_TILES"  # of the environment
 
 INTERFACE = 9  # kInterface of kernels.h; the version of the domain
 # What builds call beside the operators; a library from before one was there has the same interface.
 _CALLED = ("vlmc_quantize_stored", "vlmc_round_blocks", "vlmc_linear_bfloat16")
 _FOLDER = Path(__file__).parent
-_OFF = {"off", "0", "no", "false"}
+_OFF = ("off", "0", "no", "false")
+_ON = ("on", "1", "yes", "true")
 # The sources compiled for instructions that CPUs have, the fastest first: a word for SWITCH, the
 # library's name, and what they are called.
 _LEVELS = (("avx512", "kernels", "AVX-512 VNNI"), ("avx2", "kernels_avx2", "AVX2"))
@@ -30,7 +33,10 @@ def library() -> Path | None:
 
     They serve where the package was installed with a C++ compiler, on a CPU with AVX-512 VNNI or
     AVX2, unless the environment says ``VLMC_KERNELS=off``; with ``VLMC_KERNELS=avx2`` those for
-    AVX2. Never raises; see ``why_not``.
+    AVX2. See ``why_not``.
+
+    Raises:
+        VlmcError: The environment says something else there, or of ``VLMC_TILES``.
     """
     return _found()[0]
 
@@ -53,7 +59,8 @@ def _instructions(library: str) -> str:
 
 def _found() -> tuple[Path | None, str]:
     """What serves, or why nothing does."""
-    word = os.environ.get(SWITCH, "").strip().lower()
+    word = _said(SWITCH, *(level[0] for level in _LEVELS))
+    _said(TILES)
     if word in _OFF:
         return None, f"{SWITCH}={os.environ[SWITCH]}"
     why = "not compiled when vlmc was installed: is there a C++ compiler?"
@@ -66,6 +73,20 @@ def _found() -> tuple[Path | None, str]:
                 return file, ""
             why = f"this CPU has no {called}"
     return None, why
+
+
+def _said(name: str, *more: str) -> str:
+    """The word of a switch in the environment, or an empty one."""
+    given = os.environ.get(name, "")
+    word = given.lower()
+    if word and word not in (*_ON, *_OFF, *more):
+        raise VlmcError(
+            f"'{given}' says neither on nor off",
+            at=f"{name} in the environment",
+            allowed=("on", "off", *more),
+            got=word,
+        )
+    return word
 
 
 @cache  # a build asks for each piece of a weight
