@@ -58,9 +58,7 @@ def size(variant: Variant, place: Place) -> int:
     """Bytes of the files an engine opens."""
     total = 0
     for name in variant.out:
-        path = place.folder / name
-        if (path / "latest").exists():
-            path = (path / "latest").resolve()
+        path = (place.folder / name).resolve()
         files: Sequence[Path] = [path] if path.is_file() else list(path.rglob("*"))
         total += sum(one.stat().st_size for one in files if one.is_file())
     return total

@@ -72,7 +72,7 @@ def _vlmc(precision: str, *, tables: bool = False) -> Variant:
 
     def commands(place: Place) -> list[list[str]]:
         made = []
-        for rows in (1, ROWS):
+        for rows in (ROWS, 1):  # what says that it is built comes last
             recipe = place.folder / f"vlmc-{own}-{rows}.yaml"
             vision = "fp32" if precision == "fp32" else "int8"
             recipe.write_text(
@@ -87,7 +87,7 @@ def _vlmc(precision: str, *, tables: bool = False) -> Variant:
     def options(place: Place, rows: int) -> dict[str, Any]:
         return {"folder": str(place.folder / f"vlmc-{own}-{min(rows, ROWS)}")}
 
-    return Variant("vlmc", (f"vlmc-{own}-1",), commands, options)
+    return Variant("vlmc", (f"vlmc-{own}-1/latest",), commands, options)
 
 
 def _transformers(dtype: str, compiled: bool) -> Variant:
