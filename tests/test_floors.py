@@ -56,6 +56,7 @@ ALLOWED = {
     ("job", "workspace"),
     ("asking", "job"),
     ("asking", "scope"),
+    ("asking", "workspace"),
     ("stages", "asking"),
     ("stages", "assembly"),
     ("stages", "job"),

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from threading import Event
 from typing import Any
 
-from vlmc.job import Job
+from vlmc.job import Graphs, Job
+from vlmc.passes.answers import Expected, askings
+from vlmc.passes.calibrate import Observed, calibrate, observe
+from vlmc.passes.calibration import digests as question_digests
+from vlmc.passes.quantize import Formats
 from vlmc.passes.questions import Question, answer_length
 from vlmc.passes.reference import Reference
 from vlmc.schema import Json
 from vlmc.scope import golden_questions
+from vlmc.workspace import Artifact
+from vlmc.workspace.early import begun_early
 
 
 def transformers_of(job: Job) -> Reference:
@@ -71,3 +81,61 @@ def answering(job: Job) -> dict[str, Any]:
         "libraries": ("torch", "transformers", "tokenizers", "numpy", "pillow"),
         "code": ["vlmc.passes.answers", *transformers_code(job)],
     }
+
+
+def calibrated_by(
+    job: Job, graphs: Graphs, formats: Formats, *, early: bool
+) -> tuple[Artifact, list[Expected]]:
+    """The factors that transformers' answers led to.
+
+    Args:
+        job: The build.
+        graphs: What has the weights that get them.
+        formats: Of these weights.
+        early: Shards are still hashed, and transformers is asked now: it need not wait for that.
+
+    Returns:
+        The pass, and what the golden questions were answered meanwhile; nothing where it was known.
+    """
+    exported, forms = graphs.exported.folder, formats.calibrated()
+    answers: list[Expected] = []
+    begun: list[Callable[[], Observed]] = []
+
+    def observed(unwanted: Event | None = None) -> Observed:
+        # The weights of a large checkpoint are read once for all that is asked. While they are
+        # hashed, it is not known what is known.
+        known = job.hashing.done() and job.workspace.holds(**answering(job))
+        beside = compared(job) if job.reaches("reference") and not known else []
+        return observe(
+            graphs.files,
+            exported,
+            forms,
+            transformers_of(job),
+            job.calibration,
+            askings(beside, answer_tokens(job)),
+            unwanted,
+        )
+
+    def run(folder: Path) -> None:
+        found = begun.pop()() if begun else observed()
+        answers[:] = found.answers
+        calibrate(found, exported, job.index, formats.block, folder)
+
+    with ExitStack() as held:
+        if early:
+            begun.append(held.enter_context(begun_early(observed)))
+            held.callback(begun.clear)
+        calibrated = job.workspace.step(
+            "calibrate",
+            run,
+            inputs=[graphs.simplified, graphs.exported, job.metadata, job.shards],
+            options={
+                "formats": forms,
+                "block": formats.block,
+                **asked_alike(job),
+                "questions": question_digests(job.calibration),
+            },
+            libraries=("numpy", "onnx-ir", "torch", "transformers"),
+            code=["vlmc.passes.calibrate", *transformers_code(job)],
+        )
+    return calibrated, answers

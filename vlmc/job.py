@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, get_args
 
 from vlmc.bundle.manifest import GenerationSpec, PromptSpec
@@ -13,13 +14,17 @@ from vlmc.passes.checkpoint import TensorRef
 from vlmc.plan import Plan
 from vlmc.schema import Json
 from vlmc.sources import SourceFolder
-from vlmc.workspace import Workspace
+from vlmc.workspace import Artifact, Workspace
 from vlmc.workspace.digests import json_digest
 
 Pass = Literal[
     "load", "transform", "export", "simplify", "quantize", "compile", "reference", "check"
 ]
 PASSES: tuple[Pass, ...] = get_args(Pass)
+
+GRAPHS = ("vision", "language")
+
+_MOMENT = 0.5  # seconds
 
 
 class Stopped(Exception):  # noqa: N818 - asked for, not an error
@@ -64,6 +69,12 @@ class Job:
         return json_digest(self.described)
 
     @property
+    def hashed(self) -> bool:
+        """Whether digests of the weights are there; those that are remembered are, in a moment."""
+        wait([self.hashing], timeout=_MOMENT)
+        return self.hashing.done()
+
+    @property
     def shards(self) -> str:
         """Digest of the weights; waits until they are read."""
         return json_digest(self.hashing.result())
@@ -80,3 +91,16 @@ class Job:
     def reaches(self, name: Pass) -> bool:
         """Whether that pass is wanted."""
         return PASSES.index(name) <= PASSES.index(self.until)
+
+
+@dataclass(frozen=True)
+class Graphs:
+    """The neutral graphs, as exported (with the list of their parameters) and as simplified."""
+
+    exported: Artifact
+    simplified: Artifact
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """Of the simplified ones, by name."""
+        return {name: self.simplified.folder / f"{name}.onnx" for name in GRAPHS}

@@ -10,19 +10,16 @@ from pathlib import Path
 from vlmc.asking import (
     answer_tokens,
     answering,
-    asked_alike,
+    calibrated_by,
     compared,
-    transformers_code,
     transformers_of,
 )
 from vlmc.assembly import contents, draft_of, lay_trial, plain
 from vlmc.backends import BACKENDS
 from vlmc.backends.spec import WHOLE_BYTES
 from vlmc.bundle.publish import Draft, seal
-from vlmc.job import Job
+from vlmc.job import GRAPHS, Graphs, Job
 from vlmc.passes.answers import Expected, askings, read_answers, write_answers
-from vlmc.passes.calibrate import calibrate
-from vlmc.passes.calibration import digests as question_digests
 from vlmc.passes.check import Gates, check
 from vlmc.passes.compile import compile_programs
 from vlmc.passes.export import export
@@ -42,26 +39,11 @@ from vlmc.scope import (
 from vlmc.workspace import Artifact
 from vlmc.workspace.digests import json_digest
 
-GRAPHS = ("vision", "language")
-
 # Libraries whose version changes a pass's result; they are part of its cache key.
 _EXPORTERS = ("torch", "transformers", "onnxscript", "onnx-ir", "onnx")
 _SIMPLIFIERS = ("onnxscript", "onnx-ir", "onnx", "onnxsim")
 _RUNTIME = ("onnxruntime", "numpy", "pillow", "tokenizers", "jinja2")
 TOOLS = tuple(sorted({*_EXPORTERS, *_SIMPLIFIERS, *_RUNTIME}))
-
-
-@dataclass(frozen=True)
-class Graphs:
-    """The neutral graphs, as exported (with the list of their parameters) and as simplified."""
-
-    exported: Artifact
-    simplified: Artifact
-
-    @property
-    def files(self) -> dict[str, Path]:
-        """Of the simplified ones, by name."""
-        return {name: self.simplified.folder / f"{name}.onnx" for name in GRAPHS}
 
 
 @dataclass(frozen=True)
@@ -151,39 +133,12 @@ def store_weights(job: Job, graphs: Graphs, tell: Callable[[int, int], None] | N
     block = job.plan.recipe.quantize.block
     formats = Formats(storage.vision, storage.language, storage.embedding, storage.head, block)
     exported = graphs.exported.folder
-    calibrated = None
-    answers: list[Expected] = []
+    early = not job.hashed
+    if early:
+        job.workspace.begins("calibrate" if job.calibration else "quantize")
+    calibrated, answers = None, list[Expected]()
     if job.calibration:
-        forms = formats.calibrated()
-
-        def run_calibrate(folder: Path) -> None:
-            # The weights of a large checkpoint are read once for all that is asked.
-            known = not job.reaches("reference") or job.workspace.holds(**answering(job))
-            answers[:] = calibrate(
-                graphs.files,
-                exported,
-                job.index,
-                forms,
-                block,
-                transformers_of(job),
-                job.calibration,
-                folder,
-                beside=[] if known else askings(compared(job), answer_tokens(job)),
-            )
-
-        calibrated = job.workspace.step(
-            "calibrate",
-            run_calibrate,
-            inputs=[graphs.simplified, graphs.exported, job.metadata, job.shards],
-            options={
-                "formats": forms,
-                "block": block,
-                **asked_alike(job),
-                "questions": question_digests(job.calibration),
-            },
-            libraries=("numpy", "onnx-ir", "torch", "transformers"),
-            code=["vlmc.passes.calibrate", *transformers_code(job)],
-        )
+        calibrated, answers = calibrated_by(job, graphs, formats, early=early)
     folds = calibrated.folder / FOLDS if calibrated else None
     quantized = job.workspace.step(
         "quantize",

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import numpy as np
 import onnxruntime as ort
@@ -10,10 +13,14 @@ import pytest
 from onnx import TensorProto, helper
 
 from tests.build.outliers import DEMO, logit_errors, per_channel, per_tensor, with_outliers
+from vlmc import asking, compiler
 from vlmc.backends.onnxruntime.settings import session_options
 from vlmc.compiler import build
 from vlmc.demo.world import render, scene
+from vlmc.passes import calibrate
+from vlmc.passes.abreast import UnwantedError
 from vlmc.recipe import load_recipe
+from vlmc.sources import digests
 
 pytestmark = pytest.mark.build
 HEADER = "ctx-len: 320\nprecision: {language: int8, vision: int8}\nchecks: {reference: 'off'}\n"
@@ -103,6 +110,58 @@ def test_the_bundle_names_the_file_not_its_folder(outliers):
     manifest = (made["questions.jsonl"].bundle / "manifest.json").read_text(encoding="utf-8")
     assert json.loads(manifest)["recipe"]["quantize"]["calibration"] == "questions.jsonl"
     assert str(folder) not in manifest
+
+
+@pytest.fixture
+def slowly_hashed(monkeypatch):
+    """Digests of shards that are there once the model is asked; what became of asking it."""
+    begun, ends = threading.Event(), []
+
+    @contextmanager
+    def hashing(source, names, *, cache):
+        def made():
+            assert begun.wait(120), "nobody asked the model while its shards were hashed"
+            return digests(source, names, cache=cache)
+
+        begun.clear()
+        with ThreadPoolExecutor(1) as pool:
+            yield pool.submit(made)
+
+    def observe(*given):
+        begun.set()
+        try:
+            found = calibrate.observe(*given)
+        except UnwantedError:
+            ends.append("ended")
+            raise
+        ends.append(len(found.answers))
+        return found
+
+    monkeypatch.setattr(compiler, "hashing_apart", hashing)
+    monkeypatch.setattr(asking, "observe", observe)
+    return ends
+
+
+def test_the_model_is_asked_while_its_shards_are_hashed(outliers, slowly_hashed, tmp_path):
+    folder, made = outliers
+    path = folder / "recipe.yaml"
+    text = f"model: ./model\n{HEADER}quantize: {{calibration: questions.jsonl}}\n"
+
+    def again(cache, reference="off"):
+        path.write_text(text.replace("'off'", reference))
+        return build(load_recipe(path), at=str(path), out=tmp_path / "out", cache=cache)
+
+    assert again(tmp_path / "cache").version == made["questions.jsonl"].version
+    # Known already: nobody waits for the answers.
+    found = again(tmp_path / "cache")
+    assert all(record.hit for record in found.passes)
+    assert found.version == made["questions.jsonl"].version
+    compared = again(tmp_path / "cache", "auto")
+    assert [record.name for record in compared.passes if not record.hit] == ["reference", "check"]
+    [key] = [record.key for record in compared.passes if record.name == "calibrate"]
+    (tmp_path / "cache" / "entries" / key / "files" / "folds.json").write_bytes(b"{")
+    assert again(tmp_path / "cache").version == made["questions.jsonl"].version
+    assert slowly_hashed == [0, "ended", "ended", 0]
 
 
 @pytest.mark.parametrize(

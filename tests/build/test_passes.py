@@ -144,9 +144,9 @@ def test_what_calibrates_and_what_compares_is_asked_in_one_reading(workshop, tmp
     asked = []
     answers = Reference.answers
 
-    def counted(self, askings):
+    def counted(self, askings, *ended):
         asked.append([one.features for one in askings])
-        return answers(self, askings)
+        return answers(self, askings, *ended)
 
     monkeypatch.setattr(Reference, "answers", counted)
 

@@ -11,7 +11,7 @@ from tests.checkpoints.native import qwen2_vl
 from vlmc.errors import VlmcError
 from vlmc.families import FAMILIES
 from vlmc.passes import checkpoint, reference
-from vlmc.passes.abreast import abreast
+from vlmc.passes.abreast import UnwantedError, abreast
 from vlmc.passes.checkpoint_index import read_index
 from vlmc.passes.reference import Asking, Reference
 from vlmc.sources import read_checkpoint
@@ -141,6 +141,27 @@ def test_answers_are_those_of_questions_asked_one_by_one(oracle, reads, monkeypa
         np.testing.assert_array_equal(one.logits, other.logits)
         assert [f.shape for f in one.features] == [f.shape for f in other.features]
         assert all(map(np.array_equal, one.features, other.features))
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_what_nobody_waits_for_ends_before_the_next_weight(model, reads, monkeypatch, count):
+    import torch
+
+    from vlmc.passes import streamed
+
+    unwanted = threading.Event()
+    serve = streamed.serve
+
+    def served(weight, wanted):
+        unwanted.set()
+        return serve(weight, wanted)
+
+    monkeypatch.setattr(streamed, "serve", served)
+    before = threading.active_count()
+    with pytest.raises(UnwantedError):
+        abreast([partial(ask, model, torch.ones(1, 6))] * count, unwanted)
+    assert set(reads) <= {"0.weight", "0.bias"}
+    assert threading.active_count() == before
 
 
 def test_towers_of_small_pictures_go_abreast(oracle, reads, monkeypatch):

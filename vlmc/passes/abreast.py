@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from threading import Semaphore, Thread
+from threading import Event, Semaphore, Thread
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def abreast(tasks: Sequence[Callable[[], T]]) -> list[T]:
+class UnwantedError(Exception):
+    """Nobody waits for the answers any more."""
+
+
+def abreast(tasks: Sequence[Callable[[], T]], unwanted: Event | None = None) -> list[T]:
     """What each task returns; a weight that several wait for is read once for all of them.
 
     Once all that are not done wait, the first of the weights they wait for is read.
@@ -26,13 +30,15 @@ def abreast(tasks: Sequence[Callable[[], T]]) -> list[T]:
     Args:
         tasks: Each runs a model over weights of ``vlmc.passes.streamed``, and changes nothing that
             another one reads.
+        unwanted: Ends all of them before the next weight, once it is set.
 
     Raises:
+        UnwantedError: That was so.
         BaseException: What the first task to fail raised, or an interrupt; the others are ended.
     """
     from vlmc.passes.streamed import serve
 
-    if len(tasks) == 1:
+    if len(tasks) == 1 and unwanted is None:
         return [tasks[0]()]
     runs = [_Run(task) for task in tasks]
     with ExitStack() as ends:
@@ -40,6 +46,8 @@ def abreast(tasks: Sequence[Callable[[], T]]) -> list[T]:
             ends.callback(run.leave)
             run.go()
         while waiting := [run for run in runs if run.weight is not None]:
+            if unwanted is not None and unwanted.is_set():
+                raise UnwantedError
             first = min(run.place() for run in waiting)
             together = [run for run in waiting if run.place() == first]
             weight = together[0].weight

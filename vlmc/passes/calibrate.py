@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,42 +39,50 @@ _TOKENS, _KEPT_BYTES, _ROWS = 96, 256 << 20, 256
 _AT_ONCE = 128
 
 
-def calibrate(
+@dataclass(frozen=True)
+class Observed:
+    """What a model was asked, and what came of it.
+
+    Attributes:
+        folds: Which factors may move, and the format of the weights that get them.
+        seen: By the first of these weights, what its layer read; without layers never called.
+        questions: How many there were.
+        answers: To what else was asked.
+    """
+
+    folds: Sequence[tuple[Fold, str]]
+    seen: dict[str, Seen]
+    questions: int
+    answers: list[Expected]
+
+
+def observe(
     graphs: Mapping[str, Path],
     exported: Path,
-    index: Mapping[str, TensorRef],
     forms: Mapping[str, str],
-    block: int,
     reference: Reference,
     questions: Sequence[Asked],
-    out: Path,
     beside: Sequence[Asking] = (),
-) -> list[Expected]:
-    """Writes ``folds.json``: which factors move between which weights.
+    unwanted: Event | None = None,
+) -> Observed:
+    """Asks the model, and watches its layers.
 
     Args:
         graphs: Simplified neutral graphs by name.
         exported: The export pass's folder (``parameters.json``).
-        index: The checkpoint's tensors.
         forms: Storage format of the matrices of each graph to calibrate.
-        block: Columns per block, for formats that have blocks.
-        reference: transformers over the same checkpoint.
+        reference: transformers over the checkpoint.
         questions: What it is asked.
-        out: The folder to write to.
         beside: What else to ask while the weights are read.
-
-    Returns:
-        The answers to the latter.
+        unwanted: Ends it soon, once it is set.
 
     Raises:
         VlmcError: The model's chat template refuses a question.
+        UnwantedError: It was ended.
     """
     import onnx_ir as ir
 
-    from vlmc.passes.streamed import workers
-
-    parameters: dict[str, Any] = json.loads((exported / PARAMETERS).read_text(encoding="utf-8"))
-    sources: dict[str, str] = parameters["sources"]
+    parameters = _parameters(exported)
     # Tables keep their format; a parameter of two programs is one to its checkpoint.
     kept = {parameters["embedding"], parameters["head"]}
     programs = [set(names) for names in parameters["programs"].values()]
@@ -86,21 +96,44 @@ def calibrate(
     wide = sum(4 * fold.columns for fold, _ in folds)
     room = min(_TOKENS, _KEPT_BYTES // max(1, wide)) // len(questions)
     watched = [fold.consumers[0] for fold, _ in folds]
-    seen, answers = _observe(reference, watched, questions, max(1, room), beside)
+    seen, answers = _watched(reference, watched, questions, max(1, room), beside, unwanted)
+    return Observed(folds, seen, len(questions), answers)
+
+
+def calibrate(
+    observed: Observed, exported: Path, index: Mapping[str, TensorRef], block: int, out: Path
+) -> None:
+    """Writes ``folds.json``: which factors move between which weights.
+
+    Args:
+        observed: What the layers read; of no use afterwards, as it is let go piece by piece.
+        exported: The export pass's folder (``parameters.json``).
+        index: The checkpoint's tensors.
+        block: Columns per block, for formats that have blocks.
+        out: The folder to write to.
+    """
+    from vlmc.passes.streamed import workers
+
+    sources: dict[str, str] = _parameters(exported)["sources"]
+    seen = observed.seen
 
     def smoothed(given: tuple[Fold, str]) -> tuple[Fold, Smoothed]:
         fold, form = given
         weights = [_some_rows(index[sources[name]]) for name in fold.consumers]
         return fold, smooth(fold, seen.pop(fold.consumers[0]), weights, form, block)
 
-    heard = [f for f in folds if f[0].consumers[0] in seen]
+    heard = [f for f in observed.folds if f[0].consumers[0] in seen]
     found = list(workers().map(smoothed, heard))
     write_folds(
         out / FOLDS,
         [(fold, made.exponents) for fold, made in found if made.exponents.any()],
-        {"questions": len(questions), **_facts([made for _, made in found])},
+        {"questions": observed.questions, **_facts([made for _, made in found])},
     )
-    return answers
+
+
+def _parameters(exported: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((exported / PARAMETERS).read_text(encoding="utf-8"))
+    return found
 
 
 class _Watch:
@@ -146,12 +179,13 @@ class _Heard:
         return Seen(self.level / max(1, self.count), np.concatenate(self.kept))
 
 
-def _observe(
+def _watched(
     reference: Reference,
     weights: Sequence[str],
     questions: Sequence[Asked],
     room: int,
     beside: Sequence[Asking],
+    unwanted: Event | None,
 ) -> tuple[dict[str, Seen], list[Expected]]:
     """What the linear layers of these weights read, and the answers to what is asked beside.
 
@@ -176,7 +210,7 @@ def _observe(
         )
         for number, (one, own) in enumerate(zip(questions, watches, strict=True), start=1)
     ]
-    answers = reference.answers([*asked, *beside])
+    answers = reference.answers([*asked, *beside], unwanted)
     heard = {name: _Heard() for name in watched}
     for own, _ in zip(watches, answers, strict=False):
         for name, watch in own.items():

@@ -9,6 +9,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -110,10 +111,15 @@ class Reference:
         """
         return next(self.answers([Asking(messages, pictures, max_new_tokens)]))
 
-    def answers(self, asked: Sequence[Asking]) -> Iterator[Expected]:
+    def answers(self, asked: Sequence[Asking], unwanted: Event | None = None) -> Iterator[Expected]:
         """The same for each of several, in their order; several are asked abreast.
 
+        Args:
+            asked: What is asked.
+            unwanted: Ends it soon, once it is set.
+
         Raises:
+            UnwantedError: That was so.
             VlmcError: The processor counts other image tokens than the model makes.
             jinja2.TemplateError: The model's chat template refuses a conversation.
         """
@@ -121,7 +127,7 @@ class Reference:
             models = [self.model, *(_alike(self.model) for _ in some[1:])]
             asks = (partial(self._answer, *pair) for pair in zip(models, some, strict=True))
             with quiet(_LOGGER):
-                found = abreast(list(asks))
+                found = abreast(list(asks), unwanted)
             yield from found
 
     def _answer(self, model: Any, asked: Asking) -> Expected:

@@ -150,6 +150,10 @@ class Workspace:
 
         return Lazy(key, timed)
 
+    def begins(self, name: str) -> None:
+        """Tells of work for a pass that begins before its key is known."""
+        self._progress(Event("started", name))
+
     def knows(self, artifact: Artifact) -> bool:
         """Whether this process wrote or hashed every byte of an artifact."""
         return artifact.key in self._sound

@@ -36,7 +36,8 @@ class Event:
     """Something to tell the user: a pass starts, is done, or something is worth a line.
 
     Attributes:
-        kind: ``started`` (not on a hit), ``finished`` (with ``record``), ``notice``.
+        kind: ``started`` (not on a hit that was known at once), ``finished`` (with ``record``),
+            ``notice``.
         step: The pass.
         message: The line of a notice.
         record: Of a finished pass.
