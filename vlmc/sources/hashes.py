@@ -91,7 +91,8 @@ def _digest(path: Path, cache: Path | None, blocks: _Blocks) -> str:
 
 
 def _read(file: FileIO, size: int) -> Iterator[memoryview]:
-    block = memoryview(bytearray(min(_BLOCK, size + 1)))
+    # To where pages begin: 16 bytes further on some CPUs copy five times as slowly (Zen 3).
+    block = memoryview(mmap.mmap(-1, min(_BLOCK, size + 1)))
     while count := file.readinto(block):
         _ask_for(file, file.tell() + _AHEAD - count, count)
         yield block[:count]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import mmap
 import os
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -109,7 +110,9 @@ class _Same:
 
     def __init__(self, source: Path) -> None:
         self._source, self._same = source, True
-        self._copy, self._first = np.empty((2, _COMPARED), np.uint8)
+        # To where pages begin: 16 bytes further on some CPUs copy five times as slowly (Zen 3).
+        room = mmap.mmap(-1, 2 * _COMPARED)
+        self._copy, self._first = np.frombuffer(room, np.uint8).reshape(2, -1)
 
     def read(self, back: RawIOBase) -> None:
         """Reads what there is."""
