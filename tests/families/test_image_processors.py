@@ -182,7 +182,7 @@ def test_random_processors_as_saved_by_transformers(name, tmp_path):
 def refused_rightly(text, processor, picture):
     """Whether transformers fails too, or makes pictures of different sizes."""
     sizes = set()
-    for width, height in (picture.size, (40, 40), (1, 60), (60, 1), (90, 90), (37, 64)):
+    for width, height in (picture.size, (40, 40), (2, 30), (30, 2), (90, 90), (37, 64)):
         try:
             made = processor(picture.resize((width, height)), return_tensors="np")
         except ValueError:
