@@ -133,11 +133,13 @@ def store_weights(job: Job, graphs: Graphs, tell: Callable[[int, int], None] | N
     block = job.plan.recipe.quantize.block
     formats = Formats(storage.vision, storage.language, storage.embedding, storage.head, block)
     exported = graphs.exported.folder
-    early = not job.hashed
-    if early:
+    waits = not job.hashed
+    if waits:
         job.workspace.begins("calibrate" if job.calibration else "quantize")
     calibrated, answers = None, list[Expected]()
     if job.calibration:
+        # Where the graphs were cached, so may be what is made from them, as for a new copy.
+        early = waits and not graphs.simplified.hit
         calibrated, answers = calibrated_by(job, graphs, formats, early=early)
     folds = calibrated.folder / FOLDS if calibrated else None
     quantized = job.workspace.step(
