@@ -305,6 +305,10 @@ LANE int32_t reduce_max(Words x) {
 }
 LANE float first(Floats x) { return _mm256_cvtss_f32(x.low); }
 
+// In its register up to here: the compiler would rather spill it.
+LANE void hold(Floats& x) { asm("" : "+x"(x.low), "+x"(x.high)); }
+LANE void hold(Words& x) { asm("" : "+x"(x.low), "+x"(x.high)); }
+
 // acc + the sum of the products of 2 numbers of 16 bits of a lane.
 LANE Words dot_shorts(Words acc, Words a, Words b) {
   return add(acc, {_mm256_madd_epi16(a.low, b.low), _mm256_madd_epi16(a.high, b.high)});
@@ -334,12 +338,10 @@ struct NibbleSum {
   static constexpr size_t kMost = 4;  // vectors before they are settled, two products of each
   Words sum, pairs;
 
-  LANES __attribute__((always_inline)) void begin(Words with) {
-    sum = with;
-    pairs = words(0);
-  }
+  LANES __attribute__((always_inline)) void begin() { sum = pairs = words(0); }
   LANES __attribute__((always_inline)) void add(Words weights, Words codes) {
     pairs = add16(pairs, dot_bytes(weights, codes));
+    hold(pairs);  // gcc 12 adds sums up pairwise, and stores every product meanwhile
   }
   LANES __attribute__((always_inline)) void settle() {
     sum = dot_shorts(sum, pairs, shorts(1));
@@ -415,9 +417,5 @@ LANE Words odd8(Words a, Words b) {
   const __m256i odd = _mm256_set1_epi16((short)0xff00);
   return {_mm256_blendv_epi8(a.low, b.low, odd), _mm256_blendv_epi8(a.high, b.high, odd)};
 }
-
-// In its register up to here: the compiler would rather spill it.
-LANE void hold(Floats& x) { asm("" : "+x"(x.low), "+x"(x.high)); }
-LANE void hold(Words& x) { asm("" : "+x"(x.low), "+x"(x.high)); }
 
 }  // namespace vlmc

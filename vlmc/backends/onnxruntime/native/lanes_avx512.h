@@ -113,7 +113,7 @@ struct NibbleSum {
   static constexpr size_t kMost = SIZE_MAX;  // vectors before they are settled
   Words sum;
 
-  LANES __attribute__((always_inline)) void begin(Words with) { sum = with; }
+  LANES __attribute__((always_inline)) void begin() { sum = words(0); }
   LANES __attribute__((always_inline)) void add(Words weights, Words codes) {
     sum = dot_weights(sum, weights, codes);
   }

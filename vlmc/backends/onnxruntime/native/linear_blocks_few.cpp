@@ -74,9 +74,7 @@ LANES_INLINE void dot_panel(const BlockTokens& x, const BlockPanels& w, const Bl
     NibbleSum sum[R];  // of bytes at 8 bits
 #pragma GCC unroll 8
     for (size_t r = 0; r < R; ++r)
-      sum[r].begin(Bits == 4 || kShift
-                       ? dot_shorts(words(0), zeros, words(x.minus[r * w.blocks + b]))
-                       : words(0));
+      sum[r].begin();
 #pragma GCC unroll 8
     for (size_t g = 0; g < vectors; ++g, codes += 64, a += 32 / Bits) {
       if (g % 4 == 0) course.ask_four(codes);
@@ -86,7 +84,7 @@ LANES_INLINE void dot_panel(const BlockTokens& x, const BlockPanels& w, const Bl
 #pragma GCC unroll 8
       for (size_t r = 0; r < R; ++r) {
         const Words codes = four_codes(a + r * room);
-        if (Bits == 8) sum[r].sum = dot_weights(sum[r].sum, even, codes);
+        if (Bits == 8) sum[r].sum = dot_weights(sum[r].sum, even, codes), hold(sum[r].sum);
         if (Bits == 4) sum[r].add(even, codes);
         if (Bits == 4) sum[r].add(odd, four_codes(a + r * room + 4));
         if (Bits == 4 && ((g + 1) % NibbleSum::kMost == 0 || g + 1 == vectors)) sum[r].settle();
@@ -98,9 +96,12 @@ LANES_INLINE void dot_panel(const BlockTokens& x, const BlockPanels& w, const Bl
       _mm_prefetch((const char*)(panel.zeros + (b + blocks_ahead) / 2 * kLanes), _MM_HINT_T0);
     const Floats scales = scales_of(panel, b);
 #pragma GCC unroll 8
-    for (size_t r = 0; r < R; ++r)
-      acc[r] =
-          fmadd(mul(to_floats(sum[r].sum), scales), floats(x.scales[r * w.blocks + b]), acc[r]);
+    for (size_t r = 0; r < R; ++r) {
+      const size_t at = r * w.blocks + b;
+      const Words less = words(x.minus[at]), all = sum[r].sum;
+      const Floats f = to_floats(Bits == 4 || kShift ? dot_shorts(all, zeros, less) : all);
+      acc[r] = fmadd(mul(f, scales), floats(x.scales[at]), acc[r]);
+    }
   }
 #pragma GCC unroll 8
   for (size_t r = 0; r < R; ++r) store(y + r * stride, there, acc[r]);
