@@ -5,10 +5,12 @@
 
 namespace vlmc {
 
-// R tokens, from `first` on, by 16 C channels. Whole: there are as many, not fewer.
-template <size_t R, size_t C, bool Direct, bool Whole, bool Bias>
-LANES_INLINE void byte_tile(const Tokens& t, const Panel& panel, size_t groups, const Out& out,
-                            size_t first) {
+// R tokens, from `first` on, by 16 C channels: sums of groups from `begin` up to `end`. Kept: they begin
+// with those at `kept`, [R, C, 16], and go there; else they are written. Whole: there are as many channels,
+// not fewer.
+template <size_t R, size_t C, bool Direct, bool Kept, bool Whole, bool Bias>
+LANES_INLINE void byte_tile(const Tokens& t, const Panel& panel, size_t begin, size_t end,
+                            const Out& out, size_t first, int32_t* kept) {
   const uint8_t *b = panel.bytes, *ahead = panel.ahead ? panel.ahead : b;
   const size_t pace = panel.pace;
   const int8_t* a = t.codes + first * t.room;
@@ -17,8 +19,9 @@ LANES_INLINE void byte_tile(const Tokens& t, const Panel& panel, size_t groups, 
 #pragma GCC unroll 8
   for (size_t r = 0; r < R; ++r)
 #pragma GCC unroll 4
-    for (size_t c = 0; c < C; ++c) acc[r][c] = words(t.sums[first + r] * -kShift);
-  for (size_t g = 0; g < groups; ++g) {
+    for (size_t c = 0; c < C; ++c)
+      acc[r][c] = Kept ? load_words(kept + (r * C + c) * 16) : words(t.sums[first + r] * -kShift);
+  for (size_t g = begin; g < end; ++g) {
     Words v[C];
     if (!Direct) _mm_prefetch((const char*)ahead + g * pace, _MM_HINT_T1);
     if (Direct && C == 4) panel.course.ask_four(b + g * 256);
@@ -38,30 +41,57 @@ LANES_INLINE void byte_tile(const Tokens& t, const Panel& panel, size_t groups, 
       for (size_t c = 0; c < C; ++c) acc[r][c] = dot_weights(acc[r][c], v[c], x);
     }
   }
-  // Without this, gcc 12 stores sums to the stack in every turn of the loop above.
+  // Held as they are, or copied: else gcc 12 stores sums to the stack in every turn of the loop above.
 #pragma GCC unroll 8
   for (size_t r = 0; r < R; ++r)
 #pragma GCC unroll 4
-    for (size_t c = 0; c < C; ++c) hold(acc[r][c]);
-  write_tile<R, C, Whole, Bias>(acc, t, out, first);
+    for (size_t c = 0; c < C; ++c) {
+      if (!Kept) {
+        hold(acc[r][c]);
+        continue;
+      }
+      Words sum = acc[r][c];
+      hold(sum);
+      store_words(kept + (r * C + c) * 16, sum);
+    }
+  if (!Kept) write_tile<R, C, Whole, Bias>(acc, t, out, first);
 }
 
-// The same in steps of as many channels as registers have sums for.
-template <size_t R, size_t C, bool Direct, bool Whole, bool Bias>
-LANES_INLINE void byte_tiles(const Tokens& t, const Panel& panel, size_t groups, const Out& out,
-                             size_t first) {
-  constexpr size_t kFit = R <= kAbreast ? 4 : R <= 3 ? 2 : kAbreast;  // sums of R rows in registers
-  constexpr size_t kStep = C < kFit ? C : kFit;
-  Panel of = panel;
-  Out to = out;
-  for (size_t c = 0; c < C; c += kStep) {
-    byte_tile<R, kStep, Direct, Whole, Bias>(t, of, groups, to, first);
-    if (!Whole && to.count <= kStep * 16) return;
-    of.bytes += kStep * 64;
-    of.ahead = nullptr, of.pace = 0;  // asked for
-    to.scales += kStep * 16, to.y += kStep * 16, to.count -= kStep * 16;
-    if (Bias) to.bias += kStep * 16;
+// The same where registers have sums for fewer channels: in steps of Step, which take turns every few
+// groups, so that what one of them waited for, neighbours of its lines, is near when the others read it.
+template <size_t R, size_t C, size_t Step, bool Direct, bool Whole, bool Bias>
+LANES_INLINE void tile_in_turns(const Tokens& t, const Panel& panel, size_t groups, const Out& out,
+                                size_t first) {
+  constexpr size_t kTurn = 32;  // groups
+  constexpr size_t kSteps = C / Step;
+  const size_t steps = Whole ? kSteps : std::min(kSteps, (out.count - 1) / (Step * 16) + 1);
+  alignas(64) int32_t kept[kSteps][R * Step * 16];
+  for (size_t i = 0; i < steps * R * Step; ++i)
+    store_words(kept[0] + i * 16, words(t.sums[first + i / Step % R] * -kShift));
+  for (size_t begin = 0; begin < groups; begin += kTurn) {
+    const size_t end = std::min(groups, begin + kTurn);
+    Panel of = panel;
+    for (size_t s = 0; s < steps; ++s, of.bytes += Step * 64)
+      byte_tile<R, Step, Direct, true, Whole, Bias>(t, of, begin, end, out, first, kept[s]);
   }
+  for (size_t s = 0; s < steps; ++s) {
+    Words sums[R][Step];
+#pragma GCC unroll 8
+    for (size_t r = 0; r < R; ++r)
+#pragma GCC unroll 4
+      for (size_t c = 0; c < Step; ++c) sums[r][c] = load_words(kept[s] + (r * Step + c) * 16);
+    write_tile<R, Step, Whole, Bias>(sums, t, out.from(s * Step * 16), first);
+  }
+}
+
+template <size_t R, size_t C, bool Direct, bool Whole, bool Bias>
+LANES __attribute__((noinline)) void byte_tiles(const Tokens& t, const Panel& panel, size_t groups,
+                                                const Out& out, size_t first) {
+  constexpr size_t kFit = R <= kAbreast ? 4 : R <= 3 ? 2 : kAbreast;  // sums of R rows in registers
+  if constexpr (C > kFit)
+    tile_in_turns<R, C, kFit, Direct, Whole, Bias>(t, panel, groups, out, first);
+  else
+    byte_tile<R, C, Direct, false, Whole, Bias>(t, panel, 0, groups, out, first, nullptr);
 }
 
 template <size_t C, bool Direct, bool Whole, bool Bias>
