@@ -329,6 +329,16 @@ def test_a_tower(heads, kv_heads, size, batch, step, threads):
 
 
 @with_kernels
+@pytest.mark.parametrize("total", [511, 2_900, 6_000])
+def test_a_tower_of_many_keys(total):
+    """Rows that take turns with what is near of keys, and those whose scores leave no room for it."""
+    given = {"heads": 2, "kv_heads": 1, "size": 40}
+    feeds = seen_by_tower(1, 50, **given, total=total)
+    [y] = tower_session(**given, bias=False).run(None, feeds)
+    near(y, tower_expected(feeds, **given), ALLOWED)
+
+
+@with_kernels
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize(("step", "total"), [(1, 1), (5, 70), (70, 5), (33, 257), (64, 64)])
 @pytest.mark.parametrize(

@@ -25,7 +25,8 @@
 namespace vlmc {
 namespace {
 
-constexpr size_t kRows = 24;  // query rows of a part, at least
+constexpr size_t kRows = 24;     // query rows of a part, at least
+constexpr size_t kTogether = 4;  // tiles of query rows, at most
 
 // Keys as panels, and values, row by row; of Pairs, words of two bfloat16.
 struct Packed {
@@ -64,6 +65,30 @@ LANES Packed pack(const Head& keys, const Head& values, size_t low, size_t high,
   return {panels, static_cast<const float*>(values.from) + low * values.stride, values.stride};
 }
 
+// Query rows of a tile: what they see, and where they see whole panels of it.
+struct Seen {
+  size_t first, count;
+  size_t start, stop, whole, part;  // keys; but for `stop` where panels begin
+  Span spans[kTile];
+  alignas(64) float tops[kTile * 16];  // the largest of their scores, by lanes
+
+  void of(const Rows& rows, size_t from, size_t end, size_t low) {
+    first = from, count = std::min(kTile, end - from);
+    for (size_t r = 0; r < count; ++r) spans[r] = seen(rows, first + r, low);
+    start = spans[0].from / kPanel * kPanel, stop = spans[count - 1].to;
+    whole = (spans[count - 1].from + kPanel - 1) / kPanel * kPanel;
+    part = spans[0].to / kPanel * kPanel;
+    if (part <= whole) whole = part = start;
+    std::fill(tops, tops + kTile * 16, -INFINITY);
+  }
+};
+
+// Tiles that take turns with what is near of keys and of values: of a long head all of them would be
+// read from afar for each tile. As many as keep their scores near.
+size_t tiles_together(size_t width) {
+  return std::clamp<size_t>((256 << 10) / (kTile * width * sizeof(float)), 1, kTogether);
+}
+
 // Pairs: of bfloat16; the head's size is even.
 template <bool Pairs>
 LANES void attend_rows(const Rows& rows, const Head& keys, const Head& values, size_t begin,
@@ -73,44 +98,63 @@ LANES void attend_rows(const Rows& rows, const Head& keys, const Head& values, s
   const size_t inner = Pairs ? size / 2 : size;  // elements of a key
   const size_t low = seen(rows, begin).from, high = seen(rows, end - 1).to;
   const Packed packed = pack<Pairs>(keys, values, low, high, size, s.softcap <= 0);
-  const size_t width = (high - low + 15) / 16 * 16;
+  const size_t width = (high - low + 15) / 16 * 16, together = tiles_together(width);
   static thread_local Scratch<float> turn_room, query_room, score_room, out_room;
-  float* turned = turn_room.at_least(kTile * size);
-  float* queries = query_room.at_least(kTile * room);
-  float* scores = score_room.at_least(kTile * width);
-  float* sums = out_room.at_least(kTile * room);
-  for (size_t tile = begin; tile < end; tile += kTile) {
-    const size_t count = std::min(kTile, end - tile);
-    for (size_t r = tile; r < tile + count; ++r) ask_for(rows, r, r + kTile, end);
-    take_queries<Pairs, kTile>(rows, tile, count, turned, queries, room);
-    Span spans[kTile];
-    for (size_t r = 0; r < count; ++r) spans[r] = seen(rows, tile + r, low);
-    // Panels that some row sees a key of, and those that are seen whole by all.
-    const size_t start = spans[0].from / kPanel * kPanel, stop = spans[count - 1].to;
-    size_t whole = (spans[count - 1].from + kPanel - 1) / kPanel * kPanel;
-    size_t part = spans[0].to / kPanel * kPanel;
-    if (part <= whole) whole = part = start;
-    alignas(64) float tops[kTile * 16];
-    std::fill(tops, tops + kTile * 16, -INFINITY);
-    kScores<Pairs>[count - 1](queries, room, packed.keys + whole * inner, inner,
-                              (part - whole) / kPanel, scores + whole, width, tops);
-    for (size_t t = start; t < stop; t += kPanel)
-      if (t < whole || t >= part)
-        multiply<Pairs>(count, queries, room, packed.keys + t * inner, kPanel, inner, scores + t,
-                        width, std::min(kPanel, (stop - t + 15) / 16 * 16), false);
-    for (size_t r = 0; changed(rows) && r < count; ++r)
-      change(rows, tile + r, low, spans[r], scores + r * width);
-    float largest[kTile], total[kTile];
-    kSoftmax<Pairs>[count - 1](scores, width, spans, {start, whole, part, stop},
-                               changed(rows) ? nullptr : tops, largest, total);
-    const size_t seen_keys = stop - start;
-    const float* weights = scores + (Pairs ? start / 2 : start);
-    const float* value = packed.values + (Pairs ? start / 2 : start) * packed.value_stride;
-    for (size_t d = 0; d < size; d += kPanel)
-      multiply<Pairs>(count, weights, width, value + d, packed.value_stride,
-                      Pairs ? (seen_keys + 1) / 2 : seen_keys, sums + d, room,
-                      std::min(kPanel, size - d), false);
-    for (size_t r = 0; r < count; ++r) answer(rows, tile + r, sums + r * room, total[r]);
+  float* const turned = turn_room.at_least(kTile * size);
+  float* const queries = query_room.at_least(together * kTile * room);
+  float* const scores = score_room.at_least(together * kTile * width);
+  float* const sums = out_room.at_least(together * kTile * room);
+  Seen seen_by[kTogether];
+  for (size_t first = begin; first < end; first += together * kTile) {
+    const size_t tiles = std::min(together, (end - first + kTile - 1) / kTile);
+    const auto query = [&](size_t i) { return queries + i * kTile * room; };
+    const auto score = [&](size_t i) { return scores + i * kTile * width; };
+    const auto sum = [&](size_t i) { return sums + i * kTile * room; };
+    size_t whole = high - low, part = 0;
+    for (size_t i = 0; i < tiles; ++i) {
+      Seen& tile = seen_by[i];
+      tile.of(rows, first + i * kTile, end, low);
+      for (size_t r = tile.first; r < tile.first + tile.count; ++r)
+        ask_for(rows, r, r + together * kTile, end);
+      take_queries<Pairs, kTile>(rows, tile.first, tile.count, turned, query(i), room);
+      whole = std::min(whole, tile.whole), part = std::max(part, tile.part);
+      if (tile.start >= tile.stop) std::fill(sum(i), sum(i) + tile.count * room, 0.0f);
+    }
+    for (size_t t = whole; t < part; t += kPanel)
+      for (size_t i = 0; i < tiles; ++i)
+        if (Seen& tile = seen_by[i]; t >= tile.whole && t < tile.part)
+          kScores<Pairs>[tile.count - 1](query(i), room, packed.keys + t * inner, inner, 1,
+                                         score(i) + t, width, tile.tops);
+    float total[kTogether][kTile];
+    for (size_t i = 0; i < tiles; ++i) {
+      Seen& tile = seen_by[i];
+      for (size_t t = tile.start; t < tile.stop; t += kPanel)
+        if (t < tile.whole || t >= tile.part)
+          multiply<Pairs>(tile.count, query(i), room, packed.keys + t * inner, kPanel, inner,
+                          score(i) + t, width, std::min(kPanel, (tile.stop - t + 15) / 16 * 16),
+                          false);
+      for (size_t r = 0; changed(rows) && r < tile.count; ++r)
+        change(rows, tile.first + r, low, tile.spans[r], score(i) + r * width);
+      float largest[kTile];
+      kSoftmax<Pairs>[tile.count - 1](score(i), width, tile.spans,
+                                      {tile.start, tile.whole, tile.part, tile.stop},
+                                      changed(rows) ? nullptr : tile.tops, largest, total[i]);
+    }
+    constexpr size_t kValues = 4 * kPanel;  // that are near at once
+    for (size_t t = seen_by[0].start; t < seen_by[tiles - 1].stop; t += kValues)
+      for (size_t i = 0; i < tiles; ++i) {
+        const Seen& tile = seen_by[i];
+        const size_t from = std::max(t, tile.start), to = std::min(t + kValues, tile.stop);
+        const size_t at = Pairs ? from / 2 : from;
+        for (size_t d = 0; from < to && d < size; d += kPanel)
+          multiply<Pairs>(tile.count, score(i) + at, width,
+                          packed.values + at * packed.value_stride + d, packed.value_stride,
+                          Pairs ? (to - from + 1) / 2 : to - from, sum(i) + d, room,
+                          std::min(kPanel, size - d), from > tile.start);
+      }
+    for (size_t i = 0; i < tiles; ++i)
+      for (size_t r = 0; r < seen_by[i].count; ++r)
+        answer(rows, seen_by[i].first + r, sum(i) + r * room, total[i][r]);
   }
 }
 
