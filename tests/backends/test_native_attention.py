@@ -331,11 +331,21 @@ def test_a_tower(heads, kv_heads, size, batch, step, threads):
 @with_kernels
 @pytest.mark.parametrize("total", [511, 2_900, 6_000])
 def test_a_tower_of_many_keys(total):
-    """Rows that take turns with what is near of keys, and those whose scores leave no room for it."""
+    """Rows that take turns with what is near of keys, and those whose scores have no room near."""
     given = {"heads": 2, "kv_heads": 1, "size": 40}
     feeds = seen_by_tower(1, 50, **given, total=total)
     [y] = tower_session(**given, bias=False).run(None, feeds)
     near(y, tower_expected(feeds, **given), ALLOWED)
+
+
+@with_kernels
+def test_a_tower_that_sees_nothing_answers_zeros():
+    given = {"heads": 2, "kv_heads": 1, "size": 40}
+    feeds = seen_by_tower(1, 50, **given)
+    feeds |= {name: feeds[name][:, :0] for name in ("key", "value")}
+    [y] = tower_session(**given, bias=False).run(None, feeds)
+    assert y.shape == (1, 50, 80)
+    assert not y.any()
 
 
 @with_kernels

@@ -86,7 +86,8 @@ struct Seen {
 // Tiles that take turns with what is near of keys and of values: of a long head all of them would be
 // read from afar for each tile. As many as keep their scores near.
 size_t tiles_together(size_t width) {
-  return std::clamp<size_t>((256 << 10) / (kTile * width * sizeof(float)), 1, kTogether);
+  constexpr size_t kScores = 64 << 10;
+  return std::clamp<size_t>(kScores / (kTile * std::max<size_t>(width, 1)), 1, kTogether);
 }
 
 // Pairs: of bfloat16; the head's size is even.
