@@ -225,10 +225,8 @@ LANES_INLINE void near_tile(const Tokens& t, const NearStrip& strip, size_t span
       for (size_t g = 0; g < kSpan; ++g) {
         const Words w = load_words(strip.span[i].weights[g]);
 #pragma GCC unroll 8
-        for (size_t r = 0; r < R; ++r) {
+        for (size_t r = 0; r < R; ++r)
           acc[r] = dot_weights(acc[r], w, add_bytes(four(i, r, g), up));
-          hold(acc[r]);
-        }
       }
     }
 #pragma GCC unroll 8
