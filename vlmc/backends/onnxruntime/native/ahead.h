@@ -40,6 +40,12 @@ class Course {
     for (size_t i = 0; i < 4; ++i) ask_line(to + (i << 12));
   }
 
+  // Where it goes on that reads up to `at`.
+  const char* on(const void* at) const {
+    const uintptr_t to = reinterpret_cast<uintptr_t>(at);
+    return reinterpret_cast<const char*>(to + (to < end_ ? 0 : on_));
+  }
+
   // Asks for what is read first, of which nothing was asked for.
   void start(const void* at) const {
     const char* from = static_cast<const char*>(at);

@@ -55,9 +55,8 @@ LANES void score_block(const float* queries, size_t room, const float* keys, siz
     for (size_t r = 0; r < R; ++r)
 #pragma GCC unroll 4
       for (size_t j = 0; j < 4; ++j) acc[r][j] = floats(0);
-    for (size_t d = 0; d < size; d += 16) {
+    const auto add = [&](size_t d, Mask there) LANES_LAMBDA {
       if (Ask) course.ask_four(keys + 4 * d);  // as much is read, of all four
-      const Mask there = first16(size - d);
       Floats k[4];
 #pragma GCC unroll 4
       for (size_t j = 0; j < 4; ++j) k[j] = load(there, keys + j * size + d);
@@ -67,7 +66,9 @@ LANES void score_block(const float* queries, size_t room, const float* keys, siz
 #pragma GCC unroll 4
         for (size_t j = 0; j < 4; ++j) acc[r][j] = fmadd(q, k[j], acc[r][j]);
       }
-    }
+    };
+    for (size_t d = 0; d + 16 <= size; d += 16) add(d, 0xffff);
+    if (size % 16) add(size / 16 * 16, first16(size % 16));
 #pragma GCC unroll 4
     for (size_t r = 0; r < R; ++r) fours[r][t] = sums_of_fours(acc[r]);
   }

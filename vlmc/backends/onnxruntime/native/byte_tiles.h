@@ -5,12 +5,38 @@
 
 namespace vlmc {
 
+// The order in which one token reads a panel's groups from memory: from kStreams places in turns.
+class Streams {
+ public:
+  Streams(const Panel& panel, size_t groups) : bytes_(panel.bytes), part_(groups / kStreams) {
+    const uint8_t* end = bytes_ + groups * kGroup;
+    on_ = panel.course.on(end) - reinterpret_cast<const char*>(bytes_ + part_ * kGroup);
+  }
+
+  size_t group(size_t turn) const {
+    return turn < kStreams * part_ ? turn % kStreams * part_ + turn / kStreams : turn;
+  }
+  // What is read a few turns later from where `group` lies, in this panel or in the next.
+  const uint8_t* later(size_t turn, size_t group) const {
+    return bytes_ + (group + kAhead) * kGroup + (turn / kStreams + kAhead < part_ ? 0 : on_);
+  }
+
+ private:
+  static constexpr size_t kGroup = 4 * kPanel, kAhead = 2;
+
+  const uint8_t* bytes_;
+  size_t part_;
+  ptrdiff_t on_;
+};
+
 // R tokens, from `first` on, by 16 C channels: sums of groups from `begin` up to `end`. Kept: they begin
 // with those at `kept`, [R, C, 16], and go there; else they are written. Whole: there are as many channels,
 // not fewer.
 template <size_t R, size_t C, bool Direct, bool Kept, bool Whole, bool Bias>
 LANES_INLINE void byte_tile(const Tokens& t, const Panel& panel, size_t begin, size_t end,
                             const Out& out, size_t first, int32_t* kept) {
+  constexpr bool kInStreams = Direct && R == 1 && kStreams > 1;
+  const Streams streams(panel, end);  // used where all groups are asked for
   const uint8_t *b = panel.bytes, *ahead = panel.ahead ? panel.ahead : b;
   const size_t pace = panel.pace;
   const int8_t* a = t.codes + first * t.room;
@@ -21,14 +47,16 @@ LANES_INLINE void byte_tile(const Tokens& t, const Panel& panel, size_t begin, s
 #pragma GCC unroll 4
     for (size_t c = 0; c < C; ++c)
       acc[r][c] = Kept ? load_words(kept + (r * C + c) * 16) : words(t.sums[first + r] * -kShift);
-  for (size_t g = begin; g < end; ++g) {
+  for (size_t turn = begin; turn < end; ++turn) {
+    const size_t g = kInStreams ? streams.group(turn) : turn;
     Words v[C];
     if (!Direct) _mm_prefetch((const char*)ahead + g * pace, _MM_HINT_T1);
-    if (Direct && C == 4) panel.course.ask_four(b + g * 256);
+    if (Direct && !kInStreams && C == 4) panel.course.ask_four(b + g * 256);
 #pragma GCC unroll 4
     for (size_t c = 0; c < C; ++c) {
       const uint8_t* at = b + (g * 4 + c) * 64;
-      if (Direct && C < 4) panel.course.ask(at);
+      if (Direct && !kInStreams && C < 4) panel.course.ask(at);
+      if (kInStreams) ask_line(streams.later(turn, g) + c * 64);
       v[c] = load_words(at);
       if (Direct) v[c] = shifted(v[c]);
     }

@@ -1,5 +1,7 @@
 // Products of few tokens with weights in blocks, or of any with those at 8 bits: a panel's bytes are
 // read front to back, once.
+#include <type_traits>
+
 #include "ahead.h"
 #include "codes.h"
 #include "linear_blocks.h"
@@ -9,6 +11,7 @@ namespace vlmc {
 namespace {
 
 constexpr size_t kScalesAhead = 4096;  // bytes of codes before whose scales theirs are asked for
+constexpr size_t kCodesAhead = 2048;   // bytes of codes that are asked for, if not as a Course does
 
 // Tokens quantized block by block. At 4 bits, of eight codes the even ones come first, as the low
 // halves of four bytes of weights do.
@@ -56,71 +59,98 @@ LANES_INLINE Words four_codes(const int8_t* at) {
   return words(four);
 }
 
-// y of one panel's channels, those that are there, for R tokens. Vectors: of codes of a block, or 0
-// where that is not known beforehand.
-template <int Bits, size_t R, size_t Vectors>
-LANES_INLINE void dot_panel(const BlockTokens& x, const BlockPanels& w, const BlockPanel& panel,
-                            const Course& course, const float* bias, Mask there, float* y,
-                            size_t stride) {
+// y of Panels panels' channels, those that are there, for R tokens. The panels, `first` and others `apart`
+// panels from each other, are read in turns. Vectors: of codes of a block, or 0 where that is not known
+// beforehand.
+template <int Bits, size_t R, size_t Panels, size_t Vectors>
+LANES_INLINE void dot_together(const BlockTokens& x, const BlockPanels& w, size_t first,
+                               size_t apart, const Course& course, const Product& of, float* y) {
   const Words low = bytes(15);
   const size_t vectors = Vectors ? Vectors : w.bytes / 64, room = w.blocks * w.block;
-  Floats acc[R];
-#pragma GCC unroll 8
-  for (size_t r = 0; r < R; ++r) acc[r] = bias ? load(there, bias) : floats(0);
-  const uint8_t* codes = panel.codes;
-  const int8_t* a = x.codes;
-  for (size_t b = 0; b < w.blocks; ++b) {
-    const Words zeros = zeros_of<Bits>(panel, b);
-    NibbleSum sum[R];  // of bytes at 8 bits
+  const size_t blocks_ahead = kScalesAhead / w.bytes;
+  BlockPanel panels[Panels];
+  Floats acc[Panels][R];
+#pragma GCC unroll 2
+  for (size_t s = 0; s < Panels; ++s) {
+    const size_t panel = first + s * apart, c = panel * kLanes;
+    panels[s] = w[panel];
 #pragma GCC unroll 8
     for (size_t r = 0; r < R; ++r)
-      sum[r].begin();
+      acc[s][r] = of.bias ? load(first16(of.n - c), of.bias + c) : floats(0);
+  }
+  const uint8_t* codes = panels[0].codes;
+  const size_t to_next = apart * w.blocks * w.bytes;
+  const int8_t* a = x.codes;
+  for (size_t b = 0; b < w.blocks; ++b) {
+    NibbleSum sum[Panels][R];  // of bytes at 8 bits
+#pragma GCC unroll 2
+    for (size_t s = 0; s < Panels; ++s)
+#pragma GCC unroll 8
+      for (size_t r = 0; r < R; ++r) sum[s][r].begin();
 #pragma GCC unroll 8
     for (size_t g = 0; g < vectors; ++g, codes += 64, a += 32 / Bits) {
-      if (g % 4 == 0) course.ask_four(codes);
-      const Words v = load_words(codes);
-      const Words even = Bits == 4 ? bit_and(v, low) : shifted_by_128(v);
-      const Words odd = bit_and(shift_right16(v, 4), low);
+#pragma GCC unroll 2
+      for (size_t s = 0; s < Panels; ++s) {
+        const uint8_t* at = codes + s * to_next;
+        if (kStreams > 1) ask_line(at + kCodesAhead / Panels);
+        if (kStreams == 1 && g % 4 == 0) course.ask_four(at);
+        const Words v = load_words(at);
+        const Words even = Bits == 4 ? bit_and(v, low) : shifted_by_128(v);
+        const Words odd = bit_and(shift_right16(v, 4), low);
 #pragma GCC unroll 8
-      for (size_t r = 0; r < R; ++r) {
-        const Words codes = four_codes(a + r * room);
-        if (Bits == 8) sum[r].sum = dot_weights(sum[r].sum, even, codes), hold(sum[r].sum);
-        if (Bits == 4) sum[r].add(even, codes);
-        if (Bits == 4) sum[r].add(odd, four_codes(a + r * room + 4));
-        if (Bits == 4 && ((g + 1) % NibbleSum::kMost == 0 || g + 1 == vectors)) sum[r].settle();
+        for (size_t r = 0; r < R; ++r) {
+          NibbleSum& of_row = sum[s][r];
+          const Words codes = four_codes(a + r * room);
+          if (Bits == 8) of_row.sum = dot_weights(of_row.sum, even, codes), hold(of_row.sum);
+          if (Bits == 4) of_row.add(even, codes);
+          if (Bits == 4) of_row.add(odd, four_codes(a + r * room + 4));
+          if (Bits == 4 && ((g + 1) % NibbleSum::kMost == 0 || g + 1 == vectors)) of_row.settle();
+        }
       }
     }
-    const size_t blocks_ahead = kScalesAhead / w.bytes;
-    if (b % 2) _mm_prefetch((const char*)(panel.scales + (b + blocks_ahead) * kLanes), _MM_HINT_T0);
-    if (Bits == 4 && b % 8 == 7)
-      _mm_prefetch((const char*)(panel.zeros + (b + blocks_ahead) / 2 * kLanes), _MM_HINT_T0);
-    const Floats scales = scales_of(panel, b);
+#pragma GCC unroll 2
+    for (size_t s = 0; s < Panels; ++s) {
+      const BlockPanel& panel = panels[s];
+      const Words zeros = zeros_of<Bits>(panel, b);
+      if (b % 2)
+        _mm_prefetch((const char*)(panel.scales + (b + blocks_ahead) * kLanes), _MM_HINT_T0);
+      if (Bits == 4 && b % 8 == 7)
+        _mm_prefetch((const char*)(panel.zeros + (b + blocks_ahead) / 2 * kLanes), _MM_HINT_T0);
+      const Floats scales = scales_of(panel, b);
 #pragma GCC unroll 8
-    for (size_t r = 0; r < R; ++r) {
-      const size_t at = r * w.blocks + b;
-      const Words less = words(x.minus[at]), all = sum[r].sum;
-      const Floats f = to_floats(Bits == 4 || kShift ? dot_shorts(all, zeros, less) : all);
-      acc[r] = fmadd(mul(f, scales), floats(x.scales[at]), acc[r]);
+      for (size_t r = 0; r < R; ++r) {
+        const size_t at = r * w.blocks + b;
+        const Words less = words(x.minus[at]), all = sum[s][r].sum;
+        const Floats f = to_floats(Bits == 4 || kShift ? dot_shorts(all, zeros, less) : all);
+        acc[s][r] = fmadd(mul(f, scales), floats(x.scales[at]), acc[s][r]);
+      }
     }
   }
+#pragma GCC unroll 2
+  for (size_t s = 0; s < Panels; ++s) {
+    const size_t c = (first + s * apart) * kLanes;
 #pragma GCC unroll 8
-  for (size_t r = 0; r < R; ++r) store(y + r * stride, there, acc[r]);
+    for (size_t r = 0; r < R; ++r) store(y + r * of.n + c, first16(of.n - c), acc[s][r]);
+  }
 }
 
 // y of the panels from `first` up to `last`.
 template <int Bits, size_t R>
 LANES void dot_panels(const BlockTokens& x, const BlockPanels& w, size_t first, size_t last,
                       const Course& course, const Product& of, float* y) {
-  constexpr size_t kUsual = 32;
-  for (size_t i = first; i < last; ++i) {
-    const size_t c = i * kLanes;
-    const Mask there = first16(of.n - c);
-    const float* bias = of.bias ? of.bias + c : nullptr;
+  constexpr size_t kUsual = 32, kVectors = kUsual * Bits / 32;
+  constexpr bool kFit = R <= (Bits == 4 ? 1 : 2);  // sums of two panels in registers
+  using One = std::integral_constant<size_t, 1>;
+  using Some = std::integral_constant<size_t, (kFit && kStreams > 1) ? 2 : 1>;
+  const size_t apart = (last - first) / Some();
+  const auto together = [&](auto panels, size_t i) LANES_LAMBDA {
     if (w.block == kUsual)
-      dot_panel<Bits, R, kUsual * Bits / 32>(x, w, w[i], course, bias, there, y + c, of.n);
+      dot_together<Bits, R, panels(), kVectors>(x, w, i, apart, course, of, y);
     else
-      dot_panel<Bits, R, 0>(x, w, w[i], course, bias, there, y + c, of.n);
-  }
+      dot_together<Bits, R, panels(), 0>(x, w, i, apart, course, of, y);
+  };
+  for (size_t i = first; i < first + apart; ++i) together(Some(), i);
+  for (size_t i = first + apart * Some(); i < last; ++i) together(One(), i);
 }
 
 using DotPanels = void (*)(const BlockTokens&, const BlockPanels&, size_t, size_t, const Course&,
