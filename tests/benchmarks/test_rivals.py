@@ -124,18 +124,28 @@ def test_a_decoders_weights_are_counted_as_transformers_makes_them() -> None:
     assert counted.read("int4") == layers / 2 + counted.head
 
 
-def test_shares_are_of_the_best_limit_measured() -> None:
+def test_shares_of_memory_are_of_what_it_gave_in_the_same_round() -> None:
+    peaks = {"fp32": 1e6, "int8": 2e6, "tiles": 0}
     limits = [
-        {"read_1": 5e3, "read": 8e3, "fp32": 1e6, "int8": 2e6, "tiles": 0},
-        {"read_1": 9e3, "read": 1e5, "fp32": 1e6, "int8": 4e6, "tiles": 1e7},
+        {"round": 0, "read_1": 5e3, "read": 8e3, "steady": 5e3, **peaks},
+        {"round": 1, "read_1": 9e3, "read": 1e5, "steady": 8e4, **peaks, "int8": 4e6, "tiles": 1e7},
     ]
     decoder = Decoder(layers=300, head=100, cached=1)
-    text = shares({"vlmc int8": engine(row(0))}, limits, decoder)
+    text = shares({"vlmc int8": engine(row(1))}, limits, decoder)
     # 400 bytes x 10 tokens of 100,000; with the cache 4 bytes x 605 tokens more each time.
-    assert " 4% of what memory gives, 28% with the cache" in text
+    assert "4% of what memory gives at best in the same round and 5% of what it gives" in text
+    assert "(28% and 35% with the cache)" in text
     # 2 x 300 x 600 tokens of 4,000,000 and of 10,000,000
     assert "9% of the peak of int8, 4% of that of its tiles" in text
+    both = shares({"vlmc int8": engine(row(0), row(1))}, limits, decoder)
+    assert "27% of what memory gives at best" in both  # 50 % and 4 %
     assert "unknown" in shares({}, [], decoder)
+
+
+def test_rounds_from_before_limits_had_numbers_are_held_to_the_best_one() -> None:
+    limits = [{"read_1": 9e3, "read": 1e5, "fp32": 1e6, "int8": 4e6, "tiles": 0}]
+    text = shares({"vlmc int8": engine(row(0))}, limits, Decoder(layers=300, head=100))
+    assert "4% of what memory gives at best in the same round and 4% of" in text
 
 
 def test_a_later_run_adds_rounds_and_forgets_an_error_that_is_over(tmp_path: Path) -> None:

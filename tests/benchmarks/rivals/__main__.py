@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +114,7 @@ def _measure(
     workload = _workload(place, options.tokens)
     first = results.next_round
     if "rounds" in options.steps and options.rounds:
-        _limits(options, quiet, results)
+        limited = _limits(options, results)
         memory = {
             name: BASE_MEMORY + one.memory * results.engine(name)["size"]
             for name, one in ready.items()
@@ -123,23 +123,27 @@ def _measure(
             some = {name: ready[name] for name in group}
             numbers = range(first, first + options.rounds)
             rounds.living(
-                some, place, workload, numbers, quiet, log, options.patience, results.note
+                some, place, workload, numbers, quiet, log, options.patience, results.note, limited
             )
-            _limits(options, quiet, results)
             first += options.rounds
     if "cold" in options.steps and options.cold:
         numbers = range(first, first + options.cold)
         rounds.fresh(ready, place, workload, numbers, quiet, log, options.patience, results.note)
 
 
-def _limits(options: argparse.Namespace, quiet: Quiet, results: Results) -> None:
+def _limits(options: argparse.Namespace, results: Results) -> Callable[[int], None]:
+    """Measures what the machine gives in one round; nothing where there is no compiler."""
     program, reason = limits.compiled(options.cache)
     if program is None:
         print(f"limits: {reason}", file=sys.stderr)
-        return
-    with quiet:
-        results.values["limits"].append(limits.measured(program, options.threads))
-    results.save()
+        return lambda number: None
+
+    def measure(number: int) -> None:
+        found = limits.measured(program, options.threads)
+        results.values["limits"].append({"round": number, **found})
+        results.save()
+
+    return measure
 
 
 def _workload(place: Place, tokens: int) -> Workload:

@@ -22,6 +22,6 @@ def compiled(folder: Path) -> tuple[Path | None, str]:
 
 
 def measured(program: Path, threads: int) -> dict[str, float]:
-    """``read_1`` and ``read`` in bytes a second, ``fp32`` and ``int8`` in operations a second."""
+    """``read_1``, ``read`` and ``steady`` in bytes a second; the others in operations a second."""
     output = subprocess.run([program, str(threads)], capture_output=True, text=True, check=True)
     return {name: float(value) for name, value in json.loads(output.stdout).items() if value}

@@ -11,7 +11,7 @@ class Results:
     """The figures of one model.
 
     ``engines[name]`` has ``rounds`` and ``cold`` (lists), ``build``, ``size`` and ``error``;
-    ``limits`` has one object per measurement.
+    ``limits`` has one object per round.
 
     Args:
         path: The file; what it holds is kept.

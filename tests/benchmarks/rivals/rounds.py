@@ -50,8 +50,12 @@ def living(
     log: Path,
     patience: float,
     note: Note,
+    limits: Callable[[int], None],
 ) -> None:
-    """Opens every engine in a process of its own, warms it up, and asks all of them in turns."""
+    """Opens every engine in a process of its own, warms it up, and asks all of them in turns.
+
+    ``limits(round)`` measures what the machine gives in that round.
+    """
     workers: dict[str, Worker] = {}
 
     def drop(name: str, error: EngineError) -> None:
@@ -75,6 +79,7 @@ def living(
             names = list(workers)
             turn = number % len(names)
             with quiet:
+                limits(number)
                 for name in names[turn:] + names[:turn]:
                     time.sleep(PAUSE)
                     try:

@@ -181,40 +181,58 @@ def shares(
     limits: Sequence[Mapping[str, float]],
     decoder: Decoder,
 ) -> str:
-    """The limits, and how near to them each precision of vlmc comes."""
+    """The limits, and how near to them each precision of vlmc comes within one round."""
     if not limits:
         return (
             "The machine's limits are unknown: they were not measured, or there is no C++ compiler."
         )
     best = {name: max(one.get(name, 0.0) for one in limits) for name in limits[0]}
+    steady = median(one.get("steady", one["read"]) for one in limits)
     lines = [
         f"Limits measured beside it (best of {len(limits)}): reading memory "
-        f"{best['read_1'] / 1e9:.1f} GB/s with one thread, {best['read'] / 1e9:.1f} with all; "
-        f"fp32 {best['fp32'] / 1e9:.0f} GFLOPS; int8 "
+        f"{best['read_1'] / 1e9:.1f} GB/s with one thread, {best['read'] / 1e9:.1f} with all "
+        f"({steady / 1e9:.1f} steadily); fp32 {best['fp32'] / 1e9:.0f} GFLOPS; int8 "
         + (f"{best['int8'] / 1e9:.0f} GOPS" if best.get("int8") else "unknown (no AVX2)")
         + (f", by tiles {best['tiles'] / 1e9:.0f}." if best.get("tiles") else "."),
         "",
     ]
     for name, engine in engines.items():
         if name.startswith("vlmc ") and engine["rounds"]:
-            lines.append(_share(name, engine, best, decoder))
+            lines.append(_share(name, engine, best, limits, decoder))
     return "\n".join(lines)
 
 
 def _share(
-    name: str, engine: Mapping[str, Any], best: Mapping[str, float], decoder: Decoder
+    name: str,
+    engine: Mapping[str, Any],
+    best: Mapping[str, float],
+    limits: Sequence[Mapping[str, float]],
+    decoder: Decoder,
 ) -> str:
     precision = name.removeprefix("vlmc ")
     kind = "fp32" if precision == "fp32" else "int8"
-    read = decoder.read(precision) * median(values(DECODE, engine).values())
+    rates, cached = values(DECODE, engine), values(_CACHED, engine)
+    read = {number: decoder.read(precision) * rate for number, rate in rates.items()}
+    # The cache of every round is in float32.
+    both = {number: read[number] + 4 * decoder.cached * cached[number] for number in read}
     operations = 2 * decoder.layers * median(values(PREFILL, engine).values())
-    kept = 4 * decoder.cached * median(values(_CACHED, engine).values())  # float32
-    limit = max(best["read"], best["read_1"])
-    line = f"- {name}: decode reads {read / 1e9:.1f} GB/s of weights, {read / limit:.0%} of what "
-    line += f"memory gives, {(read + kept) / limit:.0%} with the cache; prefill does "
+    beside = {int(one["round"]): one for one in limits if "round" in one}
+
+    def share(found: Mapping[int, float], steadily: bool) -> str:
+        def given(number: int) -> float:
+            one = beside.get(number, best)
+            most = max(one["read"], one["read_1"])
+            return one.get("steady", most) if steadily else most
+
+        return f"{median(value / given(number) for number, value in found.items()):.0%}"
+
+    line = f"- {name}: decode reads {median(read.values()) / 1e9:.1f} GB/s of weights, "
+    line += f"{share(read, False)} of what memory gives at best in the same round and "
+    line += f"{share(read, True)} of what it gives steadily ({share(both, False)} and "
+    line += f"{share(both, True)} with the cache); prefill does "
     line += f"{operations / 1e9:.0f} G products and sums a second"
     peaks = {f"the peak of {kind}": best.get(kind)}
     if kind == "int8":
         peaks["that of its tiles"] = best.get("tiles")
-    of = [f"{operations / peak:.0%} of {what}" for what, peak in peaks.items() if peak]
-    return ", ".join([line, *of]) + "."
+    parts = [f"{operations / peak:.0%} of {what}" for what, peak in peaks.items() if peak]
+    return ", ".join([line, *parts]) + "."
