@@ -1,9 +1,12 @@
 """The products alone, at every size that is odd in some way, against numpy in float64."""
 
+import ctypes
+
 import numpy as np
 import pytest
 
 from tests.backends.kernels import (
+    KERNELS,
     call,
     dequantize,
     laned,
@@ -106,6 +109,37 @@ def test_linear_blocks(m, block, bits):
             y = np.full((m, n), np.nan, np.float32)
             call("vlmc_linear_blocks", x, m, k, n, bits, block, *in_panels(parts), bias, y)
             near(y, *linear_blocks(x, w, scales, parts.get("zero_points"), bits, bias))
+
+
+@pytest.fixture
+def asked_as():
+    """A function that has memory read as Zen 3 and 4 like it or not: AVX2's library has one way."""
+    library = ctypes.CDLL(str(KERNELS)) if KERNELS else None
+    usual = getattr(library, "vlmc_kernels_zen", None)
+    before = usual(1) if usual else 0
+    yield usual or (lambda is_zen: 0)
+    if usual:
+        usual(before)
+
+
+@with_kernels
+@pytest.mark.parametrize("m", [1, 2, 4, 8, 12])
+@pytest.mark.parametrize(("k", "n"), [(9, 130), (31, 64), (300, 330), (1030, 64), (4100, 200)])
+def test_the_order_memory_is_read_in_changes_no_bit(asked_as, k, n, m):
+    rng = np.random.default_rng([m, k])
+    x = some_rows(m, k)
+    panels, in_blocks = channels(rng, k, n), [(4, 32), (4, 64), (8, 32)]
+    of_blocks = [in_panels(blocks(rng, k, n, bits, block)) for bits, block in in_blocks]
+    y = np.full((2, 4, m, n), np.nan, np.float32)
+    for zen in (0, 1):
+        asked_as(zen)
+        parts = (panels["w"], panels["scales"], panels["bias"])
+        call("vlmc_linear_panels", x, m, k, n, *parts, y[zen, 0])
+        for i, (bits, block) in enumerate(in_blocks):
+            parts = (bits, block, *of_blocks[i], None)
+            call("vlmc_linear_blocks", x, m, k, n, *parts, y[zen, i + 1])
+    near(y[0, 0], *linear_panels(x, panels["w"], panels["scales"], panels["bias"]))
+    np.testing.assert_array_equal(y[1], y[0])
 
 
 @with_kernels

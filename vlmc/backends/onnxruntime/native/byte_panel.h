@@ -39,21 +39,31 @@ struct Out {
   }
 };
 
+// Memory of what is written to it later. A store that waits for its line holds up those behind it.
+template <size_t R, size_t C>
+LANES_INLINE void ask_to_write(const Out& out, size_t first) {
+  for (size_t r = 0; r < R; ++r)
+    for (size_t c = 0; c < C; ++c)
+      asm volatile("prefetchw %0" : : "m"(out.y[(first + r) * out.stride + c * 16]));
+}
+
 // y of R tokens, from `first` on, by 16 C channels.
 template <size_t R, size_t C, bool Whole, bool Bias>
 LANES_INLINE void write_tile(const Words (&sums)[R][C], const Tokens& t, const Out& out,
                              size_t first) {
+  const float* const token_scales = t.scales + first;
+  const size_t stride = out.stride;
 #pragma GCC unroll 4
   for (size_t c = 0; c < C; ++c) {
     if (!Whole && c * 16 >= out.count) break;
     const Mask there = Whole ? 0xffff : first16(out.count - c * 16);
     const Floats scale = load(there, out.scales + c * 16);
-    float* y = out.y + first * out.stride + c * 16;
+    float* y = out.y + first * stride + c * 16;
 #pragma GCC unroll 8
     for (size_t r = 0; r < R; ++r) {
       const Floats f = mul(to_floats(sums[r][c]), scale);
-      const Floats by = floats(t.scales[first + r]);
-      store(y + r * out.stride, there,
+      const Floats by = floats(token_scales[r]);
+      store(y + r * stride, there,
             Bias ? fmadd(f, by, load(there, out.bias + c * 16)) : mul(f, by));
     }
   }

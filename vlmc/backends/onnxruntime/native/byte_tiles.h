@@ -22,7 +22,7 @@ class Streams {
   }
 
  private:
-  static constexpr size_t kGroup = 4 * kPanel, kAhead = 2;
+  static constexpr size_t kGroup = 4 * kPanel, kAhead = kGroupsAhead;
 
   const uint8_t* bytes_;
   size_t part_;
@@ -31,11 +31,10 @@ class Streams {
 
 // R tokens, from `first` on, by 16 C channels: sums of groups from `begin` up to `end`. Kept: they begin
 // with those at `kept`, [R, C, 16], and go there; else they are written. Whole: there are as many channels,
-// not fewer.
-template <size_t R, size_t C, bool Direct, bool Kept, bool Whole, bool Bias>
+// not fewer. InStreams: groups are read in the order of Streams.
+template <size_t R, size_t C, bool Direct, bool InStreams, bool Kept, bool Whole, bool Bias>
 LANES_INLINE void byte_tile(const Tokens& t, const Panel& panel, size_t begin, size_t end,
                             const Out& out, size_t first, int32_t* kept) {
-  constexpr bool kInStreams = Direct && R == 1 && kStreams > 1;
   const Streams streams(panel, end);  // used where all groups are asked for
   const uint8_t *b = panel.bytes, *ahead = panel.ahead ? panel.ahead : b;
   const size_t pace = panel.pace;
@@ -47,16 +46,17 @@ LANES_INLINE void byte_tile(const Tokens& t, const Panel& panel, size_t begin, s
 #pragma GCC unroll 4
     for (size_t c = 0; c < C; ++c)
       acc[r][c] = Kept ? load_words(kept + (r * C + c) * 16) : words(t.sums[first + r] * -kShift);
+  if (!Direct && Whole) ask_to_write<R, C>(out, first);
   for (size_t turn = begin; turn < end; ++turn) {
-    const size_t g = kInStreams ? streams.group(turn) : turn;
+    const size_t g = InStreams ? streams.group(turn) : turn;
     Words v[C];
     if (!Direct) _mm_prefetch((const char*)ahead + g * pace, _MM_HINT_T1);
-    if (Direct && !kInStreams && C == 4) panel.course.ask_four(b + g * 256);
+    if (Direct && !InStreams && C == 4) panel.course.ask_four(b + g * 256);
 #pragma GCC unroll 4
     for (size_t c = 0; c < C; ++c) {
       const uint8_t* at = b + (g * 4 + c) * 64;
-      if (Direct && !kInStreams && C < 4) panel.course.ask(at);
-      if (kInStreams) ask_line(streams.later(turn, g) + c * 64);
+      if (Direct && !InStreams && C < 4) panel.course.ask(at);
+      if (InStreams) ask_line(streams.later(turn, g) + c * 64);
       v[c] = load_words(at);
       if (Direct) v[c] = shifted(v[c]);
     }
@@ -100,7 +100,7 @@ LANES_INLINE void tile_in_turns(const Tokens& t, const Panel& panel, size_t grou
     const size_t end = std::min(groups, begin + kTurn);
     Panel of = panel;
     for (size_t s = 0; s < steps; ++s, of.bytes += Step * 64)
-      byte_tile<R, Step, Direct, true, Whole, Bias>(t, of, begin, end, out, first, kept[s]);
+      byte_tile<R, Step, Direct, false, true, Whole, Bias>(t, of, begin, end, out, first, kept[s]);
   }
   for (size_t s = 0; s < steps; ++s) {
     Words sums[R][Step];
@@ -116,10 +116,15 @@ template <size_t R, size_t C, bool Direct, bool Whole, bool Bias>
 LANES __attribute__((noinline)) void byte_tiles(const Tokens& t, const Panel& panel, size_t groups,
                                                 const Out& out, size_t first) {
   constexpr size_t kFit = R <= kAbreast ? 4 : R <= 3 ? 2 : kAbreast;  // sums of R rows in registers
-  if constexpr (C > kFit)
+  if constexpr (C > kFit) {
     tile_in_turns<R, C, kFit, Direct, Whole, Bias>(t, panel, groups, out, first);
-  else
-    byte_tile<R, C, Direct, false, Whole, Bias>(t, panel, 0, groups, out, first, nullptr);
+  } else {
+    constexpr bool kMay = Direct && R == 1;
+    if (kMay && in_streams())
+      byte_tile<R, C, Direct, kMay, false, Whole, Bias>(t, panel, 0, groups, out, first, nullptr);
+    else
+      byte_tile<R, C, Direct, false, false, Whole, Bias>(t, panel, 0, groups, out, first, nullptr);
+  }
 }
 
 template <size_t C, bool Direct, bool Whole, bool Bias>

@@ -19,9 +19,6 @@ struct Doubles {  // eight
 using Mask = uint16_t;
 
 constexpr size_t kAbreast = 1;  // vectors that a tile of six rows has beside each other
-// Places that products of one token read memory from in turns. A core has few lines on their way that it
-// asked for itself; its second cache foresees more, and the better where several runs go on side by side.
-constexpr size_t kStreams = 4;
 
 // All bits of the lanes of eight that are there.
 LANE __m256i eight_of(unsigned bits) {

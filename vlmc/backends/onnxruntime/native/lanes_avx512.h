@@ -12,7 +12,6 @@ using Doubles = __m512d;  // eight
 using Mask = __mmask16;
 
 constexpr size_t kAbreast = 4;  // vectors that a tile of six rows has beside each other
-constexpr size_t kStreams = 1;  // places that memory is read from in turns: see lanes_avx2.h
 
 LANE Floats floats(float x) { return _mm512_set1_ps(x); }
 LANE Words words(int32_t x) { return _mm512_set1_epi32(x); }

@@ -65,6 +65,7 @@ LANES_INLINE Words four_codes(const int8_t* at) {
 template <int Bits, size_t R, size_t Panels, size_t Vectors>
 LANES_INLINE void dot_together(const BlockTokens& x, const BlockPanels& w, size_t first,
                                size_t apart, const Course& course, const Product& of, float* y) {
+  constexpr bool kNear = Panels > 1 || kBlocksInALine;
   const Words low = bytes(15);
   const size_t vectors = Vectors ? Vectors : w.bytes / 64, room = w.blocks * w.block;
   const size_t blocks_ahead = kScalesAhead / w.bytes;
@@ -92,8 +93,8 @@ LANES_INLINE void dot_together(const BlockTokens& x, const BlockPanels& w, size_
 #pragma GCC unroll 2
       for (size_t s = 0; s < Panels; ++s) {
         const uint8_t* at = codes + s * to_next;
-        if (kStreams > 1) ask_line(at + kCodesAhead / Panels);
-        if (kStreams == 1 && g % 4 == 0) course.ask_four(at);
+        if (kNear) ask_line(at + kCodesAhead / Panels);
+        if (!kNear && g % 4 == 0) course.ask_four(at);
         const Words v = load_words(at);
         const Words even = Bits == 4 ? bit_and(v, low) : shifted_by_128(v);
         const Words odd = bit_and(shift_right16(v, 4), low);
@@ -141,8 +142,8 @@ LANES void dot_panels(const BlockTokens& x, const BlockPanels& w, size_t first, 
   constexpr size_t kUsual = 32, kVectors = kUsual * Bits / 32;
   constexpr bool kFit = R <= (Bits == 4 ? 1 : 2);  // sums of two panels in registers
   using One = std::integral_constant<size_t, 1>;
-  using Some = std::integral_constant<size_t, (kFit && kStreams > 1) ? 2 : 1>;
-  const size_t apart = (last - first) / Some();
+  using Some = std::integral_constant<size_t, kFit ? 2 : 1>;
+  const size_t apart = (kFit && in_streams()) ? (last - first) / Some() : 0;
   const auto together = [&](auto panels, size_t i) LANES_LAMBDA {
     if (w.block == kUsual)
       dot_together<Bits, R, panels(), kVectors>(x, w, i, apart, course, of, y);

@@ -1,4 +1,7 @@
 // The library's interface: what onnxruntime calls, and what the tests do.
+#include <utility>
+
+#include "ahead.h"
 #include "amx.h"
 #include "op.h"
 
@@ -64,6 +67,11 @@ VLMC_EXPORT int vlmc_kernels_interface() { return vlmc::kInterface; }
 VLMC_EXPORT int vlmc_kernels_supported() { return vlmc::supported(); }
 
 VLMC_EXPORT int vlmc_kernels_tiles() { return vlmc::tiles(); }
+
+#ifndef VLMC_AVX2
+// Whether memory is read as Zen 3 and 4 like it, from now on; returns what was so before. For the tests.
+VLMC_EXPORT int vlmc_kernels_zen(int is) { return std::exchange(vlmc::zen, is != 0); }
+#endif
 
 // For the build, where nothing is called but these three.
 VLMC_EXPORT int vlmc_linear_bfloat16(const float* x, size_t m, size_t k, const uint16_t* w,
