@@ -69,7 +69,7 @@ VLMC_EXPORT int vlmc_kernels_supported() { return vlmc::supported(); }
 VLMC_EXPORT int vlmc_kernels_tiles() { return vlmc::tiles(); }
 
 #ifndef VLMC_AVX2
-// Whether memory is read as Zen 3 and 4 like it, from now on; returns what was so before. For the tests.
+// Whether memory is read as Zen 3 to 5 like it, from now on; returns what was so before. For the tests.
 VLMC_EXPORT int vlmc_kernels_zen(int is) { return std::exchange(vlmc::zen, is != 0); }
 #endif
 
