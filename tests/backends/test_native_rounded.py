@@ -7,8 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from tests.backends.kernels import near, with_kernels
-from tests.backends.test_native_attention import (
+from tests.backends.attention import (
     ALLOWED,
     CPU,
     TABLES,
@@ -21,6 +20,7 @@ from tests.backends.test_native_attention import (
     tower_session,
     turned,
 )
+from tests.backends.kernels import near, with_kernels
 
 ROUNDING = 2.0**-8  # of a product of two factors that are 2^-9 of themselves off at most
 
@@ -119,7 +119,7 @@ def test_what_all_keys_share_is_not_rounded():
 @with_kernels
 def test_the_same_without_tiles():
     """As on CPUs without AMX. Whether there are tiles is asked once in a process."""
-    tower = "tests/backends/test_native_attention.py::test_a_tower_of_rounded_factors"
+    tower = "tests/backends/test_native_tower.py::test_a_tower_of_rounded_factors"
     few = "0-0.0-True or 70-2.0-False or turned or share or not_rounded or many or 33-257"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider"]
     ran = subprocess.run(

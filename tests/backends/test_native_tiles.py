@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from tests.backends.attention import CPU
 from tests.backends.kernels import with_kernels
-from tests.backends.test_native_attention import CPU
 from tests.backends.test_native_groups import made, session
 from vlmc.backends.onnxruntime import native
 
